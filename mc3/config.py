@@ -1,0 +1,287 @@
+"""Settings: one YAML file, read into dataclasses that refuse what they do not know.
+
+`params.yaml` at the top of the repository is the profile in use, a copy of one of
+`profiles/*.yaml` made by `mc3 profile NAME`. Every setting is written there; none has a
+default here, so that what a run used can be read in one place and tracked by DVC.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A setting that is unknown, missing or of the wrong type; the message names it."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things are: `raw` as the publishers ship it, `work` for all that is made from it."""
+
+    raw: Path
+    work: Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the raw data come to be there: the `mc3` command that makes or checks them, and its output."""
+
+    command: str
+    out: Path
+
+
+@dataclass(frozen=True)
+class Ego4DFiles:
+    """Ego4D's files, relative to `paths.raw`, and how many training clips are sampled (Sec. 5: 250K)."""
+
+    metadata: Path
+    narrations: Path
+    verb_taxonomy: Path
+    noun_taxonomy: Path
+    videos: Path
+    labels: dict[str, Path]
+    train_clips: int
+    sampling_seed: int
+
+
+@dataclass(frozen=True)
+class EpicSoundsFiles:
+    """EPIC-Sounds' files, relative to `paths.raw`: one annotation CSV a split and the HDF5 audio."""
+
+    annotations: dict[str, Path]
+    audio: Path
+
+
+@dataclass(frozen=True)
+class Clips:
+    """How a clip is cut (Sec. 5: t - 0.5 s .. t + 1.0 s) and stored."""
+
+    before_sec: float
+    after_sec: float
+    frames: int
+    frame_size: int
+    jpeg_quality: int
+    sample_rate: int
+    mel_bins: int
+    max_event_sec: float
+    clips_per_shard: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """Space-time transformer (EgoVLP's frozen-in-time ViT); `frames` and pixels fix the token count."""
+
+    frames: int
+    image_size: int
+    patch: int
+    dim: int
+    depth: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """AST; `length` log-mel frames (10 ms each) by `mel_bins`, cut into `patch` squares every `stride`."""
+
+    length: int
+    mel_bins: int
+    patch: int
+    stride: int
+    dim: int
+    depth: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """DistilBERT; `tokenizer` is "train" (WordPiece on the training narrations) or a name or folder."""
+
+    tokenizer: str
+    vocab_size: int
+    max_length: int
+    dim: int
+    depth: int
+    heads: int
+    dropout: float
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Three encoders and the width of the sphere they meet on."""
+
+    embedding_dim: int
+    video: VideoConfig
+    audio: AudioConfig
+    text: TextConfig
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """Eq. 2-3 and its readings; see `mc3.losses.consensus`."""
+
+    anchor: str
+    alpha: dict[str, float]
+    inverse: str
+    stop_gradient: bool
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Temperature of Eq. 1, weight of Eq. 3 beside it, and the reading of Eq. 2-3."""
+
+    temperature: float
+    consensus_weight: float
+    consensus: Consensus
+
+
+@dataclass(frozen=True)
+class Train:
+    """The trainer (Sec. 4.4); `epochs` a stage, `batch_size` over all processes."""
+
+    epochs: dict[str, int]
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    schedule: str
+    gradient_clip: float
+    precision: str
+    crop_scale: list[float]
+    flip: bool
+    workers: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluation: cut-offs of Table 3, clusters of Figure 6, rows of a similarity block held at once."""
+
+    recall_at: list[int]
+    clusters: int
+    chunk: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class ProbeRecipe:
+    """One protocol of Table 4."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_epochs: int
+    milestones: list[int]
+    factors: list[float]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """EPIC-Sounds (Sec. 6.3): number of uniform views summed at test time, and the two protocols."""
+
+    views: int
+    linear: ProbeRecipe
+    finetune: ProbeRecipe
+    finetune_methods: list[str]
+
+
+@dataclass(frozen=True)
+class Config:
+    """A profile. `init` maps a modality to a converted weights file, or null to start from noise."""
+
+    profile: str
+    seeds: list[int]
+    paths: Paths
+    source: Source
+    world: dict[str, Any]
+    ego4d: Ego4DFiles
+    epic_sounds: EpicSoundsFiles
+    clips: Clips
+    model: ModelConfig
+    init: dict[str, Path | None]
+    loss: Loss
+    train: Train
+    evaluate: Evaluate
+    probe: Probe
+
+
+def build(cls: type, data: Any, where: str = "") -> Any:
+    """Make dataclass `cls` from a mapping, checking every key and type.
+
+    `where` is the dotted place of `data` in the file, for messages. Raises `ConfigError`
+    naming the setting, what was found and, for an unknown key, the nearest known one.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where or 'the file'} must be a mapping, not {data!r}")
+    hints = typing.get_type_hints(cls)
+    fields = [f.name for f in dataclasses.fields(cls)]
+    prefix = f"{where}." if where else ""
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(fields)}"
+            raise ConfigError(f"unknown setting {prefix}{key}{hint}")
+    missing = [name for name in fields if name not in data]
+    if missing:
+        raise ConfigError(f"missing setting {prefix}{missing[0]}")
+    return cls(**{name: _convert(hints[name], data[name], prefix + name) for name in fields})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, where)
+    if origin is types.UnionType:
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, where)
+    if origin is list:
+        if isinstance(value, list):
+            return [_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+    elif origin is dict:
+        if isinstance(value, dict):
+            return {_convert(args[0], k, where): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    elif hint is Path:
+        if isinstance(value, str):
+            return Path(value)
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{where} must be {name if origin is None else hint}, not {value!r}")
+
+
+def load(path: str | Path = "params.yaml") -> Config:
+    """Read a profile. Raises `ConfigError` naming the file and the setting at fault."""
+    path = Path(path)
+    if not path.exists():
+        raise ConfigError(f"no settings at {path}; `mc3 profile mini` writes the default ones")
+    try:
+        return build(Config, yaml.safe_load(path.read_text()))
+    except (ConfigError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def as_dict(config: Any) -> Any:
+    """The plain, JSON-ready form of a dataclass of this module; `build` reads it back."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {f.name: as_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {k: as_dict(v) for k, v in config.items()}
+    if isinstance(config, list):
+        return [as_dict(v) for v in config]
+    return str(config) if isinstance(config, Path) else config

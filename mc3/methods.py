@@ -1,0 +1,109 @@
+"""The rows of Tables 2 and 3 as data: what each method trains on, in which order, from where.
+
+To add a method, add one entry to `METHODS`; `dvc repro` trains it and it appears in every
+table and figure. The entries are plain literals because DVC reads them too: changing one
+method's entry retrains that method only.
+
+Keys of an entry
+    label   its name in tables
+    paper   its row in data/paper/*.csv, or "" when the paper has none
+    start   "init" (the initial weights of the seed) or "align" (the shared align checkpoint)
+    stages  what is trained, in order. A stage has
+        epochs       "align", "refine" (the profile's `train.epochs`) or "both", their sum
+        pairs        modality pairs under the contrastive loss, Eq. 1 in both directions; "all" is every pair
+        contrastive  weight of the contrastive loss (1)
+        consensus    weight of the consensus loss, Eq. 3, in units of the profile's `loss.consensus_weight` (0)
+        temperature  its own temperature, where the method's paper fixes one (the profile's)
+        train        modalities whose encoders learn; the others are frozen (those in `pairs`)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+MODALITIES = ("audio", "video", "text")
+
+ALIGN = {"label": "align stage", "start": "init", "stages": [{"epochs": "align", "pairs": "all"}]}
+
+METHODS = {
+    "clap": {"label": "CLAP", "paper": "CLAP", "start": "init",
+             "stages": [{"epochs": "both", "pairs": ["audio-text"]}]},
+    "cm_acc": {"label": "CM-ACC (without active sampling)", "paper": "CM-ACC", "start": "init",
+               "stages": [{"epochs": "both", "pairs": ["audio-video"]}]},
+    "cmc": {"label": "CMC", "paper": "CMC", "start": "init",
+            "stages": [{"epochs": "both", "pairs": "all", "temperature": 0.07}]},
+    "imagebind": {"label": "ImageBind", "paper": "ImageBind", "start": "init",
+                  "stages": [{"epochs": "align", "pairs": ["video-text"]},
+                             {"epochs": "refine", "pairs": ["audio-video"], "train": ["audio"], "temperature": 0.05}]},
+    "wo_consensus": {"label": "w/o consensus", "paper": "w/o consensus", "start": "align",
+                     "stages": [{"epochs": "refine", "pairs": "all"}]},
+    "wo_contrastive": {"label": "w/o contrastive", "paper": "w/o contrastive", "start": "align",
+                       "stages": [{"epochs": "refine", "pairs": "all", "contrastive": 0.0, "consensus": 1.0}]},
+    "wo_align": {"label": "w/o align-stage", "paper": "w/o align-stage", "start": "init",
+                 "stages": [{"epochs": "both", "pairs": "all", "consensus": 1.0}]},
+    "mc3": {"label": "MC3", "paper": "MC3", "start": "align",
+            "stages": [{"epochs": "refine", "pairs": "all", "consensus": 1.0}]},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training, as the module's docstring describes its keys."""
+
+    epochs: str
+    pairs: tuple[tuple[str, str], ...]
+    contrastive: float
+    consensus: float
+    temperature: float | None
+    train: tuple[str, ...]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that must be embedded for this stage's losses."""
+        if self.consensus:
+            return MODALITIES
+        return tuple(m for m in MODALITIES if any(m in pair for pair in self.pairs))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A recipe: where it starts and its stages."""
+
+    name: str
+    label: str
+    paper: str
+    start: str
+    stages: tuple[Stage, ...]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that the finished method can embed: those trained in any stage."""
+        return tuple(m for m in MODALITIES if any(m in s.modalities for s in self.stages))
+
+
+def get(name: str) -> Method:
+    """The recipe called `name`; "align" is the shared first stage. KeyError names the known ones."""
+    entries: dict[str, dict[str, Any]] = {"align": ALIGN, **METHODS}
+    if name not in entries:
+        raise KeyError(f"no method {name!r} in mc3/methods.py; known: {', '.join(entries)}")
+    entry = entries[name]
+    stages = tuple(_stage(name, s) for s in entry["stages"])
+    return Method(name, entry["label"], entry.get("paper", ""), entry["start"], stages)
+
+
+def _stage(method: str, entry: dict[str, Any]) -> Stage:
+    known = {"epochs", "pairs", "contrastive", "consensus", "temperature", "train"}
+    if unknown := set(entry) - known:
+        raise KeyError(f"method {method!r} in mc3/methods.py has an unknown key {sorted(unknown)[0]!r}; known: {sorted(known)}")
+    if entry["pairs"] == "all":
+        pairs = tuple(combinations(MODALITIES, 2))
+    else:
+        pairs = tuple((a, b) for a, b in (pair.split("-") for pair in entry["pairs"]))
+    for modality in {m for pair in pairs for m in pair} | set(entry.get("train", ())):
+        if modality not in MODALITIES:
+            raise KeyError(f"method {method!r} in mc3/methods.py names {modality!r}; modalities are {MODALITIES}")
+    stage = Stage(entry["epochs"], pairs, entry.get("contrastive", 1.0), entry.get("consensus", 0.0),
+                  entry.get("temperature"), ())  # fmt: skip
+    return Stage(**{**stage.__dict__, "train": tuple(entry.get("train", stage.modalities))})
