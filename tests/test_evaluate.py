@@ -1,0 +1,351 @@
+"""Evaluation against brute force, closed forms, simulation and the paper's own Random rows."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from mc3 import evaluate
+from mc3.data import DataError
+
+
+def scored(seed, n=200, ties=False):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    labels[:2] = 0, 1
+    scores = rng.normal(size=n) + 0.5 * labels
+    return (np.round(scores, 1) if ties else scores), labels
+
+
+def retrieval_case(seed, queries=23, pool=31, groups=5, dim=4, decimals=None):
+    rng = np.random.default_rng(seed)
+    first, second = rng.normal(size=(queries, dim)), rng.normal(size=(pool, dim))
+    if decimals is not None:  # few distinct vectors, so that many similarities are equal
+        first, second = np.round(first, decimals) + 0.25, np.round(second, decimals) + 0.25
+    pool_groups = np.r_[np.arange(groups), rng.integers(0, groups, pool - groups)].astype(str)
+    return first, second, rng.integers(0, groups, queries).astype(str), pool_groups
+
+
+# Discovery
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_roc_is_the_chance_that_a_positive_scores_above_a_negative(ties):
+    scores, labels = scored(0, ties=ties)
+    above = scores[labels == 1][:, None] - scores[labels == 0]
+    assert evaluate.discovery(scores, labels)["roc"] == pytest.approx(np.mean((above > 0) + 0.5 * (above == 0)))
+
+
+def test_pr_is_the_mean_precision_at_each_positive_and_the_area_under_the_curves_steps():
+    scores, labels = scored(1)
+    ranked = labels[np.argsort(-scores)]
+    precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
+    result = evaluate.discovery(scores, labels)
+    assert result["pr"] == pytest.approx(precision[ranked == 1].mean())
+    curve = evaluate.pr_curve(scores, labels)
+    assert np.sum(np.diff(curve.recall, prepend=0) * curve.precision) == pytest.approx(result["pr"])
+    assert curve.recall.is_monotonic_increasing
+    assert curve.threshold.is_monotonic_decreasing
+
+
+@given(st.integers(0, 10_000), st.floats(0.1, 5), st.floats(-3, 3))
+@settings(max_examples=30, deadline=None)
+def test_areas_do_not_change_under_a_rising_map_of_the_scores(seed, slope, shift):
+    scores, labels = scored(seed, n=60)
+    mapped = np.exp(slope * scores + shift)
+    assert evaluate.discovery(mapped, labels) == pytest.approx(evaluate.discovery(scores, labels))
+    assert evaluate.discovery(-scores, labels)["roc"] == pytest.approx(1 - evaluate.discovery(scores, labels)["roc"])
+
+
+def test_constant_scores_give_the_random_row():
+    _, labels = scored(2)
+    assert evaluate.discovery(np.zeros(len(labels)), labels) == evaluate.random_discovery(labels)
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 1], [0, 0, 0], [0, 1, 2]])
+def test_labels_without_two_classes_are_refused_by_name(labels):
+    with pytest.raises(DataError, match="0 and 1, both present"):
+        evaluate.discovery([0.1, 0.2, 0.3], labels)
+
+
+def test_a_score_that_is_not_a_number_is_named():
+    with pytest.raises(DataError, match="clip 1 is not finite"):
+        evaluate.discovery([0.1, np.nan, 0.3], [0, 1, 1])
+
+
+def test_similarity_is_the_cosine_of_matching_rows():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 7, 5))
+    expected = [x @ y / np.sqrt(x @ x) / np.sqrt(y @ y) for x, y in zip(a, b, strict=True)]
+    assert evaluate.similarity(a, b) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_bootstrap_draws_are_scikit_learns_areas_of_the_resampled_clips(ties):
+    scores, labels = scored(3, n=50, ties=ties)
+    draws = evaluate.bootstrap(scores, labels, draws=40, seed=7)
+    rng = np.random.default_rng(7)
+    for i, rows in enumerate(rng.integers(0, 50, size=(40, 50))):
+        assert draws["roc"][i] == pytest.approx(roc_auc_score(labels[rows], scores[rows]))
+        assert draws["pr"][i] == pytest.approx(average_precision_score(labels[rows], scores[rows]))
+
+
+def test_bootstrap_interval_has_the_width_that_theory_gives_for_a_random_score():
+    # Mann-Whitney under the null: variance (p + q + 1) / (12 p q).
+    rng = np.random.default_rng(0)
+    labels = np.r_[np.ones(400), np.zeros(300)]
+    low, high = evaluate.interval(evaluate.bootstrap(rng.normal(size=700), labels, draws=1000)["roc"])
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(701 / (12 * 400 * 300)), rel=0.1)
+
+
+def test_a_bootstrap_resample_of_one_class_is_nan_in_both():
+    draws = evaluate.bootstrap([0.1, 0.2, 0.3], [0, 0, 1], draws=200)
+    assert 0 < np.isnan(draws["roc"]).sum() < 200
+    np.testing.assert_array_equal(np.isnan(draws["roc"]), np.isnan(draws["pr"]))
+
+
+# Retrieval
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([None, 0]))
+@settings(max_examples=40, deadline=None)
+def test_nearest_is_a_full_sort_by_similarity_then_row_whatever_the_chunk(seed, chunk, decimals):
+    queries, pool, _, _ = retrieval_case(seed, decimals=decimals)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, pool)]
+    cosine = np.round(np.sum(unit[0][:, None] * unit[1], axis=-1), 9)
+    expected = np.argsort(-cosine, axis=1, kind="stable")
+    np.testing.assert_array_equal(evaluate.nearest(queries, pool, 7, chunk), expected[:, :7])
+    np.testing.assert_array_equal(evaluate.nearest(queries, pool, 99, chunk), expected)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40))
+@settings(max_examples=30, deadline=None)
+def test_retrieval_equals_counting_by_hand_and_its_metrics_are_ordered(seed, chunk):
+    queries, pool, query_groups, pool_groups = retrieval_case(seed)
+    metrics = evaluate.retrieval(queries, pool, query_groups, pool_groups, ks=(1, 3, 31), chunk=chunk)
+    for k in (1, 3, 31):
+        hits, shares = [], []
+        for query, group in zip(queries, query_groups, strict=True):
+            order = np.argsort(-(pool @ query) / np.linalg.norm(pool, axis=1))
+            found = sum(pool_groups[i] == group for i in order[:k])
+            hits.append(found > 0)
+            shares.append(found / sum(pool_groups == group))
+        assert metrics[f"hit@{k}"] == pytest.approx(np.mean(hits))
+        assert metrics[f"recall@{k}"] == pytest.approx(np.mean(shares))
+        assert metrics[f"hit@{k}"] >= metrics[f"recall@{k}"]
+    assert metrics["recall@1"] <= metrics["recall@3"] <= metrics["recall@31"] == 1
+
+
+def test_equal_similarities_go_by_row_number():
+    pool = np.ones((6, 3), dtype=np.float32)
+    assert evaluate.nearest(pool[:2], pool, 4).tolist() == [[0, 1, 2, 3]] * 2
+    assert evaluate.ranks(pool[:2], pool, [5, 0]).tolist() == [6, 1]
+
+
+def test_the_first_correct_item_has_the_best_place_of_its_group():
+    queries, pool, query_groups, pool_groups = retrieval_case(3)
+    rows, places = evaluate.first_correct(queries, pool, query_groups, pool_groups, chunk=5)
+    order = evaluate.nearest(queries, pool, len(pool))
+    for i, group in enumerate(query_groups):
+        place = next(p for p, row in enumerate(order[i], 1) if pool_groups[row] == group)
+        assert (rows[i], places[i]) == (order[i, place - 1], place)
+
+
+def test_a_query_without_its_group_in_the_pool_is_named():
+    with pytest.raises(DataError, match="'stir pot'"):
+        evaluate.retrieval(np.eye(2), np.eye(2), ["cut onion", "stir pot"], ["cut onion", "cut onion"])
+
+
+@pytest.mark.parametrize("bad", [np.nan, 0.0])
+def test_an_embedding_without_direction_is_named(bad):
+    pool = np.eye(3)
+    pool[2] = bad
+    with pytest.raises(DataError, match="embedding 2 of 3"):
+        evaluate.nearest(np.eye(3), pool, 1)
+
+
+def test_directions_are_the_papers_columns_for_the_modalities_at_hand():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(["a", "b", "c"], 4)
+    split = evaluate.split_groups(groups, seed=0)
+    same = rng.normal(size=(12, 8)).astype(np.float32)
+    found = evaluate.retrieval_directions({"audio": same, "video": same, "text": -same}, groups, split, ks=(6,))
+    assert list(found) == ["v2a", "a2v", "l2a", "a2l"]
+    assert all(metrics["recall@6"] == 1 for metrics in found.values())
+    assert list(evaluate.retrieval_directions({"audio": same, "text": same}, groups, split)) == ["l2a", "a2l"]
+    query_rows, pool_rows = split
+    assert found["l2a"] == evaluate.retrieval(
+        -same[query_rows], same[pool_rows], groups[query_rows], groups[pool_rows], ks=(6,)
+    )
+
+
+@given(st.lists(st.sampled_from(["", "cut onion", "wash pan", "stir pot", "lift box"]), min_size=20, max_size=60))
+@settings(max_examples=50, deadline=None)
+def test_groups_of_more_than_two_are_halved_with_the_odd_one_to_the_queries(groups):
+    counts = pd.Series(groups).value_counts().drop("", errors="ignore")
+    if not (counts > 2).any():
+        with pytest.raises(DataError, match="more than two"):
+            evaluate.split_groups(groups)
+        return
+    query_rows, pool_rows = evaluate.split_groups(groups, seed=1)
+    rows = np.r_[query_rows, pool_rows]
+    assert len(set(rows)) == len(rows) == counts[counts > 2].sum()
+    for group, count in counts[counts > 2].items():
+        assert sum(groups[i] == group for i in query_rows) == (count + 1) // 2
+        assert sum(groups[i] == group for i in pool_rows) == count // 2
+    assert np.array_equal(query_rows, evaluate.split_groups(groups, seed=1)[0])
+
+
+def test_random_retrieval_is_what_shuffled_pools_give_on_average():
+    _, _, query_groups, pool_groups = retrieval_case(5)
+    expected = evaluate.random_retrieval(query_groups, pool_groups, ks=(1, 5))
+    rng = np.random.default_rng(0)
+    order = rng.permuted(np.tile(np.arange(31), (23 * 4000, 1)), axis=1)[:, :5].reshape(4000, 23, 5)
+    correct = pool_groups[order] == query_groups[:, None]
+    sizes = np.array([sum(pool_groups == g) for g in query_groups])
+    for k in (1, 5):
+        found = correct[:, :, :k].sum(axis=2)
+        assert expected[f"hit@{k}"] == pytest.approx((found > 0).mean(), abs=0.005)
+        assert expected[f"recall@{k}"] == pytest.approx((found / sizes).mean(), abs=0.005)
+
+
+def test_random_set_recall_with_the_papers_pool_prints_as_its_table_3():
+    random = evaluate.random_retrieval(["a"], ["a"] * 7032, ks=(5, 10))
+    assert [round(100 * random[f"recall@{k}"], 1) for k in (5, 10)] == [0.1, 0.1]
+
+
+def test_thirty_thousand_against_thirty_thousand_stays_below_one_gigabyte():
+    program = textwrap.dedent("""
+        import resource
+        import numpy as np
+        from mc3 import evaluate
+        points = np.random.default_rng(0).normal(size=(30_000, 16)).astype(np.float32)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        groups = np.arange(30_000) % 3_000
+        # The pool is full-size; peak memory is one block's, so a few blocks of queries show it.
+        evaluate.retrieval(points[:3_072], points, groups[:3_072], groups, ks=(1, 10), chunk=1024)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, before / 2**20)
+    """)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    peak, before = map(float, result.stdout.split())
+    assert before < peak < 1
+
+
+def test_evaluation_imports_no_torch():
+    program = "import sys, mc3.evaluate; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
+# Clusters
+
+
+def blobs(seed=0, sizes=(5, 30, 12)):
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(np.arange(len(sizes)), sizes)
+    order = rng.permutation(len(truth))
+    return (np.eye(8)[truth] + 0.05 * rng.normal(size=(len(truth), 8)))[order], truth[order]
+
+
+@pytest.mark.parametrize("at_most", [10_000, 40])
+def test_separate_blobs_are_found_and_numbered_by_size_also_from_a_sample(at_most):
+    points, truth = blobs()
+    labels = evaluate.clusters(points, 3, at_most=at_most)
+    np.testing.assert_array_equal(labels, np.array([2, 0, 1])[truth])
+    assert evaluate.agreement(labels, truth) == pytest.approx({"purity": 1.0, "nmi": 1.0})
+
+
+def test_clusters_see_direction_only():
+    points, _ = blobs(1)
+    stretched = points * np.random.default_rng(0).uniform(0.1, 10, (len(points), 1))
+    np.testing.assert_array_equal(evaluate.clusters(points, 4), evaluate.clusters(stretched, 4))
+
+
+def test_members_come_by_distance_from_the_centroid():
+    points, truth = blobs(2)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    rows = evaluate.members(points, truth, 1, k=8)
+    inside = np.flatnonzero(truth == 1)
+    distance = {row: np.linalg.norm(unit[row] - unit[inside].mean(axis=0)) for row in inside}
+    assert rows.tolist() == sorted(inside, key=distance.get)[:8]
+
+
+def test_purity_of_known_clusters():
+    assert evaluate.agreement([0, 0, 0, 1, 1], ["x", "x", "y", "y", "z"])["purity"] == pytest.approx(3 / 5)
+
+
+def test_one_cluster_tells_nothing_of_the_truth():
+    points, truth = blobs()
+    assert evaluate.agreement(evaluate.clusters(points, 1), truth)["nmi"] == pytest.approx(0, abs=1e-12)
+
+
+# Classification
+
+
+def test_classification_equals_counting_by_hand_with_an_absent_class():
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, 2, 4, 5, 6, 7], 300)  # of eight classes the fourth never occurs
+    scores = rng.normal(size=(300, 8)) + 1.5 * np.eye(8)[labels]
+    present = np.unique(labels)
+    ranked = [sorted(range(8), key=lambda c: -row[c]) for row in scores]
+    result = evaluate.classification(scores, labels)
+    assert result["top1"] == pytest.approx(np.mean([r[0] == y for r, y in zip(ranked, labels, strict=True)]))
+    assert result["top5"] == pytest.approx(np.mean([y in r[:5] for r, y in zip(ranked, labels, strict=True)]))
+    assert result["mca"] == pytest.approx(
+        np.mean([np.mean([ranked[i][0] == c for i in np.flatnonzero(labels == c)]) for c in present])
+    )
+    areas, precisions = [], []
+    for c in present:
+        gap = scores[labels == c, c][:, None] - scores[labels != c, c]
+        areas.append(np.mean(gap > 0))
+        hits = (labels == c)[np.argsort(-scores[:, c])]
+        precisions.append(np.mean((np.cumsum(hits) / np.arange(1, 301))[hits]))
+    assert result["mauc"] == pytest.approx(np.mean(areas))
+    assert result["map"] == pytest.approx(np.mean(precisions))
+
+
+def test_perfect_scores_are_perfect_in_every_metric():
+    labels = np.arange(12) % 6
+    assert set(evaluate.classification(np.eye(6)[labels], labels).values()) == {1.0}
+
+
+def test_equal_scores_go_by_class_number():
+    assert evaluate.classification(np.zeros((7, 7)), np.arange(7))["top5"] == pytest.approx(5 / 7)
+
+
+def test_labels_outside_the_scores_are_refused():
+    with pytest.raises(DataError, match=r"in 0\.\.1"):
+        evaluate.classification(np.zeros((2, 2)), [0, 2])
+
+
+def test_random_classification_is_what_frequency_guesses_give():
+    rng = np.random.default_rng(0)
+    labels = rng.choice(6, 20_000, p=[0.5, 0.2, 0.1, 0.1, 0.06, 0.04])
+    guesses = rng.choice(labels, (20_000, 5))
+    expected = evaluate.random_classification(labels)
+    right = guesses == labels[:, None]
+    assert expected["top1"] == pytest.approx(right[:, 0].mean(), abs=0.01)
+    assert expected["top5"] == pytest.approx(right.any(axis=1).mean(), abs=0.01)
+    assert expected["mca"] == pytest.approx(np.mean([right[labels == c, 0].mean() for c in range(6)]), abs=0.01)
+    noise = evaluate.classification(rng.normal(size=(20_000, 6)), labels)
+    assert expected["map"] == pytest.approx(noise["map"], abs=0.01)
+    assert expected["mauc"] == pytest.approx(noise["mauc"], abs=0.02)
+
+
+def test_the_papers_random_row_of_table_4_follows_from_the_real_validation_split(shared_data):
+    labels = pd.read_csv(shared_data / "annotations/epic_sounds/EPIC_Sounds_validation.csv").class_id
+    random = evaluate.random_classification(labels)
+    assert (len(labels), labels.nunique()) == (8035, 44)
+    assert {name: round(100 * value, 2) for name, value in random.items()} == {
+        "top1": 7.71, "top5": 31.09, "mca": 2.27, "map": 2.27, "mauc": 50.0,
+    }  # fmt: skip
+    paper = pd.read_csv(Path(__file__).parents[1] / "data/paper/table4_epic_sounds.csv").iloc[0]
+    assert 100 * random["top1"] == pytest.approx(paper.top1, abs=0.005)
+    assert 100 * random["top5"] == pytest.approx(paper.top5, abs=0.2)  # the paper's is a simulation
