@@ -1,0 +1,92 @@
+"""Audio spectrogram transformer (Sec. 4.4: AST, initialised from ImageNet): timm's distilled DeiT on a log-mel image.
+
+The image has one channel, frequency bins as rows and 10 ms frames as columns; patches overlap when
+`stride` is smaller than `patch`. Trunk parameters carry timm's names, which AST and SSAST use too.
+
+Shapes: B clips, L log-mel frames, M mel bins, D width, E embedding.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from timm.models.deit import VisionTransformerDistilled
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from mc3.config import AudioConfig, ConfigError
+
+# Mean and standard deviation of AudioSet's log-mel values, as AST published them; AST divides by twice the latter.
+FBANK_MEAN = -4.2677393
+FBANK_STD = 4.5689974
+
+
+class OverlappingPatches(nn.Module):
+    """timm's `PatchEmbed` with a stride of its own; `grid_size` is (rows, columns) of patches."""
+
+    def __init__(
+        self, img_size: tuple[int, int], patch_size: int, stride: int, in_chans: int, embed_dim: int, **_: Any
+    ) -> None:
+        super().__init__()
+        self.grid_size = patch_grid(img_size, patch_size, stride)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, 1, M, L] -> [B, patches, D]; all columns of the lowest row of bins first."""
+        return self.proj(image).flatten(2).transpose(1, 2)
+
+
+class AudioEncoder(nn.Module):
+    """Log-mel to an embedding: normalise, fit to length, trunk, LayerNorm and linear (AST's `mlp_head`)."""
+
+    def __init__(self, config: AudioConfig, embedding_dim: int) -> None:
+        super().__init__()
+        if config.dim % config.heads:
+            raise ConfigError(f"model.audio.dim must be a multiple of model.audio.heads, not {config}")
+        if min(config.length, config.mel_bins) < config.patch:
+            raise ConfigError(f"model.audio.length and mel_bins must hold one patch, not {config}")
+        self.config = config
+        self.trunk = VisionTransformerDistilled(
+            img_size=(config.mel_bins, config.length),
+            patch_size=config.patch,
+            in_chans=1,
+            num_classes=0,
+            embed_dim=config.dim,
+            depth=config.depth,
+            num_heads=config.heads,
+            embed_layer=partial(OverlappingPatches, stride=config.stride),
+        )
+        self.projection = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, embedding_dim))
+
+    def features(self, fbank: Tensor) -> Tensor:
+        """Raw log-mel [B, any L, M] -> mean of the class and the distillation token [B, D].
+
+        Raises:
+            ConfigError: another number of mel bins than `model.audio.mel_bins`.
+        """
+        if fbank.shape[2] != self.config.mel_bins:
+            raise ConfigError(
+                f"clips have {fbank.shape[2]} mel bins, but model.audio.mel_bins is {self.config.mel_bins}"
+            )
+        fbank = normalise(fbank.to(self.trunk.dist_token.dtype), self.config.length)
+        return self.trunk(fbank.transpose(1, 2)[:, None])
+
+    def forward(self, fbank: Tensor) -> Tensor:
+        """Raw log-mel [B, any L, M] -> embedding [B, E], not normalised."""
+        return self.projection(self.features(fbank))
+
+
+def normalise(fbank: Tensor, length: int) -> Tensor:
+    """AST's normalisation of raw log-mel [B, L, M], then cropped at the end or padded with 0 to `length` frames.
+
+    AST itself pads before normalising; padding after makes silence of the padding the data's mean.
+    """
+    fbank = (fbank[:, :length] - FBANK_MEAN) / (2 * FBANK_STD)
+    return pad(fbank, (0, 0, 0, length - fbank.shape[1]))
+
+
+def patch_grid(image: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
+    """Rows and columns of `patch` squares that fit into an image, one every `stride`."""
+    return (image[0] - patch) // stride + 1, (image[1] - patch) // stride + 1

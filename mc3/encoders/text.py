@@ -1,0 +1,78 @@
+"""DistilBERT over a narration (Sec. 4.4), initialised from EgoVLP; parameters carry transformers' names.
+
+Shapes: B narrations, N tokens, D width, E embedding.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import DistilBertConfig, DistilBertModel
+
+from mc3.config import ConfigError, TextConfig
+
+PAD = 0
+
+
+class TextEncoder(nn.Module):
+    """Token ids to an embedding: trunk, first token, ReLU and linear (EgoVLP's `txt_proj`)."""
+
+    def __init__(self, config: TextConfig, embedding_dim: int) -> None:
+        super().__init__()
+        if config.dim % config.heads:
+            raise ConfigError(f"model.text.dim must be a multiple of model.text.heads, not {config}")
+        self.config = config
+        self.trunk = DistilBertModel(
+            DistilBertConfig(
+                vocab_size=config.vocab_size,
+                dim=config.dim,
+                hidden_dim=4 * config.dim,
+                n_layers=config.depth,
+                n_heads=config.heads,
+                dropout=config.dropout,
+                attention_dropout=config.dropout,
+                pad_token_id=PAD,
+                attn_implementation="sdpa",  # type: ignore[call-arg]
+            )
+        )
+        self.projection = nn.Sequential(nn.ReLU(), nn.Linear(config.dim, embedding_dim))
+
+    def features(self, ids: Tensor) -> Tensor:
+        """Ids [B, N], 0 where padded -> last hidden state of the first token [B, D]."""
+        # A four-dimensional mask is used as it is; from a flat one transformers would make
+        # one after asking the device whether anything is padded at all.
+        mask = (ids != PAD)[:, None, None, :]
+        return self.trunk(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids [B, N], 0 where padded -> embedding [B, E], not normalised."""
+        return self.projection(self.features(ids))
+
+
+def fit_tokenizer(source: Tokenizer | str | Path, config: TextConfig) -> Tokenizer:
+    """A copy of a tokenizer, or of a tokenizer.json, that cuts and pads to `config.max_length`.
+
+    Raises:
+        ConfigError: it has no [PAD] at id 0, or more words than `model.text.vocab_size`.
+    """
+    text = source.to_str() if isinstance(source, Tokenizer) else Path(source).read_text(encoding="utf-8")
+    tokenizer = Tokenizer.from_str(text)
+    if tokenizer.token_to_id("[PAD]") != PAD:
+        raise ConfigError(
+            f"the tokenizer has [PAD] at id {tokenizer.token_to_id('[PAD]')}, but the text encoder masks id {PAD}"
+        )
+    if tokenizer.get_vocab_size() > config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer knows {tokenizer.get_vocab_size()} tokens, but model.text.vocab_size is {config.vocab_size}"
+        )
+    tokenizer.enable_truncation(config.max_length)
+    tokenizer.enable_padding(pad_id=PAD, pad_token="[PAD]", length=config.max_length)  # noqa: S106
+    return tokenizer
+
+
+def tokenize(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
+    """Ids int64 [B, max_length] of a tokenizer that `fit_tokenizer` made."""
+    return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(texts)], dtype=torch.int64)

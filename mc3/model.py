@@ -1,0 +1,164 @@
+"""MC3: the three encoders as one object, where training, embedding and a user's own code meet.
+
+A checkpoint is a folder with `model.safetensors`, `config.json` (the model's settings) and
+`tokenizer.json`; nothing else is needed to use it, and nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from mc3.config import ConfigError, ModelConfig, as_dict, build
+from mc3.data import DataError
+from mc3.encoders import text
+from mc3.encoders.audio import AudioEncoder
+from mc3.encoders.text import TextEncoder
+from mc3.encoders.video import VideoEncoder
+
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+
+
+class MC3(nn.Module):
+    """Audio, video and text encoders onto one unit sphere (Sec. 4)."""
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer | str | Path) -> None:
+        """Random weights from torch's generator.
+
+        Args:
+            config: sizes of the encoders.
+            tokenizer: of the narrations, or the path of its tokenizer.json.
+
+        Raises:
+            ConfigError: sizes that do not fit together, or a tokenizer that does not fit them.
+        """
+        super().__init__()
+        self.config = config
+        self.tokenizer = text.fit_tokenizer(tokenizer, config.text)
+        self.encoders = nn.ModuleDict(
+            {
+                "audio": AudioEncoder(config.audio, config.embedding_dim),
+                "video": VideoEncoder(config.video, config.embedding_dim),
+                "text": TextEncoder(config.text, config.embedding_dim),
+            }
+        )
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Embed the modalities that `batch` has.
+
+        Args:
+            batch: any of "audio", raw log-mel [B, L, mel]; "video", uint8 or float in 0..255
+                [B, T, height, width, 3]; "text", token ids [B, N]. Other keys are left alone.
+
+        Returns:
+            Unit vectors, float32 [B, embedding_dim], by modality.
+        """
+        return {
+            name: normalize(encoder(batch[name]).float(), dim=-1)
+            for name, encoder in self.encoders.items()
+            if name in batch
+        }
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """Narrations as the ids that "text" takes: int64 [B, max_length], on the model's device."""
+        return text.tokenize(self.tokenizer, texts).to(next(self.parameters()).device)
+
+    def init_from(self, init: Mapping[str, Path | None]) -> None:
+        """Load the encoders that `init` names a converted weights file for (`mc3 weights convert`).
+
+        A file holds all of an encoder (`trunk.*` and `projection.*`) or all of its trunk.
+
+        Raises:
+            ConfigError: `init` names another modality.
+            DataError: a file is missing or damaged, or its tensors do not fit.
+        """
+        for modality, path in init.items():
+            if modality not in self.encoders:
+                raise ConfigError(f"unknown setting init.{modality}; known: {', '.join(self.encoders)}")
+            if path is None:
+                continue
+            encoder = self.encoders[modality]
+            tensors = _read(Path(path), "`mc3 weights convert` makes it from a published checkpoint")
+            if not any(name.startswith("projection.") for name in tensors):
+                tensors |= {n: t for n, t in encoder.state_dict().items() if n.startswith("projection.")}
+            _load(encoder, tensors, Path(path))
+
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint folder, replacing one that is there only once all is written."""
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+            save_file(state, new / WEIGHTS, metadata={"format": "pt"})
+            (new / CONFIG).write_text(json.dumps(as_dict(self.config), indent=2) + "\n")
+            (new / TOKENIZER).write_text(self.tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
+            if folder.exists():
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except OSError:
+                old.rename(folder)
+                raise
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> MC3:
+        """Read a checkpoint folder, ready for inference (`eval` mode).
+
+        Raises:
+            DataError: it is missing, incomplete or damaged; the message says what makes it.
+        """
+        folder = Path(folder)
+        made = re.fullmatch(r"(.+)-(\d+)", folder.parent.name)
+        command = (
+            f"`mc3 train --method {made[1]} --seed {made[2]}` or `dvc repro` makes it"
+            if made
+            else "`dvc repro` makes it"
+        )
+        for name in (CONFIG, TOKENIZER, WEIGHTS):
+            if not (folder / name).is_file():
+                raise DataError(f"no checkpoint at {folder} ({name} is missing); {command}")
+        tensors = _read(folder / WEIGHTS, command)
+        try:
+            config = build(ModelConfig, json.loads((folder / CONFIG).read_text()))
+            model = cls(config, folder / TOKENIZER)
+        except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
+            raise DataError(f"the checkpoint at {folder} is damaged ({error}); {command} again") from error
+        _load(model, tensors, folder / WEIGHTS)
+        return model.to(device).eval()
+
+
+def _read(path: Path, remedy: str) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise DataError(f"no weights at {path}; {remedy}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise DataError(f"{path} is damaged or cut short ({error}); {remedy} again") from error
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load every tensor into every parameter, or say what does not fit."""
+    expected = module.state_dict()
+    faults = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
+    faults += [f"left over {name}" for name in sorted(tensors.keys() - expected.keys())]
+    faults += [
+        f"{name} is {list(tensors[name].shape)}, not {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+    if faults:
+        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
+        raise DataError(f"{path} does not fit the model's settings: {shown}")
+    module.load_state_dict(tensors)
