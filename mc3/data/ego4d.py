@@ -1,0 +1,295 @@
+"""Ego4D's annotation files -> clips: narrations for training, sounding-action labels for evaluation."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mc3.config import Config
+from mc3.data import DataError, is_safe_id
+from mc3.data.annotations import Report, read_json, read_table
+
+WEARER = re.compile(r"\s*#\s*c\b[\s:,]*", re.IGNORECASE)
+TAG = re.compile(r"#\s*[oc]\b", re.IGNORECASE)
+UNSURE = re.compile(r"#\s*unsure\b", re.IGNORECASE)
+TRUE, FALSE = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
+
+
+def clean(narration: str) -> str | None:
+    """The sentence of a narration about the camera wearer, or None if it is about somebody else.
+
+    "#C C washes the #unsure" becomes "C washes the something": the leading tag says whom the
+    sentence is about ("#O": others), "#unsure" stands for a word that the narrator did not know.
+    """
+    tag = WEARER.match(narration)
+    if tag is None:
+        return None
+    sentence = UNSURE.sub("something", narration[tag.end() :])
+    return " ".join(TAG.sub(" ", sentence).replace("#", " ").split())
+
+
+class Taxonomy:
+    """Ego4D's grouping of words (Sec. 5): a CSV of `label` and `group`, the group a Python list of words.
+
+    A word that stands in several groups belongs to the first of them.
+    """
+
+    def __init__(self, path: Path):
+        table = read_table(path, ("label", "group"), "Ego4D's annotations")
+        self.labels = [str(label) for label in table["label"]]
+        self.words: dict[tuple[str, ...], str] = {}
+        for line, (label, group) in enumerate(zip(self.labels, table["group"], strict=True), start=2):
+            try:
+                words = ast.literal_eval(group)
+            except (ValueError, SyntaxError):
+                raise DataError(
+                    f"{path}, line {line}: group {group!r} is no list of words; fetch the file again"
+                ) from None
+            for word in words:
+                self.words.setdefault(_tokens(word), label)
+        self.longest = max(map(len, self.words))
+
+    def find(self, tokens: list[str], start: int = 0) -> tuple[str, int]:
+        """The group of the first word known, from token `start` on, and the position after it.
+
+        At one position the longest entry wins; inflected words count as their stem. ("", start) if none.
+        """
+        for at in range(start, len(tokens)):
+            for length in range(min(self.longest, len(tokens) - at), 0, -1):
+                # English inflects a verb's first word ("picks up") and a noun's last ("drill bits")
+                words = tokens[at : at + length]
+                first = ((stem, *words[1:]) for stem in _stems(words[0]))
+                last = ((*words[:-1], stem) for stem in _stems(words[-1]))
+                for entry in (*first, *last):
+                    if entry in self.words:
+                        return self.words[entry], at + length
+        return "", start
+
+
+def tag(sentence: str, verbs: Taxonomy, nouns: Taxonomy) -> tuple[str, str]:
+    """Verb and noun group of a cleaned narration: the first verb after the subject, the first noun after the verb."""
+    tokens = list(_tokens(sentence))
+    verb, position = verbs.find(tokens, 1 if tokens[:1] == ["c"] else 0)
+    return verb, nouns.find(tokens, position)[0]
+
+
+def _tokens(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[a-z0-9'/-]+", text.lower().replace("_", " ")))
+
+
+def _stems(word: str) -> Iterator[str]:
+    """The word itself, then what it may be an inflection of; wrong guesses are in no taxonomy."""
+    yield word
+    for ending, stems in (("s", ("",)), ("es", ("",)), ("ies", ("y",)), ("ves", ("f", "fe")),
+                          ("ing", ("e", "")), ("ed", ("e", "")), ("ied", ("y",))):  # fmt: skip
+        if word.endswith(ending) and len(word) > len(ending) + 1:
+            root = word[: -len(ending)]
+            yield from (root + stem for stem in stems)
+            if ending in ("ing", "ed") and root[-1] == root[-2]:
+                yield root[:-1]
+
+
+@dataclass(frozen=True)
+class Video:
+    """What ego4d.json says of one video."""
+
+    duration_sec: float
+    has_audio: bool
+
+
+def read_videos(path: Path, report: Report) -> dict[str, Video]:
+    """ego4d.json -> videos by uid; a null `audio_base_denominator` means that a video was recorded without sound."""
+    videos: dict[str, Video] = {}
+    data = read_json(path)
+    entries = data.get("videos") if isinstance(data, dict) else data
+    if not isinstance(entries, list) or not entries:
+        raise DataError(f"{path} lists no videos; fetch it again with Ego4D's own command `ego4d`")
+    for row, entry in enumerate(entries):
+        uid = entry.get("video_uid")
+        facts = {**entry, **(entry.get("video_metadata") or {})}
+        duration = facts.get("duration_sec")
+        if not is_safe_id(uid):
+            report.drop(path, f"videos[{row}]", f"unsafe video_uid {uid!r}")
+        elif uid in videos:
+            report.drop(path, f"videos[{row}]", "duplicated video_uid")
+        elif not isinstance(duration, int | float) or not duration > 0:
+            report.drop(path, f"videos[{row}]", "no duration_sec")
+        else:
+            videos[uid] = Video(float(duration), facts.get("audio_base_denominator") is not None)
+    return videos
+
+
+def read_narrations(path: Path, report: Report) -> Iterator[tuple[str, str, list[tuple[str, float, str]]]]:
+    """narration.json, either shape -> (file's key, uid, [(row, time, raw text)]) video by video, both passes."""
+    data = read_json(path)
+    by_video = data.get("videos", data) if isinstance(data, dict) else None
+    if isinstance(by_video, list):
+        by_video = {entry.get("video_uid"): entry for entry in by_video}
+    if not by_video:
+        raise DataError(f"{path} has no narrations; fetch it again with Ego4D's own command `ego4d`")
+    for uid in sorted(by_video, key=str):
+        rows = []
+        entry = by_video[uid] if isinstance(by_video[uid], dict) else {}
+        for number in ("narration_pass_1", "narration_pass_2"):
+            for i, narration in enumerate((entry.get(number) or {}).get("narrations") or []):
+                row = f"{uid}/{number}[{i}]"
+                try:
+                    time, text = float(narration["timestamp_sec"]), str(narration["narration_text"])
+                except (KeyError, TypeError, ValueError):
+                    report.drop(path, row, "no timestamp_sec or narration_text")
+                    continue
+                rows.append((row, time, text))
+        yield str(uid), str(uid), rows
+
+
+def read_labels(path: Path, report: Report) -> pd.DataFrame:
+    """A sounding-actions TSV -> row, video_uid, narration_time, clip_text, positive, votes, tag_*, action_group (str).
+
+    `votes` ("1,0,1") is decided by majority (Sec. 5), `positive` is taken as it is; a row needs one
+    of them, and where it has both they must agree.
+    """
+    table = read_table(path, ("video_uid", "narration_time", "clip_text"), "the sounding-action labels")
+    if "votes" not in table and "positive" not in table:
+        raise DataError(f"{path} has neither a column `votes` nor `positive`; use the labelled TSV")
+    for column in ("votes", "positive", "tag_verb", "tag_noun", "action_group"):
+        if column not in table:
+            table[column] = ""
+    rows, decided = [], []
+    for i, (votes, positive) in enumerate(zip(table["votes"], table["positive"], strict=True)):
+        ones, zeros = votes.count("1"), votes.count("0")
+        majority = None if ones == zeros else ones > zeros
+        said = True if positive.lower() in TRUE else False if positive.lower() in FALSE else None
+        if majority is None and said is None:
+            report.drop(path, f"line {i + 2}", "neither a majority of votes nor a label")
+        elif majority is not None and said is not None and majority != said:
+            report.drop(path, f"line {i + 2}", "`positive` contradicts the majority of votes")
+        else:
+            rows.append(i)
+            decided.append(said if majority is None else majority)
+    kept = table.iloc[rows].assign(row=[f"line {i + 2}" for i in rows], positive=decided)
+    times = pd.to_numeric(kept["narration_time"], errors="coerce")
+    return kept.assign(narration_time=times).reset_index(drop=True)
+
+
+def clips(config: Config, report: Report) -> list[dict[str, Any]]:
+    """All Ego4D clips of the manifest: every labelled one, and `ego4d.train_clips` sampled narrations.
+
+    Training clips come from videos that have sound and no labelled clip (Sec. 5: the labels are
+    for evaluation only). What is wrong with the files goes to `report`.
+    """
+    raw, files = config.paths.raw, config.ego4d
+    verbs, nouns = Taxonomy(raw / files.verb_taxonomy), Taxonomy(raw / files.noun_taxonomy)
+    videos = read_videos(raw / files.metadata, report)
+    seen: set[str] = set()
+    rows: list[dict[str, Any]] = []
+    labelled: set[str] = set()
+    for split, name in sorted(files.labels.items()):
+        labels = read_labels(raw / name, report)
+        labelled |= set(labels["video_uid"])
+        found = [u for u in labels["video_uid"] if u in videos]
+        if not found:
+            raise DataError(
+                f"none of the {len(labels)} rows of {raw / name} is of a video in {raw / files.metadata}; "
+                "use labels and metadata of the same release of Ego4D"
+            )
+        for label in labels.itertuples():
+            uid, time = label.video_uid, float(label.narration_time)
+            if (problem := _problem(uid, time, videos)) is not None:
+                report.drop(files.labels[split], label.row, problem)
+            elif (clip_id := _clip_id(uid, time)) in seen:
+                report.drop(files.labels[split], label.row, "duplicated clip")
+            else:
+                seen.add(clip_id)
+                text = clean(label.clip_text)
+                text = (
+                    label.clip_text.strip() if text is None else text
+                )  # some copies ship the sentence without its tag
+                verb, noun = tag(text, verbs, nouns)
+                verb = label.tag_verb if label.tag_verb in verbs.labels else verb
+                noun = label.tag_noun if label.tag_noun in nouns.labels else noun
+                clip = _clip(config, clip_id, split, uid, time, text, verb, noun)
+                clip["action_group"] = label.action_group or clip["action_group"]
+                rows.append({**clip, "positive": int(label.positive), "votes": label.votes})
+    candidates = _candidates(config, videos, labelled, report)
+    rng = np.random.default_rng(files.sampling_seed)
+    chosen = np.sort(rng.permutation(len(candidates))[: files.train_clips])
+    report.set_aside["training clip not sampled"] += len(candidates) - len(chosen)
+    for i in chosen:
+        uid, time, text = candidates[i]
+        rows.append(_clip(config, _clip_id(uid, time), "train", uid, time, text, *tag(text, verbs, nouns)))
+    return rows
+
+
+def _candidates(
+    config: Config, videos: dict[str, Video], labelled: set[str], report: Report
+) -> list[tuple[str, float, str]]:
+    """(uid, time, text) of every narration to train on, sorted, so that the file's order does not matter."""
+    file = config.ego4d.narrations
+    total, candidates = 0, []
+    for key, uid, narrations in read_narrations(config.paths.raw / file, report):
+        total += len(narrations)
+        if uid in labelled:
+            report.set_aside["narration of a video kept for evaluation"] += len(narrations)
+            continue
+        if (problem := _video_problem(uid, videos)) is not None:
+            report.drop(file, key, problem, clips=len(narrations))
+            continue
+        seen: set[str] = set()
+        for row, time, raw_text in sorted(narrations, key=lambda n: (math.isnan(n[1]), n[1], n[2])):
+            text = clean(raw_text)
+            if text is None:
+                report.set_aside["narration of somebody else"] += 1
+            elif (problem := _problem(uid, time, videos)) is not None:
+                report.drop(file, row, problem)
+            elif not text:
+                report.drop(file, row, "empty narration")
+            elif (clip_id := _clip_id(uid, time)) in seen:
+                report.drop(file, row, "duplicated clip")
+            else:
+                seen.add(clip_id)
+                candidates.append((uid, time, text))
+    if not total:
+        raise DataError(f"{config.paths.raw / file} has no narrations; fetch it again with Ego4D's own command `ego4d`")
+    return candidates
+
+
+def _clip_id(uid: str, time: float) -> str:
+    return f"{uid}_{round(1000 * time):09d}"
+
+
+def _video_problem(uid: str, videos: dict[str, Video]) -> str | None:
+    if not is_safe_id(uid):
+        return "unsafe video_uid"
+    if uid not in videos:
+        return "video not in the metadata"
+    return None if videos[uid].has_audio else "video without audio"
+
+
+def _problem(uid: str, time: float, videos: dict[str, Video]) -> str | None:
+    problem = _video_problem(uid, videos)
+    if problem is None and not math.isfinite(time):
+        problem = "narration time is no number"
+    if problem is None and time < 0:
+        problem = "narration time is negative"
+    if problem is None and time > videos[uid].duration_sec:
+        problem = "narration time beyond the end of the video"
+    return problem
+
+
+def _clip(
+    config: Config, clip_id: str, split: str, uid: str, time: float, text: str, verb: str, noun: str
+) -> dict[str, Any]:
+    return {
+        "clip_id": clip_id, "dataset": "ego4d", "split": split, "video_uid": uid, "narration_time": time,
+        "start_sec": time - config.clips.before_sec, "end_sec": time + config.clips.after_sec,
+        "text": text, "verb": verb, "noun": noun, "action_group": f"{verb} {noun}" if verb and noun else "",
+        "path": (config.ego4d.videos / f"{uid}.mp4").as_posix(),
+    }  # fmt: skip

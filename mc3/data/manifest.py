@@ -1,0 +1,73 @@
+"""The one table that says what there is to cut: a row a clip, of both data sets, all splits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from mc3.config import Config
+from mc3.data import DataError, ego4d, epic_sounds, write_whole
+from mc3.data.annotations import Report
+
+COLUMNS = {
+    "clip_id": "str", "dataset": "str", "split": "str", "video_uid": "str", "narration_time": "float64",
+    "start_sec": "float64", "end_sec": "float64", "text": "str", "verb": "str", "noun": "str", "action_group": "str",
+    "positive": "Int8", "votes": "str", "class_id": "Int16", "path": "str",
+}  # fmt: skip
+SHOWN = 5
+
+
+def write(config: Config) -> Path:
+    """Read the annotations under `paths.raw` and write `work/manifest.parquet` and `work/manifest_report.json`.
+
+    Only annotations and the HDF5 file's directory are read; the videos need not be there yet.
+    The report counts clips and lists each dropped row with file, place and reason. The same
+    input gives the same bytes. Raises `DataError` for files that are absent or wholly unusable.
+    """
+    report = Report()
+    manifest = pd.DataFrame(ego4d.clips(config, report) + epic_sounds.clips(config, report), columns=list(COLUMNS))
+    manifest[["votes"]] = manifest[["votes"]].fillna("")
+    manifest = manifest.astype(COLUMNS).sort_values(["dataset", "split", "video_uid", "start_sec", "clip_id"])
+    path = config.paths.work / "manifest.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, manifest.to_parquet(index=False))
+    counts = summary(manifest)
+    facts = {
+        "clips": counts.to_dict("records"),
+        "dropped_by_reason": report.by_reason(),
+        "set_aside": dict(sorted(report.set_aside.items())),
+        "dropped": sorted(report.dropped, key=lambda d: (d["file"], d["reason"], d["row"])),
+    }
+    write_whole(path.with_name("manifest_report.json"), (json.dumps(facts, indent=1) + "\n").encode())
+    print(counts.to_string(index=False))
+    for reason, clips in facts["dropped_by_reason"].items():
+        print(f"dropped {clips}: {reason}")
+        for entry in [d for d in facts["dropped"] if d["reason"] == reason][:SHOWN]:
+            print(f"    {entry['file']}, {entry['row']}")
+    for reason, clips in facts["set_aside"].items():
+        print(f"set aside {clips}: {reason}")
+    return path
+
+
+def summary(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Counts by data set and split: videos, clips, positive and negative ones, classes."""
+    groups = manifest.groupby(["dataset", "split"], sort=True)
+    return groups.agg(
+        videos=("video_uid", "nunique"),
+        clips=("clip_id", "size"),
+        positive=("positive", lambda p: int((p == 1).sum())),
+        negative=("positive", lambda p: int((p == 0).sum())),
+        classes=("class_id", "nunique"),
+    ).reset_index()
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The manifest as written by `write`. `DataError` if it is absent or has other columns."""
+    if not path.exists():
+        raise DataError(f"no manifest at {path}; `mc3 manifest` writes it")
+    manifest = pd.read_parquet(path)
+    if list(manifest.columns) != list(COLUMNS):
+        raise DataError(f"{path} has other columns than a manifest; `mc3 manifest` writes it anew")
+    return manifest.astype(COLUMNS)

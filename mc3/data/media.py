@@ -1,0 +1,328 @@
+"""Decoding: pictures and sound of a stretch of a file, and the log-mel spectrogram of AST.
+
+All times are seconds from a file's first picture (from its first sample, if it has no
+pictures), which is what narration timestamps count. Containers are read with PyAV, sound is
+resampled by torchaudio's band-limited sinc filter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+import torch
+import torchaudio
+
+from mc3.data import DataError
+
+SEEK_GAP_SEC = 8.0  # a jump is worth it only where decoding onward would cost more than a group of pictures
+SEEK_MARGIN_SEC = 1.0  # land earlier than wanted: audio codecs need a frame or two to settle
+JITTER_SEC = 0.005  # timestamps of sound that are off by less are rounding, not gaps
+TRUNCATED_SEC = 1.0  # a file may end this much before its header says, codecs round
+
+
+class Clip(NamedTuple):
+    """A cut: `frames` uint8 [T, size, size, 3], `waveform` float32 [S] mono; None where there is no such stream."""
+
+    frames: np.ndarray | None
+    waveform: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a media file holds; sizes and rates are 0 where it has no such stream."""
+
+    duration_sec: float
+    width: int
+    height: int
+    fps: float
+    audio_rate: int
+    audio_channels: int
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open container; whatever FFmpeg finds wrong in it becomes a `DataError` that names the file."""
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            yield container
+    except FileNotFoundError:
+        raise DataError(f"no media file {path}; download it or check `paths.raw`") from None
+    except av.error.FFmpegError as error:
+        raise DataError(f"{path} cannot be decoded ({error.strerror or error}); fetch it again") from None
+
+
+def probe(path: Path) -> Probe:
+    """Read a file's header. Raises `DataError` if it is absent, no media file, or has neither pictures nor sound."""
+    with _opened(path) as container:
+        video = next(iter(container.streams.video), None)
+        audio = next(iter(container.streams.audio), None)
+        if video is None and audio is None:
+            raise DataError(f"{path} has neither pictures nor sound; remove it or fetch it again")
+        return Probe(
+            duration_sec=(container.duration or 0) / av.time_base,
+            width=video.codec_context.width if video else 0,
+            height=video.codec_context.height if video else 0,
+            fps=float(video.average_rate or 0) if video else 0.0,
+            audio_rate=audio.codec_context.sample_rate if audio else 0,
+            audio_channels=audio.codec_context.channels if audio else 0,
+        )
+
+
+def moments(start: float, end: float, frames: int) -> np.ndarray:
+    """The middles of `frames` equal parts of a stretch: float64 [frames], in seconds."""
+    return start + (np.arange(frames) + 0.5) * (end - start) / frames
+
+
+def square(frame: av.VideoFrame, size: int) -> np.ndarray:
+    """A decoded picture as uint8 RGB [size, size, 3]: upright, short side to `size`, then the centre."""
+    scale = size / min(frame.width, frame.height)
+    width, height = max(size, round(frame.width * scale)), max(size, round(frame.height * scale))
+    picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC")
+    top, left = (height - size) // 2, (width - size) // 2
+    picture = picture[top : top + size, left : left + size]
+    return np.ascontiguousarray(np.rot90(picture, k=round(frame.rotation / 90)))
+
+
+def clips_of(path: Path, windows: Sequence[tuple[float, float]], frames: int, size: int, rate: int) -> Iterator[Clip]:
+    """Cut many stretches of one file in one pass over it; only gaps of several seconds are jumped.
+
+    Args:
+        path: the media file, opened once.
+        windows: (start, end) in seconds, ascending by start; they may overlap and overhang the file's ends.
+        frames: pictures a clip, those on screen at `moments`; before the first and after the
+            last picture of the file, that one. 0 leaves pictures undecoded.
+        size: side of the pictures, see `square`.
+        rate: samples a second of the waveform, silence where the file has none. 0 leaves sound undecoded.
+
+    Yields:
+        One `Clip` a window, in order, with round((end - start) * rate) samples.
+
+    Raises:
+        DataError: naming the file, if it is absent, damaged, or ends before its header says.
+    """
+    if any(b[0] < a[0] for a, b in itertools.pairwise(windows)):
+        raise ValueError("windows must ascend by their start")
+    with _opened(Path(path)) as container:
+        video = next(iter(container.streams.video), None)
+        audio = next(iter(container.streams.audio), None)
+        first = video or audio
+        if first is None:
+            raise DataError(f"{path} has neither pictures nor sound; remove it or fetch it again")
+        zero = float((first.start_time or 0) * first.time_base)
+        wanted = sorted({float(m) for start, end in windows for m in moments(start, end, frames)})
+        pictures = _Pictures(path, video, zero, wanted, size) if video and frames else None
+        sound = _Sound(path, audio, zero, rate) if audio and rate else None
+        streams = [reader.stream for reader in (pictures, sound) if reader]
+        if not streams:
+            yield from (Clip(None, None) for _ in windows)
+            return
+        for stream in streams:
+            stream.codec_context.thread_count = 1  # the work is spread over processes, a file each
+        decoded, ended = _decode(container, streams), False
+        for start, end in windows:
+            ready = [reader.position for reader in (pictures, sound) if reader]
+            if not ended and start - max(ready) > SEEK_GAP_SEC:
+                target = max(0.0, start - SEEK_MARGIN_SEC) + zero
+                container.seek(round(target * av.time_base), backward=True)
+                decoded = _decode(container, streams)
+                for reader in (pictures, sound):
+                    if reader:
+                        reader.restart()
+            while not ended and not ((not pictures or pictures.covers(end)) and (not sound or sound.covers(end))):
+                item = next(decoded, None)
+                if item is None:
+                    ended = True
+                elif isinstance(item, av.VideoFrame):
+                    pictures.push(item)  # type: ignore[union-attr]
+                else:
+                    sound.push(item)  # type: ignore[union-attr]
+            yield Clip(
+                pictures.take(start, moments(start, end, frames), ended) if pictures else None,
+                sound.take(start, end, ended) if sound else None,
+            )
+
+
+def read_clip(path: Path, start: float, end: float, frames: int, size: int) -> np.ndarray:
+    """Pictures of one stretch, uint8 [frames, size, size, 3]; `clips_of` explains. `DataError` if there are none."""
+    clip = next(clips_of(path, [(start, end)], frames, size, rate=0))
+    if clip.frames is None:
+        raise DataError(f"{path} has no pictures; give a video file")
+    return clip.frames
+
+
+def read_audio(path: Path, start: float, end: float, rate: int) -> np.ndarray:
+    """Sound of one stretch, mono float32 [round((end - start) * rate)]; see `clips_of`. `DataError` if it has none."""
+    clip = next(clips_of(path, [(start, end)], frames=0, size=0, rate=rate))
+    if clip.waveform is None:
+        raise DataError(f"{path} has no sound; give a file with an audio stream")
+    return clip.waveform
+
+
+def _decode(container: Any, streams: list[Any]) -> Iterator[Any]:
+    for packet in container.demux(streams):
+        yield from packet.decode()
+
+
+class _Pictures:
+    """Turns passing video frames into the pictures on screen at the wanted moments."""
+
+    def __init__(self, path: Path, stream: Any, zero: float, wanted: list[float], size: int):
+        self.path, self.stream, self.zero, self.size = path, stream, zero, size
+        self.wanted, self.next = wanted, 0
+        self.found: dict[float, np.ndarray] = {}
+        self.last: av.VideoFrame | None = None
+        self.position = 0.0
+        self.jumped = False
+
+    def restart(self) -> None:
+        self.last, self.jumped = None, True
+
+    def push(self, frame: av.VideoFrame) -> None:
+        step = 1 / float(self.stream.average_rate or 30)
+        time = self.position + step if frame.time is None else frame.time - self.zero
+        if self.last is None:
+            if self.jumped and time > self.wanted[self.next]:
+                raise DataError(f"{self.path} cannot be searched by time; re-encode it, e.g. to H.264 in MP4")
+            self.last = frame
+        self._show_until(time)
+        self.last, self.position = frame, time
+
+    def covers(self, end: float) -> bool:
+        return self.next == len(self.wanted) or self.wanted[self.next] >= end
+
+    def take(self, start: float, times: np.ndarray, ended: bool) -> np.ndarray:
+        if ended:
+            missing = self.wanted[self.next :]
+            if self.last is None or (missing and times[-1] > self.position + TRUNCATED_SEC):
+                raise DataError(
+                    f"{self.path} has no picture after {self.position:.1f} s, but a clip is wanted "
+                    f"at {times[-1]:.1f} s; the file is cut short, fetch it again"
+                )
+            self._show_until(float(times[-1]) + 1e-9)
+        for moment in [m for m in self.found if m < start]:  # windows ascend: never wanted again
+            del self.found[moment]
+        return np.stack([self.found[float(m)] for m in times])
+
+    def _show_until(self, time: float) -> None:
+        """Give the last frame to every wanted moment before `time`."""
+        picture = None
+        while self.next < len(self.wanted) and self.wanted[self.next] < time:
+            if picture is None:
+                assert self.last is not None
+                if self.last.is_corrupt:
+                    raise DataError(f"{self.path} is damaged at {self.position:.1f} s; fetch it again")
+                picture = square(self.last, self.size)
+            self.found[self.wanted[self.next]] = picture
+            self.next += 1
+
+
+class _Sound:
+    """Keeps passing sound, as mono float32 at the file's own rate, until its stretch is cut and resampled."""
+
+    def __init__(self, path: Path, stream: Any, zero: float, rate: int):
+        self.path, self.stream, self.zero, self.rate = path, stream, zero, rate
+        self.own_rate = stream.codec_context.sample_rate
+        self.mono = av.AudioResampler(format="fltp", layout="mono")
+        self.margin = margin(self.own_rate, rate)
+        self.chunks: list[tuple[int, np.ndarray]] = []
+        self.edge: int | None = None
+
+    @property
+    def position(self) -> float:
+        return (self.edge or 0) / self.own_rate
+
+    def restart(self) -> None:
+        self.chunks, self.edge = [], None
+
+    def push(self, frame: av.AudioFrame) -> None:
+        given = None if frame.time is None else round((frame.time - self.zero) * self.own_rate)
+        continues = self.edge is not None and (given is None or abs(given - self.edge) < JITTER_SEC * self.own_rate)
+        first = self.edge if continues else (given or 0)
+        assert first is not None
+        for part in self.mono.resample(frame):
+            samples = part.to_ndarray()[0]
+            self.chunks.append((first, samples))
+            first += len(samples)
+        self.edge = first
+
+    def covers(self, end: float) -> bool:
+        return self.edge is not None and self.edge >= math.ceil(end * self.own_rate) + self.margin + 1
+
+    def take(self, start: float, end: float, ended: bool) -> np.ndarray:
+        declared = float((self.stream.duration or 0) * self.stream.time_base)
+        if ended and end > self.position + TRUNCATED_SEC and declared > self.position + TRUNCATED_SEC:
+            raise DataError(
+                f"{self.path} has no sound after {self.position:.1f} s, though its header says {declared:.1f} s; "
+                "the file is cut short, fetch it again"
+            )
+        return cut(self._samples, start, end, self.own_rate, self.rate)
+
+    def _samples(self, first: int, count: int) -> np.ndarray:
+        """Samples `first` .. `first + count` of the file, zero where it has none; forgets those before."""
+        self.chunks = [(at, samples) for at, samples in self.chunks if at + len(samples) > first]
+        own = np.zeros(count, np.float32)
+        for at, samples in self.chunks:
+            low, high = max(at, first), min(at + len(samples), first + count)
+            if low < high:
+                own[low - first : high - first] = samples[low - at : high - at]
+        return own
+
+
+def cut(samples: Callable[[int, int], np.ndarray], start: float, end: float, own_rate: int, rate: int) -> np.ndarray:
+    """One stretch of sound at another rate: float32 [round((end - start) * rate)].
+
+    `samples(first, count)` gives float32 [count] at `own_rate`; it is asked for a little more
+    than the stretch on either side, so that the resampling filter sees no edge.
+    """
+    length, extra = round((end - start) * rate), margin(own_rate, rate)
+    own = samples(round(start * own_rate) - extra, math.ceil(length * own_rate / rate) + 2 * extra)
+    skip = extra * rate // own_rate
+    return resample(own, own_rate, rate)[skip : skip + length]
+
+
+def margin(own_rate: int, rate: int) -> int:
+    """Samples at `own_rate` that the filter of `resample` needs on either side, lasting a whole number at `rate`."""
+    block = own_rate // math.gcd(own_rate, rate)
+    return math.ceil(16 * max(1.0, own_rate / rate) / block) * block
+
+
+@lru_cache(maxsize=8)
+def _resampler(own_rate: int, rate: int) -> torchaudio.transforms.Resample:
+    return torchaudio.transforms.Resample(own_rate, rate)
+
+
+def resample(waveform: np.ndarray, own_rate: int, rate: int) -> np.ndarray:
+    """Change the rate of float32 [S]: ceil(S * rate / own_rate) samples, the first at the same instant."""
+    if own_rate == rate:
+        return waveform
+    return _resampler(own_rate, rate)(torch.from_numpy(waveform)).numpy()
+
+
+def fbank(waveform: np.ndarray, rate: int = 16000, mel_bins: int = 128) -> np.ndarray:
+    """AST's input before its normalisation: natural log-mel energies, 25 ms windows every 10 ms.
+
+    The recipe of AST (Gong et al. 2021): subtract the mean, then Kaldi's filter bank with
+    htk_compat, Hann window, pre-emphasis .97, no dither.
+
+    Args:
+        waveform: float32 [S] in [-1, 1], at least 25 ms long.
+        rate: its samples a second.
+        mel_bins: bands between 20 Hz and half the rate.
+
+    Returns:
+        float32 [L, mel_bins] with L = 1 + (S - 25 ms) // 10 ms: 148 for 1.5 s.
+    """
+    samples = torch.from_numpy(np.asarray(waveform, np.float32))[None]
+    return torchaudio.compliance.kaldi.fbank(
+        samples - samples.mean(), htk_compat=True, sample_frequency=rate, use_energy=False,
+        window_type="hanning", num_mel_bins=mel_bins, dither=0.0, frame_shift=10,
+    ).numpy()  # fmt: skip

@@ -1,0 +1,72 @@
+"""The text encoder's tokenizer: WordPiece learned from the training narrations, or a published one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from mc3.config import TextConfig
+from mc3.data import DataError
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def make(config: TextConfig, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer that the settings ask for: learned from `texts` if "train", otherwise the one of that name.
+
+    A name is a folder or a model of the Hugging Face hub that is in the local cache; nothing is
+    downloaded here. Raises `DataError` if it cannot be had or pads with another id than 0.
+    """
+    if config.tokenizer == "train":
+        return train(texts, config.vocab_size)
+    folder = Path(config.tokenizer)
+    try:
+        file = folder / "tokenizer.json" if folder.is_dir() else Path(
+            huggingface_hub.hf_hub_download(config.tokenizer, "tokenizer.json", local_files_only=True)
+        )  # fmt: skip
+    except (LocalEntryNotFoundError, HFValidationError):
+        raise DataError(
+            f"the tokenizer {config.tokenizer} (model.text.tokenizer) is neither a folder nor in the local cache; "
+            f"`hf download {config.tokenizer} tokenizer.json` fetches it"
+        ) from None
+    if not file.exists():
+        raise DataError(f"no {file}; give a folder with a tokenizer.json as model.text.tokenizer")
+    words = Tokenizer.from_file(str(file))
+    if words.token_to_id("[PAD]") != 0:
+        raise DataError(f"{file} does not pad with [PAD] = 0, which the text encoder masks; choose a BERT tokenizer")
+    words.no_padding()
+    words.no_truncation()
+    return words
+
+
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """WordPiece on lower-case text with DistilBERT's form, [CLS] text [SEP]; the same texts give the same bytes."""
+    texts = list(texts)
+    words = _frame(models.WordPiece(unk_token=SPECIAL[1]))
+    letters = sorted({c for text in texts for c in words.normalizer.normalize_str(text) if not c.isspace()})
+    # the trainer numbers the "##" letters in the order of a hash map; named beforehand, their order is fixed
+    inner = [f"##{c}" for c in letters]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=max(vocab_size, len(SPECIAL) + 2 * len(letters)),
+        special_tokens=SPECIAL + inner,
+        show_progress=False,
+    )
+    words.train_from_iterator(texts, trainer)
+    words = _frame(models.WordPiece(words.get_vocab(), unk_token=SPECIAL[1]))
+    words.add_special_tokens(SPECIAL)
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(t, SPECIAL.index(t)) for t in ("[CLS]", "[SEP]")]
+    )
+    words.decoder = decoders.WordPiece()
+    return words
+
+
+def _frame(model: models.WordPiece) -> Tokenizer:
+    words = Tokenizer(model)
+    words.normalizer = normalizers.BertNormalizer(lowercase=True)
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return words
