@@ -39,6 +39,21 @@ class Source:
 
 
 @dataclass(frozen=True)
+class World:
+    """The generated world: videos a split (the last `silent_videos` training ones lack audio), EPIC-Sounds events."""
+
+    seed: int
+    videos: dict[str, int]
+    silent_videos: int
+    seconds: float
+    clip_every_sec: float
+    fps: int
+    size: int
+    epic_events: dict[str, int]
+    workers: int
+
+
+@dataclass(frozen=True)
 class Ego4DFiles:
     """Ego4D's files, relative to `paths.raw`, and how many training clips are sampled (Sec. 5: 250K)."""
 
@@ -203,7 +218,7 @@ class Config:
     seeds: list[int]
     paths: Paths
     source: Source
-    world: dict[str, Any]
+    world: World
     ego4d: Ego4DFiles
     epic_sounds: EpicSoundsFiles
     clips: Clips
