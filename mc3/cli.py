@@ -1,0 +1,248 @@
+"""The `mc3` command: one subcommand a step of the pipeline.
+
+Imports happen inside the commands, so that `mc3 --help` answers at once and a step loads only
+what it needs. What the user can put right (a setting, a file, a method's name) is answered with
+one line on stderr and exit code 1; anything else is a fault of this program and shows a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mc3 import __version__
+
+Command = Callable[[argparse.Namespace], int | None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return the exit code: 0, or 1 after a one-line error."""
+    args = parser().parse_args(argv)
+    try:
+        return args.command(args) or 0
+    except Exception as error:
+        message = _message(error)
+        if message is None or args.debug:
+            raise
+        print(f"mc3: {message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mc3: stopped; the same command goes on from the last finished step", file=sys.stderr)
+        return 130
+
+
+def _message(error: Exception) -> str | None:
+    """The one line for an error that the user can put right; None for any other."""
+    from mc3.config import ConfigError
+    from mc3.data import DataError
+    from mc3.notebook import NotebookError
+
+    if isinstance(error, ConfigError | DataError | NotebookError):
+        return " ".join(str(error).split())
+    if isinstance(error, FileNotFoundError):
+        if error.errno is None:
+            return " ".join(str(error).split())
+        return f"{error.filename} is missing; --debug shows where it was wanted"
+    return None
+
+
+def _load(args: argparse.Namespace) -> Any:
+    from mc3 import config
+
+    return config.load(args.config)
+
+
+def _method(args: argparse.Namespace) -> str:
+    from mc3 import methods
+    from mc3.config import ConfigError
+
+    try:
+        return methods.get(args.method).name
+    except KeyError as error:
+        raise ConfigError(error.args[0]) from None
+
+
+def profile(args: argparse.Namespace) -> None:
+    """Make profiles/NAME.yaml the settings in use."""
+    from mc3 import config
+
+    folder = Path("profiles")
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    if args.name not in names:
+        where = f"known: {', '.join(names)}" if names else f"no {folder}/*.yaml here; run it at the repository's top"
+        raise config.ConfigError(f"no profile {args.name!r}; {where}")
+    source, target = folder / f"{args.name}.yaml", Path(args.config)
+    config.load(source)
+    part = target.with_name(target.name + ".part")
+    part.write_bytes(source.read_bytes())
+    part.replace(target)
+    print(f"{target} is now profile {args.name}; `mc3 repro` runs what that changes")
+
+
+def source(args: argparse.Namespace) -> int:
+    """Run the command that the profile names as its source of raw data."""
+    return main([_load(args).source.command, "--config", args.config])
+
+
+def world(args: argparse.Namespace) -> None:
+    """Generate the small world in the real data sets' own files."""
+    from mc3.data import world
+
+    world.write(_load(args))
+
+
+def manifest(args: argparse.Namespace) -> None:
+    """Read the publishers' annotations into one table of clips."""
+    from mc3.data import manifest
+
+    manifest.write(_load(args))
+
+
+def shards(args: argparse.Namespace) -> None:
+    """Cut the clips once and pack them."""
+    from mc3.data import shards
+
+    shards.write(_load(args))
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train one method from one seed."""
+    config, method = _load(args), _method(args)
+    from mc3 import train
+
+    train.run(config, method, args.seed)
+
+
+def embed(args: argparse.Namespace) -> None:
+    """Embed the validation and test clips with a trained method."""
+    config, method = _load(args), _method(args)
+    from mc3 import embed
+
+    embed.run(config, method, args.seed)
+
+
+def probe(args: argparse.Namespace) -> None:
+    """Classify EPIC-Sounds: linear probe and fine-tune."""
+    config = _load(args)
+    from mc3 import probe
+
+    probe.run(config, args.seed)
+
+
+def sources(args: argparse.Namespace) -> None:
+    """Write the notebooks' canonical copies, which the result stages depend on."""
+    config = _load(args)
+    from mc3 import notebook
+
+    copies = notebook.sources(Path("notebooks"), config.paths.work / "sources")
+    print(f"{len(copies)} canonical notebooks in {config.paths.work / 'sources'}")
+
+
+def run_notebook(args: argparse.Namespace) -> None:
+    """Execute one notebook from its canonical copy."""
+    import yaml
+
+    from mc3.config import ConfigError
+
+    try:
+        parameters = {name: yaml.safe_load(value) for name, value in args.parameter}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"-p takes a name and a YAML value: {error}") from None
+    config = _load(args)
+    from mc3 import notebook
+
+    executed = notebook.run(args.name, config, {"config": args.config, **parameters})
+    print(f"executed copy: {executed}")
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write figures/report.html and the README's results."""
+    config = _load(args)
+    from mc3 import report
+
+    report.write(config)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Compare the numbers in figures/ with the committed ones."""
+    from mc3 import compare
+
+    differences = compare.run(Path("figures"), args.absolute, args.relative)
+    return 1 if differences and args.strict else 0
+
+
+def summary(args: argparse.Namespace) -> None:
+    """Show the main columns of Tables 2 and 3 beside the paper's."""
+    from mc3 import summary
+
+    summary.show(Path("figures"))
+
+
+def repro(args: argparse.Namespace) -> int:
+    """Run every stage that is out of date, saying which one runs and how long is left."""
+    config = _load(args)
+    from mc3 import repro
+
+    return repro.run(config, args.dvc)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of every step."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        prog="mc3", formatter_class=formatter, description="MC3 (SoundingActions, CVPR 2024), step by step.",
+        epilog="`mc3 repro` runs all steps that are out of date; `mc3 STEP --help` shows an example of each.",
+    )  # fmt: skip
+    top.add_argument("--version", action="version", version=f"mc3 {__version__}")
+    steps = top.add_subparsers(title="steps", metavar="STEP", required=True)
+
+    def add(name: str, command: Command, example: str, config: bool = True) -> argparse.ArgumentParser:
+        text = (command.__doc__ or "").strip()
+        step = steps.add_parser(
+            name, help=text, description=text, epilog=f"example: {example}", formatter_class=formatter
+        )
+        step.set_defaults(command=command)
+        if config:
+            step.add_argument("--config", default="params.yaml", metavar="FILE", help="the settings (params.yaml)")
+        step.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return step
+
+    def add_method_and_seed(step: argparse.ArgumentParser) -> None:
+        step.add_argument(
+            "--method", required=True, help="a row of mc3/methods.py, or `align` for the shared first stage"
+        )
+        step.add_argument("--seed", type=int, required=True, help="one of the profile's seeds")
+
+    add("profile", profile, "mc3 profile mini").add_argument("name", help="the name of a file in profiles/")
+    add("source", source, "mc3 source")
+    add("world", world, "mc3 world")
+    add("manifest", manifest, "mc3 manifest")
+    add("shards", shards, "mc3 shards")
+    add_method_and_seed(add("train", train, "mc3 train --method mc3 --seed 0"))
+    add_method_and_seed(add("embed", embed, "mc3 embed --method mc3 --seed 0"))
+    add("probe", probe, "mc3 probe --seed 0").add_argument(
+        "--seed", type=int, required=True, help="one of the profile's seeds"
+    )
+    add("sources", sources, "mc3 sources")
+    step = add("notebook", run_notebook, "mc3 notebook table2_discovery -p chunk 512")
+    step.add_argument("name", help="the notebook's name, without folder and .ipynb")
+    step.add_argument(
+        "-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="a parameter of the notebook's `parameters` cell; the value is read as YAML",
+    )  # fmt: skip
+    add("report", report, "mc3 report")
+    step = add("compare", compare, "mc3 compare --strict", config=False)
+    step.add_argument("--absolute", type=float, default=0.02, help="allowed difference (0.02), plus ...")
+    step.add_argument("--relative", type=float, default=0.05, help="... this share of the committed number (0.05)")
+    step.add_argument("--strict", action="store_true", help="exit 1 when a number is outside the tolerance")
+    add("summary", summary, "mc3 summary", config=False)
+    step = add("repro", repro, "mc3 repro -- --force manifest")
+    step.add_argument("dvc", nargs="*", metavar="DVC-ARGUMENT", help="handed to `dvc repro`, after --")
+    return top
+
+
+if __name__ == "__main__":
+    sys.exit(main())

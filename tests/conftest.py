@@ -1,0 +1,48 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mc3 import config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real sample files, for tests of formats; not part of the repository."""
+    path = Path(os.environ.get("MC3_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"no real sample data at {path}; set MC3_SHARED_DATA to the folder that has them")
+    return path
+
+
+@pytest.fixture
+def mini_settings(tmp_path: Path) -> dict:
+    """The mini profile as a mapping, with its paths under `tmp_path`; change it, then `config.build` it."""
+    settings = yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
+    settings["paths"] = {"raw": str(tmp_path / "work" / "world"), "work": str(tmp_path / "work")}
+    settings["source"]["out"] = settings["paths"]["raw"]
+    return settings
+
+
+@pytest.fixture
+def mini_config(mini_settings: dict) -> config.Config:
+    return config.build(config.Config, mini_settings)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that looks like the top of this repository, and the present one for the test."""
+    top = tmp_path / "top"
+    top.mkdir()
+    shutil.copytree(ROOT / "profiles", top / "profiles")
+    shutil.copy(ROOT / "profiles" / "mini.yaml", top / "params.yaml")
+    shutil.copy(ROOT / "requirements.lock", top / "requirements.lock")
+    monkeypatch.chdir(top)
+    return top
