@@ -1,0 +1,168 @@
+"""The command line: quick to answer, one line for what the user can put right, and `mc3 repro`'s progress."""
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+import mc3.data
+from mc3 import cli, config, repro
+from mc3.data import DataError
+from mc3.notebook import NotebookError
+
+STEPS = ("profile", "source", "world", "manifest", "shards", "train", "embed", "probe", "sources", "notebook", "report",
+         "compare", "summary", "repro")  # fmt: skip
+
+
+def mc3_process(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "mc3.cli", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def test_help_lists_every_step_and_loads_nothing_but_the_standard_library():
+    code = (
+        "import sys\nbefore = set(sys.modules)\nfrom mc3 import cli\ncli.parser().format_help()\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(sorted(new - set(sys.stdlib_module_names)))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert loaded.stdout.strip() == "['mc3']"
+    text = mc3_process("--help").stdout
+    assert [step for step in STEPS if f"\n    {step} " not in text] == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_example_in_each_help_text_is_a_command_that_parses(step, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([step, "--help"])
+    example = capsys.readouterr().out.split("example: mc3 ")[1].split()
+    assert cli.parser().parse_args(example).command.__doc__
+
+
+def test_profile_makes_the_named_settings_the_ones_in_use(repository, capsys):
+    Path("params.yaml").write_text("profile: another\n")
+    assert cli.main(["profile", "mini"]) == 0
+    assert Path("params.yaml").read_bytes() == (ROOT / "profiles" / "mini.yaml").read_bytes()
+    assert [path.name for path in repository.glob("params*")] == ["params.yaml"]
+    assert "mini" in capsys.readouterr().out
+
+
+def test_a_profile_that_does_not_exist_or_is_broken_leaves_the_settings_alone(repository, capsys):
+    before = Path("params.yaml").read_bytes()
+    Path("profiles/broken.yaml").write_text("profile: broken\nsedes: [0]\n")
+    assert cli.main(["profile", "nano"]) == 1
+    assert "known: broken," in capsys.readouterr().err
+    assert cli.main(["profile", "broken"]) == 1
+    assert "did you mean seeds" in capsys.readouterr().err
+    assert Path("params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (config.ConfigError("a setting\n is wrong"), "mc3: a setting is wrong\n"),
+        (DataError("row 3 is wrong"), "mc3: row 3 is wrong\n"),
+        (NotebookError("cell 2 failed"), "mc3: cell 2 failed\n"),
+        (FileNotFoundError("no checkpoint; train it"), "mc3: no checkpoint; train it\n"),
+        (FileNotFoundError(2, "No such file", "x.csv"), "mc3: x.csv is missing; --debug shows where it was wanted\n"),
+    ],
+)
+def test_what_the_user_can_put_right_is_one_line_and_exit_code_1(monkeypatch, capsys, error, line):
+    def write(config):
+        raise error
+
+    module = types.SimpleNamespace(write=write)
+    monkeypatch.setitem(sys.modules, "mc3.data.manifest", module)
+    monkeypatch.setattr(mc3.data, "manifest", module, raising=False)
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["manifest", "--config", "profiles/mini.yaml"]) == 1
+    assert capsys.readouterr().err == line
+    with pytest.raises(type(error)):
+        cli.main(["manifest", "--config", "profiles/mini.yaml", "--debug"])
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    def write(config):
+        raise ZeroDivisionError
+
+    module = types.SimpleNamespace(write=write)
+    monkeypatch.setitem(sys.modules, "mc3.data.manifest", module)
+    monkeypatch.setattr(mc3.data, "manifest", module, raising=False)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["manifest", "--config", "profiles/mini.yaml"])
+
+
+def test_an_unknown_method_is_named_before_anything_heavy_is_loaded():
+    result = mc3_process("train", "--method", "mc4", "--seed", "0", "--config", "profiles/mini.yaml")
+    assert result.returncode == 1
+    assert result.stderr.startswith("mc3: no method 'mc4' in mc3/methods.py; known: align, ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_source_runs_the_command_that_the_profile_names(repository, monkeypatch, mini_settings):
+    made = []
+    module = types.SimpleNamespace(write=made.append)
+    monkeypatch.setitem(sys.modules, "mc3.data.world", module)
+    monkeypatch.setattr(mc3.data, "world", module, raising=False)
+    Path("mine.yaml").write_text(yaml.safe_dump(mini_settings))
+    assert cli.main(["source", "--config", "mine.yaml"]) == 0
+    assert [c.paths.raw for c in made] == [Path(mini_settings["paths"]["raw"])]
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_progress_counts_every_stage_and_shows_the_time_that_is_left_at_most():
+    clock = Clock()
+    progress = repro.Progress(["raw", "train@a-0", "train@b-0", "report"], {"raw": 60, "train": 30, "report": 5}, clock)
+    assert progress.line("Stage 'raw' didn't change, skipping\n") is None
+    clock.now = 2
+    assert progress.line("Running stage 'train@a-0':\n") == "[2/4] train@a-0 · 0:02 elapsed · at most about 1:05 left"
+    assert progress.line("> mc3 train --method a --seed 0\n") is None
+    assert progress.line("Running stage 'of something else':\n") is None
+    clock.now = 62  # twice the typical 30 s, so the rest is expected to take twice as long too
+    assert progress.line("Running stage 'train@b-0':\n") == "[3/4] train@b-0 · 1:02 elapsed · at most about 1:10 left"
+    progress.finish()
+    assert progress.seconds == {"train@a-0": 60, "train@b-0": 0}
+
+
+def test_progress_without_known_times_shows_no_time_left():
+    progress = repro.Progress(["raw", "report"], {}, Clock())
+    assert progress.line("Running stage 'raw':\n") == "[1/2] raw · 0:00 elapsed"
+
+
+def test_repro_shows_the_stages_and_their_own_output_and_passes_dvcs_exit_code_on(repository, mini_settings):
+    mini_settings["paths"]["work"] = "work"
+    Path("params.yaml").write_text(yaml.safe_dump(mini_settings))
+    stages = {
+        "first": {"cmd": "printf 'half a line' && echo ' and its end' && echo a > a", "outs": ["a"]},
+        "second": {"cmd": "cp a b", "deps": ["a"], "outs": ["b"]},
+    }
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_bytes((ROOT / ".dvc" / "config").read_bytes())
+    (repository / ".gitignore").write_text("/work/\n")
+    first = mc3_process("repro", cwd=repository)
+    assert first.returncode == 0, first.stderr
+    lines = first.stdout.splitlines()
+    assert lines[0] == "2 stages; those that are up to date are skipped"
+    (begun,) = [number for number, line in enumerate(lines) if line.startswith("[1/2] first · 0:0")]
+    assert lines.index("half a line and its end") > begun
+    assert any(line.startswith("[2/2] second · 0:0") for line in lines)
+    assert lines[-1].startswith("2 of 2 stages ran in 0:0")
+    assert set(yaml.safe_load(Path("work/timings.json").read_text())) == {"first", "second"}
+
+    stages["second"]["cmd"] = "false"
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    failed = mc3_process("repro", cwd=repository)
+    assert failed.returncode != 0
+    assert "[2/2] second" in failed.stdout
+    assert "[1/2]" not in failed.stdout

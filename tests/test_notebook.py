@@ -1,0 +1,228 @@
+"""Notebooks: canonical copies, the strict runner, provenance."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from mc3 import notebook
+from mc3.config import ConfigError
+
+PARAMETERS = "config = 'params.yaml'\nlimit: int | None = None\na = b = 1"
+
+
+def book(*sources: str):
+    cells = [new_markdown_cell("# Title"), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+    return new_notebook(cells=[*cells, *map(new_code_cell, sources)])
+
+
+def write(path: Path, content) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(content, path)
+    return path
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    count=st.integers(1, 99),
+    text=st.text(max_size=20),
+    collapsed=st.booleans(),
+    kernel=st.sampled_from(["python3", "mine"]),
+)
+def test_running_opening_and_saving_a_notebook_does_not_change_its_canonical_copy(
+    tmp_path, count, text, collapsed, kernel
+):
+    plain = notebook.canonical(write(tmp_path / "a.ipynb", book("print(1)")))
+    used = book("print(1)")
+    used.cells[2].execution_count = count
+    used.cells[2].outputs = [new_output("stream", text=text)]
+    used.cells[2].metadata = {"collapsed": collapsed, "execution": {"iopub.status.busy": "2026-01-01"}}
+    used.metadata = {"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}, "widgets": {}}
+    assert notebook.canonical(write(tmp_path / "b.ipynb", used)) == plain
+
+
+def test_a_changed_source_tag_or_order_changes_the_canonical_copy(tmp_path):
+    versions = [book("x = 1"), book("x = 2"), book("x = 1", ""), book("x = 1")]
+    versions[3].cells[2].metadata["tags"] = ["hide"]
+    copies = {notebook.canonical(write(tmp_path / f"{i}.ipynb", version)) for i, version in enumerate(versions)}
+    assert len(copies) == 4
+
+
+def test_a_canonical_copy_is_a_valid_notebook_and_its_own_canonical_copy(tmp_path):
+    data = notebook.canonical(write(tmp_path / "a.ipynb", book("x = 1")))
+    (tmp_path / "b.ipynb").write_bytes(data)
+    nbformat.validate(nbformat.read(tmp_path / "b.ipynb", as_version=4))
+    assert notebook.canonical(tmp_path / "b.ipynb") == data
+
+
+def test_sources_writes_what_differs_and_removes_what_is_gone(tmp_path):
+    for name in ("one", "two", "gone"):
+        write(tmp_path / "notebooks" / f"{name}.ipynb", book("x = 1"))
+    out = tmp_path / "work" / "sources"
+    assert [path.name for path in notebook.sources(tmp_path / "notebooks", out)] == [
+        "gone.ipynb",
+        "one.ipynb",
+        "two.ipynb",
+    ]
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    (tmp_path / "notebooks" / "gone.ipynb").unlink()
+    write(tmp_path / "notebooks" / "two.ipynb", book("x = 2"))
+    copies = notebook.sources(tmp_path / "notebooks", out)
+    assert sorted(out.iterdir()) == copies == [out / "one.ipynb", out / "two.ipynb"]
+    assert copies[0].stat().st_mtime_ns == before[copies[0]]
+    assert copies[1].stat().st_mtime_ns > before[copies[1]]
+
+
+def test_a_file_that_is_no_notebook_is_named(tmp_path):
+    path = tmp_path / "a.ipynb"
+    path.write_text("not json")
+    with pytest.raises(notebook.NotebookError, match=r"a\.ipynb is not a notebook"):
+        notebook.canonical(path)
+
+
+def test_parameters_are_seen_with_and_without_annotation(tmp_path):
+    path = tmp_path / "a.ipynb"
+    path.write_bytes(notebook.canonical(write(path, book())))
+    assert notebook.parameters(path) == ["config", "limit", "a", "b"]
+
+
+def copy_of(config, *sources: str) -> Path:
+    path = config.paths.work / "sources" / "n.ipynb"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(notebook.canonical(write(path.parent / "raw", book(*sources))))
+    return path
+
+
+@pytest.mark.parametrize("name", ["../n", "a/b", ".n", "", "n.ipynb/"])
+def test_a_name_that_is_a_path_is_refused(mini_config, name):
+    with pytest.raises(ConfigError, match="not a notebook's name"):
+        notebook.run(name, mini_config, {})
+
+
+def test_a_missing_copy_is_answered_with_the_command_that_makes_it(mini_config):
+    with pytest.raises(FileNotFoundError, match="mc3 sources"):
+        notebook.run("n", mini_config, {})
+
+
+def test_an_unknown_parameter_is_an_error_that_names_the_known_ones(mini_config):
+    copy_of(mini_config)
+    with pytest.raises(ConfigError, match="no parameter 'limits'; known: config, limit, a, b"):
+        notebook.run("n", mini_config, {"limits": 3})
+    assert not (mini_config.paths.work / "executed").exists()
+
+
+def test_a_notebook_runs_in_this_interpreter_and_at_the_top_although_another_python3_kernel_is_registered(
+    mini_config, repository, monkeypatch
+):
+    foreign = repository / "jupyter" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    (foreign / "kernel.json").write_text(
+        json.dumps({"argv": ["/bin/false", "{connection_file}"], "display_name": "foreign", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(repository / "jupyter"))
+    copy_of(mini_config, "import os, sys\nprint(sys.executable, os.getcwd(), limit, sep='|')")
+    executed = notebook.run("n", mini_config, {"limit": 3})
+    assert executed == mini_config.paths.work / "executed" / "n.ipynb"
+    output = nbformat.read(executed, as_version=4).cells[-1].outputs[0].text
+    assert output.strip() == f"{sys.executable}|{repository}|3"
+
+
+def test_a_failing_cell_is_named_with_its_exception_and_the_executed_copy_stays(mini_config, repository):
+    copy_of(mini_config, "x = 1", "raise ValueError(f'x is {x}')", "y = 2")
+    with pytest.raises(
+        notebook.NotebookError, match=r"notebook n failed at In \[3\] with ValueError: x is 1; see .*n\.ipynb"
+    ):
+        notebook.run("n", mini_config, {})
+    assert (mini_config.paths.work / "executed" / "n.ipynb").exists()
+
+
+def test_start_goes_to_the_folder_that_has_the_settings(repository, monkeypatch):
+    (repository / "notebooks").mkdir()
+    monkeypatch.chdir(repository / "notebooks")
+    assert notebook.start("params.yaml").profile == "mini"
+    assert Path.cwd() == repository
+
+
+def git(*arguments: str) -> str:
+    identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+    return subprocess.run(["git", *identity, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture
+def with_notebook(repository: Path) -> Path:
+    write(repository / "notebooks" / "n.ipynb", book("x = 1"))
+    (repository / "input").mkdir()
+    (repository / "input" / "a.bin").write_bytes(b"abc")
+    return repository
+
+
+def test_outside_git_the_commit_is_null(with_notebook, mini_config, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(with_notebook.parent))
+    assert notebook.provenance(mini_config, "n", [])["commit"] is None
+    assert notebook.provenance(mini_config, "n", [])["dirty"] is None
+
+
+def test_committing_results_changes_no_provenance_and_changing_code_does(with_notebook, mini_config):
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "code")
+    first = notebook.record(mini_config, "n", ["input"]).read_bytes()
+    git("add", "-A")
+    git("commit", "-qm", "results")
+    assert notebook.record(mini_config, "n", ["input"]).read_bytes() == first
+    found = json.loads(first)
+    assert found["commit"] == git("rev-parse", "HEAD~1")
+    assert found["dirty"] is False
+    Path("params.yaml").write_text("changed: true\n")
+    assert notebook.provenance(mini_config, "n", [])["dirty"] is True
+    git("commit", "-qam", "settings")
+    assert notebook.provenance(mini_config, "n", [])["commit"] == git("rev-parse", "HEAD")
+
+
+def test_inputs_are_hashed_and_named_without_the_machines_paths(with_notebook, mini_config, tmp_path):
+    outside = tmp_path / "outside.bin"
+    outside.write_bytes(b"abc")
+    found = notebook.provenance(
+        mini_config, "n", ["input/a.bin", with_notebook / "input" / "a.bin", outside, Path("input")]
+    )
+    abc = hashlib.sha256(b"abc").hexdigest()
+    listing = hashlib.sha256(f"a.bin {abc}\n".encode()).hexdigest()
+    assert found["inputs"] == {"input/a.bin": abc, "outside.bin": abc, "input": listing}
+    assert found["lock"] == hashlib.sha256((ROOT / "requirements.lock").read_bytes()).hexdigest()
+    assert set(found["versions"]) >= {"python", "torch", "numpy"}
+
+
+def test_a_missing_input_is_an_error(with_notebook, mini_config):
+    with pytest.raises(FileNotFoundError, match=r"absent\.safetensors"):
+        notebook.record(mini_config, "n", ["absent.safetensors"])
+    assert not (with_notebook / "figures").exists()
+
+
+def test_committed_notebooks_have_no_outputs_and_a_parameters_cell(tmp_path):
+    if shutil.which("git") and (ROOT / ".git").exists():
+        listing = ["git", "ls-files", "notebooks/*.ipynb"]
+        names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+        texts = [
+            subprocess.run(["git", "show", f":{name}"], cwd=ROOT, capture_output=True, check=True).stdout
+            for name in names
+        ]
+    else:
+        names = [str(path.relative_to(ROOT)) for path in ROOT.glob("notebooks/*.ipynb")]
+        texts = [(ROOT / name).read_bytes() for name in names]
+    for name, text in zip(names, texts, strict=True):
+        found = nbformat.reads(text.decode(), as_version=4)
+        code = [cell for cell in found.cells if cell.cell_type == "code"]
+        assert not [cell for cell in code if cell.outputs or cell.execution_count], f"{name}: strip it with nbstripout"
+        path = tmp_path / Path(name).name
+        path.write_bytes(text)
+        path.write_bytes(notebook.canonical(path))
+        assert "config" in notebook.parameters(path), name
