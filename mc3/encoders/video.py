@@ -34,10 +34,12 @@ class DividedAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """[B, S, D] -> [B, S, D]; `frames` is T."""
+    def forward(self, x: Tensor, frames: int, only_class: bool = False) -> Tensor:
+        """[B, S, D] -> [B, S, D], or [B, 1, D] with `only_class`; `frames` is T."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         class_token = self._attend(self._heads(q[:, :1]), self._heads(k), self._heads(v))
+        if only_class:
+            return self.proj(class_token)
         keys, values = (self._groups(t, frames, with_class=True) for t in (k, v))
         patches = self._attend(self._groups(q, frames, with_class=False), keys, values)
         return self.proj(torch.cat([class_token, patches.reshape(len(x), -1, x.shape[-1])], dim=1))
@@ -87,10 +89,11 @@ class Block(nn.Module):
         self.timeattn = DividedAttention(dim, heads, over="time")
         self.mlp = Mlp(dim)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """[B, S, D] -> [B, S, D]; `frames` is T."""
+    def forward(self, x: Tensor, frames: int, only_class: bool = False) -> Tensor:
+        """[B, S, D] -> [B, S, D], or its class token [B, 1, D] with `only_class`; `frames` is T."""
         time = self.timeattn(self.norm3(x), frames)
-        x = x + self.attn(self.norm1(x + time), frames)
+        space = self.attn(self.norm1(x + time), frames, only_class)
+        x = x[:, : space.shape[1]] + space
         return x + self.mlp(self.norm2(x))
 
 
@@ -152,8 +155,8 @@ class SpaceTimeTransformer(nn.Module):
         x = (x + self.pos_embed[:, None, 1:] + self.temporal_embed[:, :count, None]).flatten(1, 2)
         class_token = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype).expand(len(x), -1, -1)
         x = torch.cat([class_token, x], dim=1)
-        for block in self.blocks:
-            x = block(x, count)
+        for i, block in enumerate(self.blocks, start=1):
+            x = block(x, count, only_class=i == len(self.blocks))  # the last one's patches would go unread
         return self.norm(x[:, 0])
 
 
@@ -187,16 +190,15 @@ class VideoEncoder(nn.Module):
 def resize_and_crop(frames: Tensor, size: int) -> Tensor:
     """Scale the short side of [B, T, height, width, 3] to `size` (antialiased bilinear) and crop the centre.
 
-    Frames that fit already are returned as they are; others become float.
+    Frames of the right size are returned as they are, scaled ones as float. Rounding is torchvision's.
     """
     height, width = frames.shape[2:4]
-    if height != width or height != size:
-        if min(height, width) != size:
-            scaled = [max(size, round(side * size / min(height, width))) for side in (height, width)]
-            images = frames.flatten(0, 1).movedim(-1, 1).float()
-            images = interpolate(images, scaled, mode="bilinear", antialias=True)
-            frames = images.movedim(1, -1).unflatten(0, frames.shape[:2])
-            height, width = scaled
-        top, left = (height - size) // 2, (width - size) // 2
-        frames = frames[:, :, top : top + size, left : left + size]
-    return frames
+    if min(height, width) != size:
+        height, width = (side * size // min(height, width) for side in (height, width))
+        images = frames.flatten(0, 1).movedim(-1, 1).float()
+        images = interpolate(images, (height, width), mode="bilinear", antialias=True)
+        frames = images.movedim(1, -1).unflatten(0, frames.shape[:2])
+    if height == width:
+        return frames
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return frames[:, :, top : top + size, left : left + size]

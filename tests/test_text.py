@@ -1,0 +1,109 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import DistilBertConfig, DistilBertModel
+
+from mc3.config import ConfigError, TextConfig
+from mc3.encoders.text import TextEncoder, fit_tokenizer, tokenize
+
+SMALL = TextConfig(tokenizer="train", vocab_size=40, max_length=8, dim=24, depth=2, heads=3, dropout=0.1)
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cuts", "a", "carrot", "washes", "the", "pan"]
+
+
+def wordpiece(words=WORDS):
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(w, words.index(w)) for w in ("[CLS]", "[SEP]")]
+    )
+    return tokenizer
+
+
+def encoder(config=SMALL, seed=0):
+    torch.manual_seed(seed)
+    model = TextEncoder(config, 8).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def test_features_are_the_first_token_of_transformers_distilbert():
+    model = encoder()
+    theirs = DistilBertModel(
+        DistilBertConfig(vocab_size=40, dim=24, hidden_dim=96, n_layers=2, n_heads=3, attn_implementation="eager")
+    ).eval()
+    theirs.load_state_dict(model.trunk.state_dict())
+    ids = torch.tensor([[2, 4, 5, 6, 3, 0, 0, 0], [2, 7, 8, 9, 5, 4, 6, 3], [2, 3, 0, 0, 0, 0, 0, 0]])
+    with torch.no_grad():
+        expected = theirs(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state[:, 0]
+        torch.testing.assert_close(model.features(ids), expected, atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ids=st.lists(st.integers(4, 39), min_size=0, max_size=12), padding=st.integers(1, 9))
+def test_padding_does_not_change_the_embedding(ids, padding):
+    model = encoder()
+    bare = torch.tensor([[2, *ids, 3]])
+    padded = torch.nn.functional.pad(bare, (0, padding))
+    with torch.no_grad():
+        torch.testing.assert_close(model(bare), model(padded), atol=1e-6, rtol=1e-5)
+
+
+def test_projection_is_egovlps_relu_then_linear():
+    model = encoder()
+    ids = torch.tensor([[2, 4, 3]])
+    with torch.no_grad():
+        features = model.features(ids)
+        weight, bias = model.state_dict()["projection.1.weight"], model.state_dict()["projection.1.bias"]
+        torch.testing.assert_close(model(ids), features.clamp(min=0) @ weight.T + bias)
+
+
+def test_attention_is_fused():
+    assert encoder().trunk.config._attn_implementation == "sdpa"
+
+
+def test_dropout_follows_the_settings_and_only_in_training():
+    ids = torch.tensor([[2, 4, 5, 6, 3]])
+    dropping, still = encoder().train(), encoder(TextConfig(**{**SMALL.__dict__, "dropout": 0.0})).train()
+    with torch.no_grad():
+        assert not torch.equal(dropping(ids), dropping(ids))
+        assert torch.equal(still(ids), still(ids))
+        assert torch.equal(still(ids), dropping.eval()(ids))
+
+
+def test_narrations_are_cut_and_padded_to_max_length():
+    ids = tokenize(fit_tokenizer(wordpiece(), SMALL), ["Cuts a carrot", "washes the pan cuts a carrot the pan", ""])
+    assert ids.tolist() == [[2, 4, 5, 6, 3, 0, 0, 0], [2, 7, 8, 9, 4, 5, 6, 3], [2, 3, 0, 0, 0, 0, 0, 0]]
+    assert ids.dtype == torch.int64
+
+
+def test_fitting_leaves_the_given_tokenizer_alone_and_reads_files_too(tmp_path):
+    given_one = wordpiece()
+    path = tmp_path / "tokenizer.json"
+    given_one.save(str(path))
+    fitted = fit_tokenizer(given_one, SMALL)
+    assert given_one.padding is None
+    assert given_one.truncation is None
+    assert fit_tokenizer(path, SMALL).to_str() == fitted.to_str()
+
+
+def test_a_tokenizer_that_does_not_fit_is_an_error_that_says_why():
+    with pytest.raises(ConfigError, match=r"10 tokens, but model\.text\.vocab_size is 9"):
+        fit_tokenizer(wordpiece(), TextConfig(**{**SMALL.__dict__, "vocab_size": 9}))
+    with pytest.raises(ConfigError, match=r"\[PAD\] at id 3"):
+        fit_tokenizer(wordpiece(["[UNK]", "[CLS]", "[SEP]", "[PAD]"]), SMALL)
+
+
+def test_every_parameter_learns_but_words_and_positions_that_do_not_occur():
+    model = encoder()
+    model(torch.tensor([[2, 4, 5, 6, 3]])).square().sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_a_width_that_heads_do_not_divide_is_an_error():
+    with pytest.raises(ConfigError, match=r"model\.text\.dim"):
+        TextEncoder(TextConfig(**{**SMALL.__dict__, "dim": 25}), 8)
