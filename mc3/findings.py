@@ -1,0 +1,262 @@
+"""What Figures 2-7 show, as data frames: the embedded clips joined with labels, regions and neighbours.
+
+Nothing here draws; `mc3.plots` does. `row` is always the clip's row in `clips`, in the embeddings and
+in `ClipDataset(..., split="validation+test")`, so that number, picture and sound belong together.
+Figures are of the test split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import recall_score
+
+from mc3 import embed, evaluate, methods, tables
+from mc3.config import Config
+from mc3.data import DataError
+
+SPLITS = "validation+test"
+PAIRS = {"audio-video": ("audio", "video"), "audio-text": ("audio", "text"), "video-text": ("video", "text")}
+CHECKPOINTS = ("align", "wo_consensus", "mc3")
+QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
+
+
+def clips(config: Config) -> pd.DataFrame:
+    """The embedded clips: the manifest's columns and `region`, the clip's part of Figure 2's diagram.
+
+    Where the world knows its own truth (truth.csv among the raw data) the region is that; elsewhere
+    the labels tell only region I (the narrated action is seen and heard) from the rest.
+    """
+    index = embed.clips(config)
+    truth = config.paths.raw / "truth.csv"
+    if truth.exists():
+        known = pd.read_csv(truth, keep_default_na=False)
+        place = [f"{u}_{round(1000 * t):09d}" for u, t in zip(known["video_uid"], known["narration_time"], strict=True)]
+        regions = dict(zip(place, known["region"], strict=True))
+        return index.assign(region=[regions.get(clip, "unknown") for clip in index["clip_id"]])
+    return index.assign(region=index["positive"].map({1: "I", 0: "II-IV"}).fillna("unknown"))
+
+
+def embeddings(config: Config, method: str, seed: int) -> dict[str, NDArray[np.float32]]:
+    """Unit embeddings [N, D] by modality of `clips(config)`, row for row.
+
+    Raises `DataError` with the command that makes the file when it is missing or of other clips.
+    """
+    path = embed.path(config, method, seed)
+    tensors, _ = embed.load(path)
+    expected = len(embed.clips(config))
+    for modality, tensor in tensors.items():
+        if len(tensor) != expected:
+            raise DataError(
+                f"{path} has {len(tensor)} rows of {modality} but the shards have {expected} clips; "
+                f"`mc3 embed --method {method} --seed {seed}` makes it anew"
+            )
+    return tensors
+
+
+def sounding_rates(index: pd.DataFrame) -> pd.DataFrame:
+    """Table 1: how often each verb group sounds, in the paper's order, then our other verbs by rate.
+
+    Columns: verb, sounding_rate, paper (NaN where the paper's ten examples do not have the verb), n (labelled clips).
+    """
+    labelled = index[index["positive"].notna() & (index["verb"] != "")]
+    ours = labelled.groupby("verb")["positive"].agg(sounding_rate="mean", n="size").reset_index()
+    paper = pd.read_csv(tables.PAPER / "table1_verb_groups.csv").rename(columns={"sounding_rate": "paper"})
+    # a taxonomy label lists its synonyms, "cut_(trim,_slice,_chop)": its first word is the paper's verb
+    ours["key"] = ours["verb"].str.split("_").str[0]
+    joined = ours.merge(paper.rename(columns={"verb": "key"}).reset_index(names="order"), on="key", how="left")
+    joined["sounding_rate"] = joined["sounding_rate"].astype(float)
+    joined = joined.sort_values(["order", "sounding_rate", "verb"], ascending=[True, False, True], ignore_index=True)
+    return joined[["verb", "sounding_rate", "paper", "n"]]
+
+
+def long_tail(index: pd.DataFrame) -> pd.DataFrame:
+    """Figure 4: sounding clips of each action group (verb and noun), the most frequent first: action_group, count."""
+    groups = index.loc[index["positive"].eq(1).fillna(False) & (index["action_group"] != ""), "action_group"]
+    counts = groups.value_counts().rename_axis("action_group").reset_index(name="count")
+    return counts.sort_values(["count", "action_group"], ascending=[False, True], ignore_index=True)
+
+
+def one_of_each(index: pd.DataFrame, seed: int = 0) -> tuple[list[int], list[str]]:
+    """A clip of every region, drawn with `seed`: rows and a note (region, label, votes) for each."""
+    rng = np.random.default_rng(seed)
+    rows = [int(rng.choice(np.flatnonzero(index["region"] == region))) for region in sorted(index["region"].unique())]
+    notes = []
+    for clip in index.iloc[rows].itertuples():
+        label = "not labelled" if pd.isna(clip.positive) else "sounds" if clip.positive else "does not sound"
+        notes.append(f"region {clip.region}: {label}" + (f" ({clip.votes})" if clip.votes else ""))
+    return rows, notes
+
+
+def curves(config: Config, seed: int, points: int = 200) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Figure 5: precision at `points` recalls for every method and pair that it has, and the prevalence by pair.
+
+    The precision at a recall is that of the highest threshold which reaches it. Columns: pair, method,
+    recall, precision.
+    """
+    grid = np.arange(1, points + 1) / points
+    frames, prevalence = [], {}
+    for method in map(methods.get, methods.METHODS):
+        scored = tables.discovery_scores(config, method.name, seed)
+        for name in evaluate.PAIRS:
+            if name in scored:
+                curve = evaluate.pr_curve(scored[name], scored["positive"])
+                reached = curve["precision"].to_numpy()[np.searchsorted(curve["recall"].to_numpy(), grid - 1e-9)]
+                where = {"pair": tables.header(name), "method": method.label}
+                frames.append(pd.DataFrame({**where, "recall": grid, "precision": reached}))
+                prevalence[tables.header(name)] = float(scored["positive"].mean())
+    return pd.concat(frames, ignore_index=True).sort_values("pair", ascending=False, kind="stable"), prevalence
+
+
+def similarities(config: Config, seed: int, checkpoints: Sequence[str] = CHECKPOINTS) -> pd.DataFrame:
+    """Figures 2 and 3: each test clip's three pairwise cosines at each checkpoint.
+
+    Columns: clip_id, region, positive, audio_video, audio_text, video_text, checkpoint.
+    """
+    index = clips(config)
+    test = (index["split"] == "test").to_numpy()
+    frames = []
+    for name in checkpoints:
+        found = embeddings(config, name, seed)
+        cosines = {p.replace("-", "_"): evaluate.similarity(found[a], found[b])[test] for p, (a, b) in PAIRS.items()}
+        part = index.loc[test, ["clip_id", "region", "positive"]]
+        frames.append(part.assign(**cosines, checkpoint=methods.get(name).label))
+    return pd.concat(frames, ignore_index=True)
+
+
+def by_region(points: pd.DataFrame) -> pd.DataFrame:
+    """`similarities` summed up: quantiles, and how well each pair's similarity tells region I from each other region.
+
+    Columns: checkpoint, pair, region, n, mean, q05, q25, median, q75, q95, and roc: the area under the
+    ROC curve of "region I" against this region (one half for region I itself).
+    """
+    rows = []
+    for checkpoint, part in points.groupby("checkpoint", sort=False):
+        for pair in PAIRS:
+            values = part[pair.replace("-", "_")]
+            inside = values[part["region"] == "I"]
+            for region, here in values.groupby(part["region"]):
+                row = {"checkpoint": checkpoint, "pair": pair, "region": region, "n": len(here), "mean": here.mean()}
+                row |= dict(zip(QUANTILES, here.quantile(list(QUANTILES.values())), strict=True))
+                labels = np.repeat([1, 0], [len(inside), len(here)])
+                row["roc"] = evaluate.discovery(np.r_[inside, here], labels)["roc"] if len(inside) else np.nan
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def agreement(points: pd.DataFrame) -> pd.DataFrame:
+    """Figure 3 in numbers, by checkpoint and region.
+
+    Columns: checkpoint, region, n, gap (mean distance of the two similarities to audio), consensus (mean of the
+    smaller one, Eq. 2 with both exponents 1), correlation (of the two over the clips).
+    """
+    rows = []
+    for checkpoint, stage in points.groupby("checkpoint", sort=False):
+        for region, part in stage.groupby("region"):
+            video, text = part["audio_video"], part["audio_text"]
+            row = {"checkpoint": checkpoint, "region": region, "n": len(part), "gap": (video - text).abs().mean()}
+            rows.append({**row, "consensus": np.minimum(video, text).mean(), "correlation": video.corr(text)})
+    return pd.DataFrame(rows)
+
+
+def clusters(config: Config, method: str, seed: int, top: int = 8) -> pd.DataFrame:
+    """Figure 6: the `top` clips nearest to the centre of each cluster of the test clips' video embeddings.
+
+    Columns: cluster (0 the largest), size, verb (its most frequent one), purity (the share of that verb),
+    sounding (share of labelled clips that sound), rank, row, clip_id, text, title.
+    """
+    everything = clips(config)
+    rows = np.flatnonzero(everything["split"] == "test")
+    index, video = everything.iloc[rows], embeddings(config, method, seed)["video"][rows]
+    n = config.evaluate.clusters
+    labels = evaluate.clusters(video, n)
+    found = []
+    for cluster in range(n):
+        inside = index[labels == cluster]
+        verbs = inside["verb"].value_counts()
+        purity, sounding = verbs.iloc[0] / len(inside), inside["positive"].astype("Float64").mean()
+        about = {
+            "cluster": cluster,
+            "size": len(inside),
+            "verb": verbs.index[0],
+            "purity": purity,
+            "sounding": sounding,
+        }
+        mostly = f"{purity:.0%} {verbs.index[0] or 'without a verb'}"
+        title = f"Cluster {cluster + 1} of {n}: {len(inside)} clips, {mostly}, {sounding:.0%} sounding"
+        for rank, member in enumerate(evaluate.members(video, labels, cluster, top), start=1):
+            clip = index.iloc[member]
+            where = {"rank": rank, "row": int(rows[member]), "clip_id": clip["clip_id"], "text": clip["text"]}
+            found.append({**about, **where, "title": title})
+    return pd.DataFrame(found)
+
+
+def purest_median_and_least(members: pd.DataFrame) -> pd.DataFrame:
+    """Of `clusters`, the purest one, the median and the least pure, by the share of their most frequent verb."""
+    order = (
+        members.drop_duplicates("cluster").sort_values("purity", ascending=False, kind="stable")["cluster"].to_list()
+    )
+    chosen = dict.fromkeys([order[0], order[len(order) // 2], order[-1]])
+    return pd.concat([members[members["cluster"] == cluster] for cluster in chosen], ignore_index=True)
+
+
+def retrieved(config: Config, method: str, seed: int, hits: int = 2, misses: int = 1, depth: int = 3) -> pd.DataFrame:
+    """Figure 7: queries drawn by chance among those answered within the first `depth` and those that are not.
+
+    Columns: direction, query and retrieved (rows), rank, correct, first_correct (place of the first clip of
+    the query's action group), share_hit (of all queries, those answered within `depth`), query_clip,
+    retrieved_clip, query_text, retrieved_text.
+    """
+    index, found = clips(config), embeddings(config, method, seed)
+    groups, (query_rows, pool_rows) = tables.retrieval_split(config)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for name in ("v2a", "a2l"):
+        source, target = evaluate.DIRECTIONS[name]
+        queries, pool = found[source][query_rows], found[target][pool_rows]
+        near = evaluate.nearest(queries, pool, depth, config.evaluate.chunk)
+        _, first = evaluate.first_correct(queries, pool, groups[query_rows], groups[pool_rows], config.evaluate.chunk)
+        hit = first <= depth
+        chosen = [rng.permutation(np.flatnonzero(which))[:n] for which, n in ((hit, hits), (~hit, misses))]
+        for query in np.concatenate(chosen):
+            for rank, place in enumerate(near[query], start=1):
+                asked, got = int(query_rows[query]), int(pool_rows[place])
+                row = {"direction": f"{source} → {target}", "query": asked, "retrieved": got, "rank": rank}
+                row |= {"correct": bool(groups[asked] == groups[got]), "first_correct": int(first[query])}
+                row |= {"share_hit": float(hit.mean())}
+                for end, at in (("query", asked), ("retrieved", got)):
+                    row |= {f"{end}_clip": index["clip_id"].iloc[at], f"{end}_text": index["text"].iloc[at]}
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def class_recall(config: Config, seed: int) -> pd.DataFrame:
+    """Recall of every EPIC-Sounds class that occurs in the test events, for each probe that was made of this seed.
+
+    Columns: class_id, name, n (test events) and one a probe, such as "MC3, linear-probe".
+    """
+    from mc3 import probe
+
+    scores = probe.load_scores(probe.path(config, seed))
+    truth = scores.pop("labels")
+    classes, counts = np.unique(truth, return_counts=True)
+    names = class_names(config)
+    table = pd.DataFrame({"class_id": classes, "name": [names.get(int(c), f"class {c}") for c in classes], "n": counts})
+    for key in sorted(scores, key=lambda k: (k.split("/")[1] != "untrained", k)):
+        protocol, method = key.split("/")
+        if method in ("untrained", *config.probe.finetune_methods):
+            label = "untrained" if method == "untrained" else methods.get(method).label
+            predicted = scores[key].argmax(axis=1)
+            recalls = recall_score(truth, predicted, labels=classes, average=None, zero_division=0)
+            table[f"{label}, {protocol}"] = recalls
+    return table
+
+
+def class_names(config: Config) -> dict[int, str]:
+    """EPIC-Sounds' class names by number, from the annotation file of the test events."""
+    annotations = pd.read_csv(config.paths.raw / config.epic_sounds.annotations["validation"])
+    pairs = annotations[["class_id", "class"]].drop_duplicates("class_id")
+    return {int(number): str(name) for number, name in pairs.itertuples(index=False)}

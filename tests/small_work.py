@@ -1,0 +1,165 @@
+"""A small work folder in the pipeline's own formats, made without the pipeline, with an order that is known.
+
+Clips of region I have audio, video and text embeddings around their action group's direction; in
+region II the text, in III the audio, in IV the video points elsewhere. So it is known what each
+figure must show. Narrations hold what HTML and matplotlib would take for markup.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+from PIL import Image
+from safetensors.numpy import save_file
+from scipy.io import wavfile
+
+from mc3 import config, evaluate, methods
+
+ROOT = Path(__file__).parents[1]
+VERBS = ("cut", "wash", "close", "hold", "lift", "stir")
+NOUNS = ("carrot", "plate", "door", "cup")
+SEED = 0
+
+
+def make(folder: Path, clips: int = 240, events: int = 120, dim: int = 16) -> Path:
+    """Write `folder`/params.yaml and the work folder that it names; return the params file."""
+    settings = config.as_dict(config.load(ROOT / "profiles" / "mini.yaml"))
+    settings["paths"] = {"raw": str(folder / "world"), "work": str(folder / "mini")}
+    settings["source"]["out"] = str(folder / "world")
+    settings["evaluate"]["clusters"] = 5
+    folder.mkdir(parents=True, exist_ok=True)
+    params = folder / "params.yaml"
+    params.write_text(yaml.safe_dump(settings, sort_keys=False))
+    rng = np.random.default_rng(SEED)
+    index, truth = _clips(rng, clips, events)
+    work = folder / "mini"
+    (work / "shards").mkdir(parents=True)
+    (folder / "world").mkdir()
+    _shard(work / "shards", index, rng)
+    truth.to_csv(folder / "world" / "truth.csv", index=False)
+    manifest = index.drop(columns=[c for c in index if c.endswith(("_offset", "_size")) or c in ("shard", "sha256")])
+    manifest.to_parquet(work / "manifest.parquet", index=False)
+    _embeddings(work / "embeddings", index, truth, rng, dim)
+    _probe(work / "probe", folder / "world", index, rng)
+    _metrics(work / "checkpoints", rng)
+    return params
+
+
+def _clips(rng: np.random.Generator, clips: int, events: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    verb = rng.choice(VERBS, clips, p=[0.35, 0.25, 0.15, 0.1, 0.1, 0.05])
+    noun = rng.choice(NOUNS, clips, p=[0.4, 0.3, 0.2, 0.1])
+    region = rng.choice(["I", "II", "III", "IV"], clips, p=[0.5, 0.2, 0.2, 0.1])
+    split = np.repeat(["train", "validation", "test"], [clips // 4, clips // 4, clips - 2 * (clips // 4)])
+    number = np.arange(clips)
+    time = 2.5 * (1 + number % 20)
+    video = [f"{split[i]}-{i // 20:03d}" for i in number]
+    labelled = split != "train"
+    ego = pd.DataFrame({
+        "clip_id": [f"{v}_{round(1000 * t):09d}" for v, t in zip(video, time, strict=True)],
+        "dataset": "ego4d", "split": split, "video_uid": video, "narration_time": time,
+        "start_sec": time - 0.5, "end_sec": time + 1.0,
+        "text": [f"C {v}s the {n} with the left hand $1 <{i}>" for i, v, n in zip(number, verb, noun, strict=True)],
+        "verb": verb, "noun": noun, "action_group": [f"{v} {n}" for v, n in zip(verb, noun, strict=True)],
+        "positive": pd.array(np.where(labelled, region == "I", None), dtype="Int8"),
+        "votes": np.where(labelled, np.where(region == "I", "1,1,0", "0,0,1"), ""),
+        "class_id": pd.array([None] * clips, dtype="Int16"), "path": [f"v2/full_scale/{v}.mp4" for v in video],
+    })  # fmt: skip
+    epic = pd.DataFrame({
+        "clip_id": [f"P01_01_{i}" for i in range(events)], "dataset": "epic_sounds",
+        "split": np.where(np.arange(events) < events // 2, "train", "validation"), "video_uid": "P01_01",
+        "narration_time": np.nan, "start_sec": np.arange(events) * 1.0, "end_sec": np.arange(events) + 1.0,
+        "text": "", "verb": "", "noun": "", "action_group": "", "positive": pd.array([None] * events, dtype="Int8"),
+        "votes": "", "class_id": pd.array((np.arange(events) ** 2 // 7) % 44, dtype="Int16"), "path": "EPIC_audio.hdf5",
+    })  # fmt: skip
+    truth = ego[["video_uid", "narration_time"]].assign(region=region)
+    return pd.concat([ego, epic], ignore_index=True), truth
+
+
+def _shard(folder: Path, index: pd.DataFrame, rng: np.random.Generator) -> None:
+    """One uncompressed tar with a film strip, a log-mel and a WAV a clip, and the index with their places."""
+    places: dict[str, list[int]] = {f"{m}_{p}": [] for m in ("frames", "fbank", "audio") for p in ("offset", "size")}
+    digests = []
+    with tarfile.open(folder / "00000.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        for i, row in enumerate(index.itertuples()):
+            seconds = np.arange(24000) / 16000
+            tone = 0.4 * np.sin(2 * np.pi * (200 + 40 * (i % 40)) * seconds) * np.exp(-3 * (seconds % 0.5))
+            wav = io.BytesIO()
+            wavfile.write(wav, 16000, (32767 * (tone + 0.02 * rng.normal(size=24000))).astype(np.int16))
+            fbank = io.BytesIO()
+            mel = rng.normal(-8, 1, (148, 128)) + 5 * np.exp(-(((np.arange(128) - 3 * (i % 40)) / 6.0) ** 2))
+            np.save(fbank, mel.astype(np.float16))
+            strip = b""
+            if row.dataset == "ego4d":
+                grid = np.linspace(0, 1, 64)
+                colours = rng.uniform(0, 255, (4, 1, 1, 3)) * grid[None, :, None, None] + 60 * grid[None, None, :, None]
+                picture = io.BytesIO()
+                pixels = np.clip(np.broadcast_to(colours, (4, 64, 64, 3)), 0, 255).astype(np.uint8).reshape(256, 64, 3)
+                Image.fromarray(pixels).save(picture, "JPEG", quality=90, subsampling=0)
+                strip = picture.getvalue()
+            members = {"frames": ("jpg", strip), "fbank": ("npy", fbank.getvalue()), "audio": ("wav", wav.getvalue())}
+            for name, (suffix, data) in members.items():
+                if data:
+                    info = tarfile.TarInfo(f"{row.clip_id}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+                end = tar.offset - (-len(data) % 512) - len(data)
+                places[f"{name}_offset"].append(end if data else 0)
+                places[f"{name}_size"].append(len(data))
+            digests.append(hashlib.sha256(b"".join(data for _, data in members.values())).hexdigest())
+    index.assign(shard="00000.tar", **places, sha256=digests).to_parquet(folder / "index.parquet", index=False)
+
+
+def _embeddings(folder: Path, index: pd.DataFrame, truth: pd.DataFrame, rng: np.random.Generator, dim: int) -> None:
+    folder.mkdir()
+    ego = index[index["dataset"] == "ego4d"]
+    kept = (ego["split"] != "train").to_numpy()
+    names = sorted(set(ego["action_group"]))
+    centre = rng.normal(size=(len(names), dim))[[names.index(g) for g in ego["action_group"]]][kept]
+    region = truth["region"].to_numpy()[kept]
+    for k, name in enumerate(["align", *methods.METHODS]):
+        noise = 1.4 - 0.08 * k
+        tensors = {}
+        for modality, stranger in (("audio", "III"), ("video", "IV"), ("text", "II")):
+            if modality in methods.get(name).modalities:
+                shift = np.where((region == stranger)[:, None], rng.normal(size=centre.shape), centre)
+                points = shift + noise * rng.normal(size=centre.shape)
+                tensors[modality] = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+        save_file(tensors, folder / f"{name}-0.safetensors", {"method": name, "seed": "0", "checkpoint": "0" * 64})
+
+
+def _probe(folder: Path, raw: Path, index: pd.DataFrame, rng: np.random.Generator) -> None:
+    """Scores that favour the right class, most of all where the encoder was fine-tuned; and the class names' file."""
+    test = index[(index["dataset"] == "epic_sounds") & (index["split"] == "validation")]
+    truth = test["class_id"].to_numpy(dtype=np.int64)
+    scores, metrics = {}, {"random": {"random": evaluate.random_classification(truth)}}
+    for protocol, names in (
+        ("linear-probe", ("untrained", *(n for n in methods.METHODS if "audio" in methods.get(n).modalities))),
+        ("fine-tune", ("untrained", "mc3")),
+    ):
+        for k, name in enumerate(names):
+            logits = rng.normal(size=(len(truth), 44)) + (1 + 0.2 * k) * np.eye(44)[truth]
+            scores[f"{protocol}/{name}"] = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(
+                np.float32
+            )
+            metrics.setdefault(protocol, {})[name] = evaluate.classification(scores[f"{protocol}/{name}"], truth)
+    folder.mkdir()
+    about = {"seed": 0, "train_events": len(truth), "test_events": len(truth), "classes": len(set(truth)), "views": 5}
+    (folder / "0.json").write_text(json.dumps({**about, "metrics": metrics}))
+    save_file({**scores, "labels": truth}, folder / "0.safetensors")
+    names = pd.DataFrame({"class_id": range(44), "class": [f"sound {c} / <b>" for c in range(44)]})
+    names.to_csv(raw / "EPIC_Sounds_validation.csv", index=False)
+
+
+def _metrics(folder: Path, rng: np.random.Generator) -> None:
+    for name in methods.METHODS:
+        run = folder / f"{name}-0"
+        run.mkdir(parents=True)
+        rows = [{"step": s, "stage": 0, "loss": 9.0 * np.exp(-s / 40) + rng.normal(0, 0.1)} for s in range(0, 100, 5)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
