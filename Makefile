@@ -1,6 +1,7 @@
 # GNU make 3.81 (macOS) is enough. Every target first sees to .venv; `make` alone lists them.
+# Another Python 3.11 than the one on PATH: make PYTHON=/path/to/python3.11
 UV_VERSION = 0.13.9
-PYTHON = .venv/bin/python
+PY = .venv/bin/python
 
 # Compiled bytecode halves the time of every import, so the variable that forbids it must not reach
 # the recipes; the others would let packages from outside .venv in.
@@ -24,17 +25,17 @@ help:
 # over, because an interrupted installer leaves packages that look complete and are not.
 setup:
 	@set -e; \
-	want="$$PWD `cat requirements.lock pyproject.toml | cksum`"; \
+	want="`pwd; cat requirements.lock pyproject.toml | cksum`"; \
 	if [ "`cat .venv/.ready 2>/dev/null`" = "$$want" ]; then exit 0; fi; \
 	usable() { "$$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; }; \
-	moved() { [ -f .venv/.ready ] && ! grep -qF "$$PWD " .venv/.ready; }; \
-	if [ -f .venv/.building ] || moved || ! usable $(PYTHON) || ! $(PYTHON) -m pip --version >/dev/null 2>&1; then \
+	moved() { [ -f .venv/.ready ] && ! grep -qxF "`pwd`" .venv/.ready; }; \
+	if [ -f .venv/.building ] || moved || ! usable $(PY) || ! $(PY) -m pip --version >/dev/null 2>&1; then \
 	  found=; \
-	  for candidate in python3.11 python3 python; do \
+	  for candidate in $(PYTHON) python3.11 python3 python; do \
 	    if usable $$candidate; then found=$$candidate; break; fi; \
 	  done; \
 	  if [ -z "$$found" ]; then \
-	    echo 'make: no Python 3.11 on PATH; install it (python.org, your package manager, `uv python install 3.11`)' >&2; \
+	    echo 'make: no Python 3.11 on PATH; install it, or name it: make PYTHON=/path/to/python3.11' >&2; \
 	    echo '      or use conda: conda env create -f environment.yml' >&2; exit 1; \
 	  fi; \
 	  if [ -e .venv ]; then echo '== .venv is unfinished, moved or of another Python: building it anew'; \
@@ -42,48 +43,48 @@ setup:
 	  rm -rf .venv; mkdir .venv; : > .venv/.building; \
 	  $$found -m venv .venv; \
 	fi; \
-	: > .venv/.building; \
+	: > .venv/.building; rm -f .venv/.ready; \
 	uv=uv; \
 	if ! command -v uv >/dev/null 2>&1; then \
 	  uv=.venv/bin/uv; \
 	  echo '== installing uv, which installs the rest (a few seconds)'; \
-	  $(PYTHON) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
+	  $(PY) -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
 	fi; \
 	echo '== installing requirements.lock: about 3 GB to download the first time, 1 to 10 minutes'; \
-	$$uv pip install --python $(PYTHON) --compile-bytecode -r requirements.lock; \
+	$$uv pip install --python $(PY) --compile-bytecode -r requirements.lock; \
 	echo '== installing this package'; \
-	$$uv pip install --python $(PYTHON) --no-deps --editable .; \
+	$$uv pip install --python $(PY) --no-deps --editable .; \
 	rm -f .venv/.building; \
 	printf '%s\n' "$$want" > .venv/.ready; \
 	echo '== .venv is ready'
 
 repro: setup
-	@$(PYTHON) -m mc3.cli repro
-	@$(PYTHON) -m mc3.cli compare
-	@$(PYTHON) -m mc3.cli summary
+	@$(PY) -m mc3.cli repro
+	@$(PY) -m mc3.cli compare
+	@$(PY) -m mc3.cli summary
 
 test: lint
 	@echo '== tests (some minutes)'
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m 'not slow'
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -m 'not slow'
 
 test-slow: lint
 	@echo '== all tests, the slow ones too (several minutes more)'
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest
+	@OMP_NUM_THREADS=1 $(PY) -m pytest
 
 lint: setup
 	@echo '== linters and types (half a minute the first time)'
-	@$(PYTHON) -m ruff check .
-	@$(PYTHON) -m ruff format --check .
-	@$(PYTHON) -m mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
 
 lab: setup
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
-	  git config filter.nbstripout.clean '$(PYTHON) -m nbstripout'; \
+	  git config filter.nbstripout.clean '$(PY) -m nbstripout'; \
 	  git config filter.nbstripout.smudge cat; \
-	  git config diff.jupyternotebook.command '$(PYTHON) -m nbdime.vcs.git.diffdriver diff'; \
-	  git config merge.jupyternotebook.driver '$(PYTHON) -m nbdime.vcs.git.mergedriver merge %O %A %B %L %P'; \
+	  git config diff.jupyternotebook.command '$(PY) -m nbdime.vcs.git.diffdriver diff'; \
+	  git config merge.jupyternotebook.driver '$(PY) -m nbdime.vcs.git.mergedriver merge %O %A %B %L %P'; \
 	fi
-	@$(PYTHON) -m jupyterlab notebooks
+	@$(PY) -m jupyterlab notebooks
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis mc3.egg-info

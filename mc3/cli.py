@@ -227,7 +227,7 @@ def parser() -> argparse.ArgumentParser:
         "--seed", type=int, required=True, help="one of the profile's seeds"
     )
     add("sources", sources, "mc3 sources")
-    step = add("notebook", run_notebook, "mc3 notebook table2_discovery -p chunk 512")
+    step = add("notebook", run_notebook, "mc3 notebook retrieval -p method cmc")
     step.add_argument("name", help="the notebook's name, without folder and .ipynb")
     step.add_argument(
         "-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),

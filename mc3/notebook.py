@@ -80,12 +80,12 @@ def sources(notebooks: Path, out: Path) -> list[Path]:
     return [out / book.name for book in books]
 
 
-def parameters(copy: Path) -> list[str]:
-    """Names assigned in the cell tagged `parameters`, annotated ones included; [] without such a cell.
+def parameters(book: bytes) -> list[str]:
+    """Names assigned in a canonical notebook's cell tagged `parameters`, annotated ones too; [] without such a cell.
 
     Raises `NotebookError` when that cell is not valid Python.
     """
-    for cell in json.loads(copy.read_bytes())["cells"]:
+    for cell in json.loads(book)["cells"]:
         if "parameters" in cell["metadata"].get("tags", ()):
             break
     else:
@@ -93,7 +93,7 @@ def parameters(copy: Path) -> list[str]:
     try:
         body = ast.parse(cell["source"]).body
     except SyntaxError as error:
-        raise NotebookError(f"{copy}: the cell tagged `parameters` is not valid Python: {error}") from None
+        raise NotebookError(f"the cell tagged `parameters` is not valid Python: {error}") from None
     targets: list[ast.expr] = []
     for statement in body:
         if isinstance(statement, ast.Assign):
@@ -112,11 +112,11 @@ def run(name: str, config: Config, values: Mapping[str, Any]) -> Path:
     missing, and `NotebookError` when a cell fails.
     """
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{name!r} is not a notebook's name; give it without folder and .ipynb, as in `table2`")
+        raise ConfigError(f"{name!r} is not a notebook's name; give it without folder and .ipynb, as in `retrieval`")
     copy = config.paths.work / "sources" / f"{name}.ipynb"
     if not copy.exists():
         raise FileNotFoundError(f"no canonical copy {copy}; `mc3 sources` writes those of notebooks/*.ipynb")
-    known = parameters(copy)
+    known = parameters(copy.read_bytes())
     for value in values:
         if value not in known:
             has = f"known: {', '.join(known)}" if known else "it has no cell tagged `parameters`"
@@ -179,16 +179,22 @@ def provenance(config: Config, name: str, inputs: Iterable[Path]) -> dict[str, A
     """What the results of notebook `name` were made from; the same bytes for the same run.
 
     Holds the last commit that touched code or settings (so that committing the results does not
-    change it; null outside git) and whether those differ from it, the settings, SHA-256 of the
-    notebook, of each of `inputs` (files or folders) and of the lock file, the device and the
-    versions. No times, no machine's paths: an input outside the repository goes by its name.
+    change it; null outside git) and whether those differ from it, the settings, the values of the
+    notebook's parameters when called in it, SHA-256 of the notebook, of each of `inputs` (files or
+    folders) and of the lock file, the device and the versions. No times, no machine's paths: an
+    input outside the repository goes by its name.
     Raises `FileNotFoundError` naming an input that is missing.
     """
+    from IPython import get_ipython
+
     root = Path.cwd()
     hashes = {}
     for path in map(Path, inputs):
         inside = path.resolve().is_relative_to(root)
         hashes[path.resolve().relative_to(root).as_posix() if inside else path.name] = digest(path)
+    book = canonical(Path("notebooks") / f"{name}.ipynb")
+    shell = get_ipython()  # type: ignore[no-untyped-call]
+    namespace = shell.user_ns if shell else {}
     commit = _git("log", "-1", "--format=%H", "--", *CODE)
     return {
         "commit": commit,
@@ -196,7 +202,8 @@ def provenance(config: Config, name: str, inputs: Iterable[Path]) -> dict[str, A
         "device": device(),
         "inputs": hashes,
         "lock": digest(Path("requirements.lock")),
-        "notebook": hashlib.sha256(canonical(Path("notebooks") / f"{name}.ipynb")).hexdigest(),
+        "notebook": hashlib.sha256(book).hexdigest(),
+        "parameters": {value: namespace[value] for value in parameters(book) if value in namespace},
         "settings": settings.as_dict(config),
         "versions": {"python": platform.python_version()}
         | {package: metadata.version(package) for package in PACKAGES},

@@ -95,22 +95,19 @@ def test_without_committed_results_that_is_said(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "no committed numbers in figures/ to compare with\n"
 
 
-def test_the_summary_shows_ours_the_spread_and_the_papers_in_one_cell(tmp_path):
-    row = {"method": "mc3", "label": "MC3", "av_roc": 0.6123, "av_roc_std": 0.011, "paper_av_roc": 0.7}
-    rows = [
-        row,
-        {"method": "new", "label": "New", "av_roc": 0.5, "av_roc_std": 0.0},
-        {"method": "clap", "label": "CLAP"},
-    ]
-    pd.DataFrame(rows).to_csv(tmp_path / "table2_discovery.csv", index=False)
+def test_the_summary_shows_ours_and_the_papers_in_one_cell(tmp_path):
+    row = {"method": "mc3", "label": "MC3", "seeds": 3, "av_roc": 0.6123, "av_roc_std": 0.011, "paper_av_roc": 0.598}
+    rows = [row, {"method": "new", "label": "[New]", "seeds": 3, "av_roc": 0.5}]
+    pd.DataFrame(rows).assign(al_roc=0.75, al_roc_std=0.0).to_csv(tmp_path / "table2_discovery.csv", index=False)
     console = Console(record=True, width=100, file=io.StringIO())
     summary.show(tmp_path, console)
-    text = console.export_text()
-    assert "0.612±0.011 (0.700)" in text
-    assert "0.500 (–)" in text
-    (clap,) = [line for line in text.splitlines() if "CLAP" in line]
-    assert "0." not in clap
-    assert "report.html" in text
+    lines = console.export_text().splitlines()
+    (mc3,) = [line for line in lines if "MC3" in line]
+    assert "0.612 ± 0.011 (0.598, +0.014)" in mc3
+    assert "0.750 ± 0.000" in mc3
+    (new,) = [line for line in lines if "[New]" in line]
+    assert "0.500" in new
+    assert any("report.html" in line for line in lines)
 
 
 def test_a_summary_of_nothing_names_the_command_that_makes_something(tmp_path, monkeypatch, capsys):

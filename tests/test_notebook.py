@@ -90,9 +90,8 @@ def test_a_file_that_is_no_notebook_is_named(tmp_path):
 
 
 def test_parameters_are_seen_with_and_without_annotation(tmp_path):
-    path = tmp_path / "a.ipynb"
-    path.write_bytes(notebook.canonical(write(path, book())))
-    assert notebook.parameters(path) == ["config", "limit", "a", "b"]
+    found = notebook.parameters(notebook.canonical(write(tmp_path / "a.ipynb", book())))
+    assert found == ["config", "limit", "a", "b"]
 
 
 def copy_of(config, *sources: str) -> Path:
@@ -143,6 +142,16 @@ def test_a_failing_cell_is_named_with_its_exception_and_the_executed_copy_stays(
     ):
         notebook.run("n", mini_config, {})
     assert (mini_config.paths.work / "executed" / "n.ipynb").exists()
+
+
+def test_what_a_notebook_records_holds_the_values_that_it_ran_with(mini_config, repository):
+    code = "from mc3 import notebook\nnotebook.record(notebook.start(config), 'n', [])"
+    write(repository / "notebooks" / "n.ipynb", book(code))
+    notebook.sources(repository / "notebooks", mini_config.paths.work / "sources")
+    notebook.run("n", mini_config, {"limit": 3})
+    found = json.loads((repository / "figures" / "n.provenance.json").read_text())
+    assert found["parameters"] == {"config": "params.yaml", "limit": 3, "a": 1, "b": 1}
+    assert found["settings"]["profile"] == "mini"
 
 
 def test_start_goes_to_the_folder_that_has_the_settings(repository, monkeypatch):
@@ -224,5 +233,4 @@ def test_committed_notebooks_have_no_outputs_and_a_parameters_cell(tmp_path):
         assert not [cell for cell in code if cell.outputs or cell.execution_count], f"{name}: strip it with nbstripout"
         path = tmp_path / Path(name).name
         path.write_bytes(text)
-        path.write_bytes(notebook.canonical(path))
-        assert "config" in notebook.parameters(path), name
+        assert "config" in notebook.parameters(notebook.canonical(path)), name
