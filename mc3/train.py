@@ -1,0 +1,372 @@
+"""The trainer (Sec. 4.1, 4.4): runs a method's stages, alone or under `accelerate launch`.
+
+    mc3 train --method mc3 --seed 0
+    accelerate launch -m mc3.train --config params.yaml --method mc3 --seed 0
+
+It writes `work/checkpoints/{method}-{seed}`, all at once when done: `final/` and `best/` (by the mean of the
+validation ROCs; the paper evaluates the final one) for `MC3.load`, and `metrics.jsonl`, a line a step and one an
+epoch. Logs with the time of day in them are in `work/runs/{method}-{seed}`.
+
+A run that was killed goes on from its last saved state when started again with the same settings, and ends with
+the weights it would have had. SIGTERM (what a scheduler sends before it takes the machine back) makes it save
+its state and exit with code 75, "try again". The number of processes changes rounding only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from mc3 import batches, evaluate, losses, methods, runs
+from mc3.config import Config, ConfigError, Train, as_dict
+from mc3.data import DataError
+from mc3.data.shards import ClipDataset, read_index
+from mc3.methods import Method, Stage
+from mc3.model import MC3
+
+STOPPED = 75  # sysexits.h EX_TEMPFAIL
+IN_MEMORY_BYTES = 2 * 2**30
+
+
+def initial(config: Config, seed: int) -> MC3:
+    """The weights that every method of `seed` with start "init" begins from: noise, or `config.init`'s files."""
+    tokenizer = config.paths.work / "shards" / "tokenizer.json"
+    if not tokenizer.exists():
+        raise DataError(f"no tokenizer at {tokenizer}; `dvc repro shards` makes it")
+    torch.manual_seed(seed)
+    model = MC3(config.model, tokenizer)
+    model.init_from(config.init)
+    return model
+
+
+def align_checkpoint(config: Config, seed: int) -> Path:
+    """The checkpoint that methods with start "align" begin from."""
+    return config.paths.work / "checkpoints" / f"align-{seed}" / "final"
+
+
+def start(config: Config, method: Method, seed: int) -> MC3:
+    """The model before a method's first step.
+
+    Raises:
+        DataError: there is no align checkpoint of this seed; the message has the command that makes it.
+        ConfigError: there is one, of another model.
+    """
+    if method.start == "init":
+        return initial(config, seed)
+    folder = align_checkpoint(config, seed)
+    model = MC3.load(folder)
+    if model.config != config.model:
+        raise ConfigError(
+            f"{folder} was trained with other `model` settings; run `mc3 train --method align --seed {seed}`"
+        )
+    return model
+
+
+def learning_rate(train: Train, step: int, total: int) -> float:
+    """The rate of step `step` (from 0) of a stage of `total` steps: linear warm-up, then constant or cosine to 0."""
+    if step < train.warmup_steps:
+        return train.learning_rate * (step + 1) / train.warmup_steps
+    if train.schedule == "constant":
+        return train.learning_rate
+    done = (step - train.warmup_steps) / max(1, total - train.warmup_steps)
+    return train.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def make_optimizer(train: Train, model: MC3) -> torch.optim.Optimizer:
+    """Adam (the paper's) or AdamW (EgoVLP's code) over what learns, in one fused kernel."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
+    learning = [p for p in model.parameters() if p.requires_grad]
+    return kind(learning, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
+
+
+def freeze(model: MC3, learning: tuple[str, ...]) -> None:
+    """Only these modalities' encoders learn; the others are fixed, dropout included."""
+    for modality, encoder in model.encoders.items():
+        encoder.requires_grad_(modality in learning).train(modality in learning)
+
+
+def losses_of(
+    config: Config, stage: Stage, embeddings: dict[str, Tensor], rows: list[int]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a stage on this process's rows, and its parts, each such that the mean over processes is the batch's.
+
+    Args:
+        config: for temperature, weight and reading of the consensus.
+        stage: its pairs and weights.
+        embeddings: {modality: unit [B, D]} of this process.
+        rows: how many rows each process has.
+    """
+    keys, offset, share = losses.gather(embeddings, rows)
+    temperature = stage.temperature or config.loss.temperature
+    parts = losses.pairwise(embeddings, stage.pairs, temperature, keys, offset)
+    loss = stage.contrastive * torch.stack(list(parts.values())).sum()
+    if stage.consensus:
+        parts["consensus"] = losses.consensus(embeddings, **as_dict(config.loss.consensus))
+        loss = loss + stage.consensus * config.loss.consensus_weight * parts["consensus"]
+    with torch.no_grad():
+        for i, j in stage.pairs:
+            parts[f"similarity/{i}-{j}"] = (embeddings[i] * embeddings[j]).sum(dim=1).mean()
+    return share * loss, {name: share * part.detach() for name, part in {"loss": loss, **parts}.items()}
+
+
+def check(train: Train) -> None:
+    """Raise `ConfigError` for a choice of the `train` settings that does not exist."""
+    choices = {"optimizer": ("adam", "adamw"), "schedule": ("constant", "cosine"), "precision": ("no", "bf16")}
+    for name, known in choices.items():
+        if getattr(train, name) not in known:
+            raise ConfigError(f"train.{name} is {getattr(train, name)!r}; it must be one of {', '.join(known)}")
+    if len(train.crop_scale) != 2 or not 0 < train.crop_scale[0] <= train.crop_scale[1] <= 1:
+        raise ConfigError(
+            f"train.crop_scale must be two shares of the area, [smallest, largest], not {train.crop_scale}"
+        )
+
+
+def usable_precision(wanted: str) -> str:
+    """`wanted`, or "no" with a line on stderr where this device does not compute in bfloat16."""
+    has = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
+    if wanted == "bf16" and not has:
+        print("train.precision is bf16, which this device does not have; training in float32", file=sys.stderr)
+        return "no"
+    return wanted
+
+
+def fingerprint(config: Config, method: str, seed: int) -> str:
+    """A hash of what decides the weights: settings, recipe, seed, clips and the checkpoint to start from."""
+    recipe = methods.get(method)
+    settings = {name: as_dict(getattr(config, name)) for name in ("model", "init", "loss", "train")}
+    for name in ("workers", "threads", "checkpoint_every", "log_every"):
+        del settings["train"][name]
+    digest = hashlib.sha256(json.dumps([settings, repr(recipe), seed], sort_keys=True).encode())
+    files = [config.paths.work / "shards" / name for name in ("index.parquet", "tokenizer.json")]
+    if recipe.start == "align":
+        files.append(align_checkpoint(config, seed) / "model.safetensors")
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def clips(config: Config, split: str, model: MC3, modalities: tuple[str, ...]) -> ClipDataset:
+    """Ego4D's clips of a split, decoded beforehand if all fit in `IN_MEMORY_BYTES`."""
+    folder = config.paths.work / "shards"
+    index = read_index(folder)
+    rows = index[(index["dataset"] == "ego4d") & (index["split"] == split)]
+    decoded = len(rows) * config.clips.frames * config.clips.frame_size**2 * 3 + rows["fbank_size"].sum()
+    fits = bool(decoded < IN_MEMORY_BYTES)
+    length = config.model.text.max_length
+    return ClipDataset(folder, "ego4d", split, modalities, model.tokenizer, length, in_memory=fits)
+
+
+def validate(model: MC3, dataset: ClipDataset, modalities: set[str], batch_size: int) -> dict[str, float]:
+    """Sec. 6.1's discovery on the labelled clips of `dataset`: {"av_roc", "al_roc"}, as far as `modalities` go.
+
+    Nothing if the labels are all alike, as when there are none. Leaves the model in `eval` mode.
+    """
+    labels = dataset.index["positive"]
+    rows = np.flatnonzero(labels.notna())
+    pairs = {name: pair for name, pair in evaluate.PAIRS.items() if modalities.issuperset(pair)}
+    if not pairs or labels.nunique() < 2:
+        return {}
+    device = next(model.parameters()).device
+    wanted = sorted({m for pair in pairs.values() for m in pair})
+    found: dict[str, list[Tensor]] = {m: [] for m in wanted}
+    model.eval()
+    with torch.inference_mode():
+        for batch in DataLoader(Subset(dataset, rows.tolist()), batch_size):
+            for m, embedding in model({m: batch[m].to(device) for m in wanted}).items():
+                found[m].append(embedding.cpu())
+    embeddings = {m: torch.cat(parts).numpy() for m, parts in found.items()}
+    truth = labels.iloc[rows].to_numpy(dtype=int)
+    return {
+        f"{name}_roc": evaluate.discovery(evaluate.similarity(embeddings[i], embeddings[j]), truth)["roc"]
+        for name, (i, j) in pairs.items()
+    }
+
+
+class Trainer:
+    """A method's stages one after the other, each with its own optimizer and schedule (two runs in the paper)."""
+
+    def __init__(
+        self, config: Config, recipe: Method, seed: int, accelerator: Accelerator, model: MC3, files: runs.Run
+    ):
+        self.config, self.recipe, self.seed = config, recipe, seed
+        self.accelerator, self.model, self.files = accelerator, model, files
+        self.clips = clips(config, "train", model, recipe.modalities)
+        self.held_out = clips(config, "validation", model, recipe.modalities) if files.main else None
+        size, epochs = config.train.batch_size, config.train.epochs
+        epochs = {**epochs, "both": sum(epochs.values())}
+        self.plans = [
+            batches.draw(len(self.clips), size, epochs[stage.epochs], seed, k) for k, stage in enumerate(recipe.stages)
+        ]
+        self.epoch_steps = len(self.clips) // size
+        processes = np.array_split(np.arange(size), accelerator.num_processes)
+        self.rows, self.mine = [len(part) for part in processes], processes[accelerator.process_index]
+        self.best = -math.inf
+
+    def fit(self, stop: list[int]) -> None:
+        """All stages, from where the run stopped if it did; exits with code 75 once `stop` is not empty."""
+        state = self.files.resume()
+        self.accelerator.wait_for_everyone()  # before the main process clears anything
+        first, within = (0, 0) if state is None else (state["stage"], state["step"])
+        done, total = sum(map(len, self.plans[:first])) + within, sum(map(len, self.plans))
+        self.files.open(done)
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.best = state["best"]
+        with runs.progress(total, done, self.files.main) as show:
+            for k in range(first, len(self.plans)):
+                self.train_stage(k, state if k == first else None, stop, show)
+
+    def train_stage(self, k: int, state: dict[str, Any] | None, stop: list[int], show: Any) -> None:
+        """Stage `k`, from the optimizer and step of `state` if given."""
+        train, stage, plan = self.config.train, self.recipe.stages[k], self.plans[k]
+        before, done = sum(map(len, self.plans[:k])), 0
+        freeze(self.model, stage.train)
+        optimizer = make_optimizer(train, self.model)
+        if state is not None:
+            optimizer.load_state_dict(state["optimizer"])
+            done = state["step"]
+        model = self.accelerator.prepare_model(self.model)
+        pending: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
+        clock, waited = time.perf_counter(), 0.0
+        loader = iter(self.loader(plan[done:]))
+        for step in range(done, len(plan)):
+            asked = time.perf_counter()
+            batch = next(loader)
+            waited += time.perf_counter() - asked
+            rate = learning_rate(train, step, len(plan))
+            parts = self.train_step(k, step, rate, model, optimizer, batch)
+            epoch = step // self.epoch_steps + 1
+            pending.append(({"step": before + step + 1, "stage": k, "epoch": epoch, "lr": rate}, parts))
+
+            epoch_ends = (step + 1) % self.epoch_steps == 0
+            save = epoch_ends or (step + 1) % train.checkpoint_every == 0
+            if not (save or (step + 1) % train.log_every == 0):
+                continue
+            rows, stopping = self.collect(pending, stop)
+            seconds = time.perf_counter() - clock
+            speed = len(pending) * train.batch_size / seconds
+            self.files.log(rows, {"samples_per_sec": speed, "data_wait": waited / seconds})
+            show(before + step + 1, f"{self.recipe.name} epoch {epoch} loss {rows[-1]['loss']:.3f} {speed:.0f} clips/s")
+            pending.clear()
+            if epoch_ends and self.held_out is not None:
+                self.end_epoch(k, {"step": before + step + 1, "stage": k, "epoch": epoch})
+            if save or stopping:
+                tensors = {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
+                self.files.save(stage=k, step=step + 1, best=self.best, **tensors)
+            if stopping:
+                print(
+                    f"stopped at step {before + step + 1}, saved; the same command goes on from there", file=sys.stderr
+                )
+                sys.exit(STOPPED)
+            clock, waited = time.perf_counter(), 0.0
+        self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+
+    def train_step(
+        self, k: int, step: int, rate: float, model: Any, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """One update; the loss, its parts and the gradient's norm, to be averaged over processes."""
+        train, stage, device = self.config.train, self.recipe.stages[k], self.accelerator.device
+        torch.manual_seed(batches.seed_of(self.seed, k, step, self.accelerator.process_index))  # dropout
+        inputs = {m: batch[m].to(device, non_blocking=True) for m in stage.modalities}
+        if "video" in inputs:
+            generator = torch.Generator().manual_seed(batches.seed_of(self.seed, k, step))
+            theta = batches.crops(train.batch_size, train.crop_scale, train.flip, generator)[self.mine]
+            inputs["video"] = batches.augment(inputs["video"], theta.to(device), self.config.model.video.image_size)
+        loss, parts = losses_of(self.config, stage, model(inputs), self.rows)
+        self.accelerator.backward(loss)
+        parts["grad_norm"] = self.accelerator.clip_grad_norm_(model.parameters(), train.gradient_clip)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        return parts
+
+    def loader(self, plan: np.ndarray) -> DataLoader:
+        """This process's part of every batch of `plan`, in order."""
+        workers = self.config.train.workers
+        return DataLoader(
+            self.clips, batch_sampler=plan[:, self.mine].tolist(), num_workers=workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )  # fmt: skip
+
+    def collect(
+        self, pending: list[tuple[dict[str, Any], dict[str, Tensor]]], stop: list[int]
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Rows of metrics with numbers for tensors, in one transfer, and whether any process was told to stop.
+
+        Raises:
+            ConfigError: a loss or gradient is not finite.
+        """
+        values = torch.stack([torch.stack(list(parts.values())) for _, parts in pending])
+        told = torch.tensor(float(bool(stop)), device=values.device)
+        values, told = self.accelerator.reduce((values, told), "mean")
+        rows = [
+            {**row, **dict(zip(parts, numbers, strict=True))}
+            for (row, parts), numbers in zip(pending, values.tolist(), strict=True)
+        ]
+        for row in rows:
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+                raise ConfigError(
+                    f"the loss is {row['loss']} and its gradient {row['grad_norm']} at step {row['step']} of "
+                    f"{self.recipe.name} (stage {row['stage']}, learning rate {row['lr']:.2g}): lower "
+                    f'train.learning_rate, or set train.precision to "no"; {self.files.folder} keeps what was saved'
+                )
+        return rows, bool(told > 0)
+
+    def end_epoch(self, k: int, row: dict[str, Any]) -> None:
+        """Validation ROC, and best/ if its mean is the highest so far."""
+        known = {m for stage in self.recipe.stages[: k + 1] for m in stage.modalities}
+        found = validate(self.model, cast(ClipDataset, self.held_out), known, self.config.evaluate.batch_size)
+        freeze(self.model, self.recipe.stages[k].train)
+        if not found:
+            return
+        self.files.log([{**row, **found}])
+        if (mean := sum(found.values()) / len(found)) > self.best:
+            self.best = mean
+            self.model.save(self.files.output / "best")
+
+
+def run(config: Config, method: str, seed: int) -> Path:
+    """Train `method` from `seed`, or go on with it, and return its folder in `work/checkpoints`.
+
+    Raises:
+        ConfigError: a setting that cannot be, or a loss that is no longer finite.
+        DataError: the clips or the checkpoint to start from are missing.
+        SystemExit: code 75 after SIGTERM, with the state saved.
+    """
+    check(config.train)
+    recipe = methods.get(method)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # for debugging only
+    torch.set_num_threads(config.train.threads)
+    accelerator = Accelerator(
+        mixed_precision=usable_precision(config.train.precision),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+    model = start(config, recipe, seed).to(accelerator.device)
+    files = runs.Run(config, f"{method}-{seed}", fingerprint(config, method, seed), accelerator.is_main_process)
+    with runs.sigterm() as stop:
+        Trainer(config, recipe, seed, accelerator, model, files).fit(stop)
+    files.finish(model)
+    accelerator.wait_for_everyone()
+    return files.target
+
+
+if __name__ == "__main__":  # so that `accelerate launch -m mc3.train` is `mc3 train` in many processes
+    from mc3.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
