@@ -160,7 +160,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Train:
-    """The trainer (Sec. 4.4); `epochs` a stage, `batch_size` over all processes."""
+    """The trainer (Sec. 4.4); `epochs` a stage, `batch_size` over all processes, the two `..._every` in steps."""
 
     epochs: dict[str, int]
     batch_size: int
@@ -175,6 +175,8 @@ class Train:
     flip: bool
     workers: int
     threads: int
+    checkpoint_every: int
+    log_every: int
 
 
 @dataclass(frozen=True)
