@@ -1,0 +1,141 @@
+"""The whole pipeline at a tiny setting, in temporary clones, as a user would meet it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ["data", "discovery", "clusters", "retrieval", "epic_sounds", "consensus"]
+
+
+def run(command: str, cwd: Path) -> str:
+    """Run in `cwd` with that clone's own `mc3` package first; returns stdout and stderr together."""
+    env = {**os.environ, "PYTHONPATH": str(cwd), "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        env.pop(name, None)
+    done = subprocess.run(command, shell=True, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout[-6000:]}"
+    return done.stdout
+
+
+def ran(output: str) -> list[str]:
+    """The stages that `dvc repro` ran, in order."""
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+def shrink(clone: Path) -> None:
+    """The mini profile made tiny, with two of its methods and one of the user's own."""
+    params = yaml.safe_load((clone / "params.yaml").read_text())
+    params["world"]["videos"] = {"train": 8, "validation": 3, "test": 8}
+    params["world"]["seconds"] = 25.0
+    params["world"]["epic_events"] = {"train": 160, "validation": 100}
+    params["train"]["epochs"] = {"align": 1, "refine": 1}
+    params["train"]["batch_size"] = 16
+    params["evaluate"]["clusters"] = 4
+    params["probe"]["linear"]["epochs"] = 2
+    params["probe"]["finetune"]["epochs"] = 1
+    (clone / "params.yaml").write_text(yaml.safe_dump(params))
+    methods = clone / "mc3" / "methods.py"
+    text = methods.read_text()
+    start, end = text.index("METHODS = {"), text.index("}  # fmt: skip")
+    clap = re.search(r'    "clap": \{.*?\]\},\n', text, re.S)
+    mc3 = re.search(r'    "mc3": \{.*?\]\},\n', text, re.S)
+    assert clap
+    assert mc3
+    mine = mc3.group().replace('"mc3"', '"mine"').replace('"label": "MC3", "paper": "MC3"', '"label": "Mine", "paper": ""')
+    methods.write_text(text[:start] + "METHODS = {\n" + clap.group() + mc3.group() + mine + text[end:])
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the work tree, in a path with a space, run through once."""
+    clone = tmp_path_factory.mktemp("work") / "a clone"
+    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, clone / name)
+    shutil.rmtree(clone / "figures", ignore_errors=True)
+    (clone / "figures").mkdir()
+    (clone / "dvc.lock").unlink(missing_ok=True)
+    shrink(clone)
+    run("git init -q . && git add -A && git -c user.name=t -c user.email=t@example.org commit -qm start", clone)
+    stages = ran(run("dvc repro", clone))
+    assert stages[0] == "sources" or "raw" in stages
+    assert {"align@0", "train@mc3-0", "train@mine-0", "embed@clap-0", "probe@0", "report"} <= set(stages)
+    run("git add -A && git -c user.name=t -c user.email=t@example.org commit -qm results", clone)
+    return clone
+
+
+def test_one_command_writes_every_table_figure_and_the_report(clone: Path) -> None:
+    figures = {path.name for path in (clone / "figures").iterdir()}
+    assert {"table1_verb_groups.csv", "table2_discovery.csv", "table3_retrieval.csv", "table4_epic_sounds.csv"} <= figures
+    for stem in ("figure2_regions", "figure4_long_tail", "figure5_precision_recall", "figure6_clusters", "figure7_retrieval"):
+        assert {f"{stem}.png", f"{stem}.svg"} <= figures
+    for name in NOTEBOOKS:
+        provenance = json.loads((clone / "figures" / f"{name}.provenance.json").read_text())
+        assert re.fullmatch(r"[0-9a-f]{40}", provenance["commit"])
+        assert provenance["dirty"] is False
+    assert "<table" in (clone / "figures" / "report.html").read_text()
+
+
+def test_a_method_added_in_methods_py_is_a_row_of_every_table(clone: Path) -> None:
+    for table in ("table2_discovery", "table3_retrieval", "table4_epic_sounds"):
+        assert "Mine" in set(pd.read_csv(clone / "figures" / f"{table}.csv")["label"]), table
+    assert "Mine" in (clone / "figures" / "report.html").read_text()
+
+
+def test_a_second_repro_runs_nothing(clone: Path) -> None:
+    assert ran(run("dvc repro", clone)) == []
+    assert "up to date" in run("dvc status", clone)
+
+
+def test_saving_a_notebook_with_outputs_makes_no_result_stale(clone: Path) -> None:
+    path = clone / "notebooks" / "discovery.ipynb"
+    before = path.read_text()
+    notebook = json.loads(before)
+    for count, cell in enumerate(c for c in notebook["cells"] if c["cell_type"] == "code"):
+        cell["execution_count"] = count + 1
+        cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["seen\n"]}]
+    notebook["metadata"]["widgets"] = {}
+    path.write_text(json.dumps(notebook, indent=4))
+    assert ran(run("dvc repro", clone)) == ["sources"]
+    path.write_text(before)
+    run("dvc repro", clone)
+
+
+def test_touching_a_plot_runs_notebooks_and_report_only(clone: Path) -> None:
+    plots = clone / "mc3" / "plots.py"
+    before = plots.read_text()
+    plots.write_text(before + "\n# a remark\n")
+    status = json.loads(run("dvc status --json", clone))
+    assert set(status) <= {*NOTEBOOKS, "report"}
+    assert "discovery" in status
+    plots.write_text(before)
+
+
+def test_changing_one_method_leaves_the_others_trained(clone: Path) -> None:
+    methods = clone / "mc3" / "methods.py"
+    before = methods.read_text()
+    start, end = before.split('"mine"')
+    methods.write_text(start + '"mine"' + end.replace('"consensus": 1.0', '"consensus": 0.5', 1))
+    assert [name for name in json.loads(run("dvc status --json", clone)) if name.startswith(("align", "train"))] == ["train@mine-0"]
+    methods.write_text(before)
+
+
+def test_a_clone_with_the_cache_pulled_trains_nothing(clone: Path, tmp_path: Path) -> None:
+    remote, second = tmp_path / "remote", tmp_path / "second clone"
+    run(f"dvc remote add --local -d shelf '{remote}' && dvc push -q", clone)
+    run(f"git clone -q '{clone}' '{second}'", tmp_path)
+    run(f"dvc remote add --local -d shelf '{remote}' && dvc pull -q", second)
+    assert [s for s in ran(run("dvc repro", second)) if s.startswith(("raw", "shards", "align", "train", "embed", "probe"))] == []
+    for table in ("table2_discovery", "table3_retrieval", "table4_epic_sounds"):
+        assert (second / "figures" / f"{table}.csv").read_bytes() == (clone / "figures" / f"{table}.csv").read_bytes()
