@@ -19,14 +19,17 @@ class Report:
 
     `dropped` lists what is wrong with the data, one entry a row or a video; `set_aside` only
     counts what is left out by design (narrations of other people, training clips not sampled).
+    Files are named relative to `root`.
     """
 
+    root: Path
     dropped: list[dict[str, Any]] = field(default_factory=list)
     set_aside: Counter[str] = field(default_factory=Counter)
 
     def drop(self, file: Path, row: str, reason: str, clips: int = 1) -> None:
         """List `clips` clips lost at `row` of `file` for one reason."""
-        self.dropped.append({"file": str(file), "row": row, "reason": reason, "clips": clips})
+        name = file.relative_to(self.root) if self.root in file.parents else file
+        self.dropped.append({"file": name.as_posix(), "row": row, "reason": reason, "clips": clips})
 
     def by_reason(self) -> dict[str, int]:
         """Clips lost for each reason, the most frequent first."""

@@ -221,7 +221,8 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
     candidates = _candidates(config, videos, labelled, report)
     rng = np.random.default_rng(files.sampling_seed)
     chosen = np.sort(rng.permutation(len(candidates))[: files.train_clips])
-    report.set_aside["training clip not sampled"] += len(candidates) - len(chosen)
+    if len(chosen) < len(candidates):
+        report.set_aside["training clip not sampled"] = len(candidates) - len(chosen)
     for i in chosen:
         uid, time, text = candidates[i]
         rows.append(_clip(config, _clip_id(uid, time), "train", uid, time, text, *tag(text, verbs, nouns)))
@@ -236,11 +237,11 @@ def _candidates(
     total, candidates = 0, []
     for key, uid, narrations in read_narrations(config.paths.raw / file, report):
         total += len(narrations)
-        if uid in labelled:
-            report.set_aside["narration of a video kept for evaluation"] += len(narrations)
-            continue
         if (problem := _video_problem(uid, videos)) is not None:
             report.drop(file, key, problem, clips=len(narrations))
+            continue
+        if uid in labelled:
+            report.set_aside["narration of a video kept for evaluation"] += len(narrations)
             continue
         seen: set[str] = set()
         for row, time, raw_text in sorted(narrations, key=lambda n: (math.isnan(n[1]), n[1], n[2])):

@@ -58,11 +58,11 @@ def window(start: float, stop: float, shortest: float, longest: float) -> tuple[
     return centre - length / 2, centre + length / 2
 
 
-def read_events(path: Path, name: Path, report: Report) -> pd.DataFrame:
+def read_events(path: Path, report: Report) -> pd.DataFrame:
     """An annotation CSV -> sound events: annotation_id, video_id, start, stop (s), class_id.
 
     `class_id` is Int16, NA where it is not published (the test split). Rows at fault go to
-    `report` under the file's `name`. Raises `DataError` if no row is left.
+    `report`. Raises `DataError` if no row is left.
     """
     table = read_table(path, COLUMNS, "EPIC-Sounds annotations")
     start, stop = table["start_timestamp"].map(seconds), table["stop_timestamp"].map(seconds)
@@ -84,7 +84,7 @@ def read_events(path: Path, name: Path, report: Report) -> pd.DataFrame:
         if reason is None:
             kept.append(i)
         else:
-            report.drop(name, f"line {i + 2}", reason)
+            report.drop(path, f"line {i + 2}", reason)
     if not kept:
         raise DataError(f"{path}: every row is at fault, the first because: {report.dropped[-len(table)]['reason']}")
     events = pd.DataFrame({"annotation_id": table["annotation_id"], "video_id": table["video_id"],
@@ -102,7 +102,7 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
     lengths = _lengths(config.paths.raw / files.audio)
     rows, seen = [], set()
     for split, name in sorted(files.annotations.items()):
-        events = read_events(config.paths.raw / name, name, report)
+        events = read_events(config.paths.raw / name, report)
         if not set(events["video_id"]) & set(lengths):
             raise DataError(
                 f"{config.paths.raw / files.audio} has none of the videos of {config.paths.raw / name}; "

@@ -26,7 +26,7 @@ def write(config: Config) -> Path:
     The report counts clips and lists each dropped row with file, place and reason. The same
     input gives the same bytes. Raises `DataError` for files that are absent or wholly unusable.
     """
-    report = Report()
+    report = Report(config.paths.raw)
     manifest = pd.DataFrame(ego4d.clips(config, report) + epic_sounds.clips(config, report), columns=list(COLUMNS))
     manifest[["votes"]] = manifest[["votes"]].fillna("")
     manifest = manifest.astype(COLUMNS).sort_values(["dataset", "split", "video_uid", "start_sec", "clip_id"])

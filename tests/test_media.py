@@ -1,0 +1,260 @@
+import struct
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from raw_files import clicks, number_of, numbered, write_media
+from scipy.signal import resample_poly
+
+from mc3.data import DataError, media
+
+FPS, SECONDS = 8, 40.0
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 s of numbered pictures with key frames every 2 s, and a click at every whole second."""
+    sound = clicks(SECONDS, np.arange(1.0, SECONDS), 48000)
+    return write_media(tmp_path_factory.mktemp("media") / "video.mp4", SECONDS, FPS, sound, 48000, gop=16)
+
+
+def onsets(waveform: np.ndarray, rate: int) -> np.ndarray:
+    """Seconds at which a click begins: where the sound first rises over a third of its peak after 50 ms below it."""
+    loud = np.flatnonzero(np.abs(waveform) > np.abs(waveform).max() / 3)
+    return loud[np.diff(loud, prepend=-rate) > rate // 20] / rate
+
+
+def on_screen(time: float) -> int:
+    return min(max(int(np.floor(time * FPS + 1e-6)), 0), round(SECONDS * FPS) - 1)
+
+
+@given(start=st.floats(-5, 100), length=st.floats(0.1, 10), frames=st.integers(1, 32))
+def test_moments_are_the_middles_of_equal_parts(start: float, length: float, frames: int):
+    edges = np.linspace(start, start + length, frames + 1)
+    assert media.moments(start, start + length, frames) == pytest.approx((edges[:-1] + edges[1:]) / 2, abs=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(starts=st.lists(st.floats(-1.0, 39.5), min_size=1, max_size=6), frames=st.integers(1, 6))
+def test_a_pass_over_any_windows_shows_the_pictures_on_screen_at_their_moments(video: Path, starts, frames):
+    windows = [(start, start + 1.5) for start in sorted(starts)]
+    clips = list(media.clips_of(video, windows, frames, 64, rate=0))
+    for (start, end), clip in zip(windows, clips, strict=True):
+        times = media.moments(start, end, frames)
+        near_change = np.abs(times * FPS - np.round(times * FPS)) < 1e-3
+        seen = np.array([number_of(picture) for picture in clip.frames])
+        expected = np.array([on_screen(time) for time in times])
+        assert (seen == expected)[~near_change].all()
+        assert (np.abs(seen - expected) <= 1).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(start=st.floats(-0.5, 38.0), length=st.floats(1.2, 3.0), rate=st.sampled_from([16000, 24000, 44100, 48000]))
+def test_clicks_are_heard_within_10_ms_of_their_time(video: Path, start: float, length: float, rate: int):
+    assume(min(abs(edge - round(edge)) for edge in (start, start + length)) > 0.03)  # no click astride an edge
+    waveform = media.read_audio(video, start, start + length, rate)
+    assert len(waveform) == round(length * rate)
+    expected = [t for t in np.arange(1.0, SECONDS) if start < t < start + length]
+    assert onsets(waveform, rate) + start == pytest.approx(expected, abs=0.01)
+
+
+def test_a_jump_over_a_gap_gives_the_same_clip_as_decoding_through_it(video: Path, monkeypatch):
+    windows = [(0.7, 2.2), (30.3, 31.8)]
+    jumped = list(media.clips_of(video, windows, 4, 64, 16000))
+    monkeypatch.setattr(media, "SEEK_GAP_SEC", 1e9)
+    through = list(media.clips_of(video, windows, 4, 64, 16000))
+    for a, b in zip(jumped, through, strict=True):
+        assert (a.frames == b.frames).all()
+        assert a.waveform == pytest.approx(b.waveform, abs=1e-6)
+    assert [number_of(p) for p in jumped[1].frames] == [on_screen(t) for t in media.moments(30.3, 31.8, 4)]
+
+
+def test_pictures_and_sound_of_a_clip_are_in_step(tmp_path: Path):
+    def flash(number: int) -> np.ndarray:
+        return np.full((64, 64, 3), 255 if number == 24 else 0, np.uint8)
+
+    path = write_media(tmp_path / "flash.mp4", 6.0, 8, clicks(6.0, [3.0], 44100), 44100, picture=flash)
+    clip = next(media.clips_of(path, [(2.5, 4.5)], 400, 64, 16000))
+    seen = media.moments(2.5, 4.5, 400)[clip.frames.mean((1, 2, 3)) > 127]
+    heard = 2.5 + onsets(clip.waveform, 16000)
+    assert seen.min() == pytest.approx(3.0, abs=0.01)
+    assert heard == pytest.approx([3.0], abs=0.01)
+
+
+def test_beyond_the_ends_sound_is_silent_and_the_edge_pictures_stay(video: Path):
+    before, after = media.clips_of(video, [(-1.0, 0.5), (39.5, 40.5)], 4, 64, 16000)
+    assert (before.waveform[:15900] == 0).all()
+    assert (after.waveform[8200:] == 0).all()
+    assert [number_of(p) for p in before.frames] == [0, 0, 0, 2]
+    assert [number_of(p) for p in after.frames] == [317, 319, 319, 319]
+
+
+def test_windows_must_ascend(video: Path):
+    with pytest.raises(ValueError, match="ascend"):
+        next(media.clips_of(video, [(3.0, 4.5), (1.0, 2.5)], 4, 64, 16000))
+
+
+def test_wide_pictures_are_cut_to_their_centre_without_stretching(tmp_path: Path):
+    def stripes(number: int) -> np.ndarray:
+        picture = np.zeros((96, 192, 3), np.uint8)
+        picture[:, 48:144] = 255  # the central square
+        return picture
+
+    path = write_media(tmp_path / "wide.mp4", 1.0, 8, picture=stripes)
+    assert media.read_clip(path, 0.0, 1.0, 2, 32).shape == (2, 32, 32, 3)
+    assert media.read_clip(path, 0.0, 1.0, 2, 32)[:, :, 2:-2].min() > 200
+
+
+def test_pictures_of_a_camera_held_sideways_stand_upright(tmp_path: Path):
+    path = write_media(tmp_path / "upright.mp4", 1.0, 8, picture=lambda i: numbered(0b1000))
+    data = path.read_bytes()
+    at = data.index(b"tkhd") + 4 + 40  # the display matrix, after version, times, ids, layer and volume
+    quarter = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 64 << 16, 0, 1 << 30)  # shown 90 degrees clockwise
+    turned = tmp_path / "turned.mp4"
+    turned.write_bytes(data[:at] + quarter + data[at + 36 :])
+    upright, shown = media.read_clip(path, 0, 1, 1, 64)[0], media.read_clip(turned, 0, 1, 1, 64)[0]
+    assert (shown == np.rot90(upright, k=-1)).all()
+
+
+@pytest.mark.parametrize(("own_rate", "rate"), [(24000, 16000), (44100, 16000), (48000, 16000), (16000, 24000)])
+def test_resampling_agrees_with_scipy_on_sound_below_the_limit(own_rate: int, rate: int):
+    t = np.arange(own_rate) / own_rate
+    sound = (np.sin(2 * np.pi * 440 * t) + 0.5 * np.sin(2 * np.pi * 3000 * t)).astype(np.float32)
+    ours, theirs = media.resample(sound, own_rate, rate), resample_poly(sound, rate, own_rate)
+    middle = slice(rate // 10, -rate // 10)
+    assert np.abs(ours[middle] - theirs[middle]).max() < 0.02
+
+
+@given(start=st.floats(-1.0, 5.0), length=st.floats(0.05, 4.0), own_rate=st.sampled_from([16000, 24000, 44100, 48000]))
+@settings(max_examples=40, deadline=None)
+def test_a_cut_has_the_length_asked_for_and_begins_at_its_start(start: float, length: float, own_rate: int):
+    def ramp(first: int, count: int) -> np.ndarray:  # every sample says its time
+        return ((first + np.arange(count)) / own_rate).astype(np.float32)
+
+    waveform = media.cut(ramp, start, start + length, own_rate, 16000)
+    assert len(waveform) == round(length * 16000)
+    expected = start + np.arange(len(waveform)) / 16000
+    assert np.abs(waveform - expected).max() < 0.5 / own_rate + 0.004 * (abs(start) + length)
+
+
+def reference_fbank(waveform: np.ndarray, rate: int, bins: int) -> np.ndarray:
+    """Kaldi's filter bank from its documentation, in NumPy float64."""
+    x = waveform.astype(np.float64) - waveform.astype(np.float64).mean()
+    size, hop = rate // 40, rate // 100
+    frames = np.lib.stride_tricks.sliding_window_view(x, size)[::hop].copy()
+    frames -= frames.mean(1, keepdims=True)
+    frames -= 0.97 * np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    frames *= 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / (size - 1))
+    points = 1 << (size - 1).bit_length()
+    power = np.abs(np.fft.rfft(frames, points)) ** 2
+
+    def mel(hertz: np.ndarray | float) -> np.ndarray:
+        return 1127 * np.log1p(np.asarray(hertz) / 700)
+
+    edges = np.linspace(mel(20.0), mel(rate / 2), bins + 2)
+    position = mel(np.arange(points // 2) * rate / points)
+    rise = (position[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - position[:, None]) / (edges[2:] - edges[1:-1])
+    weights = np.clip(np.minimum(rise, fall), 0, None)
+    return np.log(np.maximum(power[:, : points // 2] @ weights, np.finfo(np.float32).eps))
+
+
+@pytest.mark.parametrize(("rate", "bins"), [(16000, 128), (24000, 64)])
+def test_the_log_mel_spectrogram_is_kaldis_as_computed_by_numpy(rate: int, bins: int):
+    rng = np.random.default_rng(0)
+    waveform = (0.1 * rng.standard_normal(rate) + 0.2).astype(np.float32)
+    ours, reference = media.fbank(waveform, rate, bins), reference_fbank(waveform, rate, bins)
+    assert ours.shape == reference.shape
+    # a narrow low band between two FFT bins holds next to nothing; float32 shows there
+    assert np.abs(ours - reference)[reference > -8].max() < 1e-2
+    assert np.median(np.abs(ours - reference)) < 1e-4
+
+
+def test_a_clip_of_one_and_a_half_seconds_has_148_frames_even_in_silence():
+    log_mel = media.fbank(np.zeros(24000, np.float32))
+    assert log_mel.shape == (148, 128)
+    assert np.isfinite(log_mel).all()
+
+
+def test_missing_files_and_other_files_are_named(tmp_path: Path):
+    with pytest.raises(DataError, match=r"no media file .*absent\.mp4"):
+        media.probe(tmp_path / "absent.mp4")
+    (tmp_path / "text.mp4").write_text("hello " * 1000)
+    with pytest.raises(DataError, match=r"text\.mp4 cannot be decoded"):
+        media.read_clip(tmp_path / "text.mp4", 0, 1, 1, 64)
+
+
+def test_a_file_without_its_header_is_refused(video: Path, tmp_path: Path):
+    half = tmp_path / "half.mp4"  # PyAV writes the header last
+    half.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    with pytest.raises(DataError, match=r"half\.mp4 cannot be decoded"):
+        media.read_audio(half, 0, 1, 16000)
+
+
+def test_a_file_cut_short_behind_its_header_is_refused(tmp_path: Path):
+    def noise(number: int) -> np.ndarray:
+        return np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8)
+
+    whole = tmp_path / "whole.mp4"
+    with av.open(str(whole), "w", options={"movflags": "faststart"}) as file:
+        stream = file.add_stream("libx264", rate=8, width=64, height=64, pix_fmt="yuv420p")
+        for i in range(160):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(noise(i), format="rgb24")))
+        file.mux(stream.encode())
+    short = tmp_path / "short.mp4"
+    short.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert media.read_clip(short, 1.0, 2.5, 4, 64).shape == (4, 64, 64, 3)
+    with pytest.raises(DataError, match=r"short\.mp4 .*(cut short|cannot be decoded|damaged)"):
+        media.read_clip(short, 15.0, 16.5, 4, 64)
+
+
+def test_real_glasses_video_decodes_with_its_sound(shared_data: Path):
+    path = shared_data / "video" / "egoblur_glasses_table.mp4"
+    facts = media.probe(path)
+    assert facts.fps == pytest.approx(10, abs=0.1)
+    assert facts.audio_rate > 0
+    clip = next(media.clips_of(path, [(0.0, 1.4)], 4, 112, 16000))
+    assert clip.frames.shape == (4, 112, 112, 3)
+    assert clip.frames.std() > 20
+    level = 10 * np.log10((clip.waveform.astype(float) ** 2).mean())
+    assert -90 < level < -60  # README of the samples: -75 dB
+
+
+@pytest.mark.parametrize(("name", "has_sound"), [("mmaction2_test_noaudio.mp4", False), ("mmaction2_test.avi", True)])
+def test_real_video_without_sound_is_reported_and_avi_reads_like_mp4(shared_data: Path, name: str, has_sound: bool):
+    path = shared_data / "video" / name
+    assert (media.probe(path).audio_rate > 0) is has_sound
+    clips = list(media.clips_of(path, [(0.0, 1.5), (1.0, 2.5)], 4, 64, 16000))
+    assert [clip.frames.shape for clip in clips] == [(4, 64, 64, 3)] * 2
+    assert [clip.waveform is not None for clip in clips] == [has_sound] * 2
+    if has_sound:
+        assert [len(clip.waveform) for clip in clips] == [24000] * 2
+    else:
+        with pytest.raises(DataError, match="has no sound"):
+            media.read_audio(path, 0, 1, 16000)
+
+
+def test_pictures_of_real_videos_are_those_of_a_plain_decoder(shared_data: Path):
+    path = shared_data / "video" / "mmaction2_test_noaudio.mp4"
+    with av.open(str(path)) as file:
+        frames = [(frame.time, frame) for frame in file.decode(video=0)]
+    windows = [(0.3, 1.8), (1.1, 2.6), (2.0, 3.5)]
+    for (start, end), clip in zip(windows, media.clips_of(path, windows, 4, 64, 0), strict=True):
+        for time, picture in zip(media.moments(start, end, 4), clip.frames, strict=True):
+            shown = [frame for at, frame in frames if at - frames[0][0] <= time][-1]
+            assert (picture == media.square(shown, 64)).all()
+
+
+def test_real_recordings_last_as_long_as_their_samples(shared_data: Path):
+    path = sorted((shared_data / "audio" / "esc10" / "001_Dog_bark").glob("*.ogg"))[0]
+    with av.open(str(path)) as file:
+        rate = file.streams.audio[0].rate
+        plain = np.concatenate([f.to_ndarray().mean(0) for f in file.decode(audio=0)])
+    assert media.probe(path).width == 0
+    ours = media.read_audio(path, 0.5, 2.0, rate)
+    assert ours == pytest.approx(plain[round(0.5 * rate) : round(2.0 * rate)], abs=1e-6)
+    with pytest.raises(DataError, match="has no pictures"):
+        media.read_clip(path, 0, 1, 1, 64)

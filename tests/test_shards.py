@@ -1,0 +1,292 @@
+import dataclasses
+import hashlib
+import io
+import json
+import pickle
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from raw_files import number_of, write_raw
+from scipy.io import wavfile
+from tokenizers import Tokenizer
+
+from mc3 import config as settings
+from mc3.config import Config
+from mc3.data import DataError, manifest, media, shards, tokenizer
+
+
+def build(folder: Path, workers: int = 1, train: int = 3, clips_per_shard: int = 5) -> Config:
+    """Raw files, manifest and configuration of a small set whose raw files are in `folder`/world."""
+    profile = settings.as_dict(settings.load(Path(__file__).parents[1] / "profiles" / "mini.yaml"))
+    profile["paths"] = {"raw": str(folder / "world"), "work": str(folder)}
+    profile["clips"] |= {"workers": workers, "clips_per_shard": clips_per_shard}
+    built = settings.build(Config, profile)
+    if not built.paths.raw.exists():
+        write_raw(built, train=train)
+    manifest.write(built)
+    return built
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    built = build(tmp_path_factory.mktemp("work"))
+    shards.write(built)
+    return built
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_index_has_every_clip_of_the_manifest_in_its_order(written: Config):
+    index = shards.read_index(written.paths.work / "shards")
+    table = manifest.read(written.paths.work / "manifest.parquet")
+    assert index[list(manifest.COLUMNS)].astype(manifest.COLUMNS).equals(table)
+
+
+def test_offsets_hashes_and_names_are_those_that_tarfile_reads(written: Config):
+    folder = written.paths.work / "shards"
+    index = shards.read_index(folder).set_index("clip_id")
+    members = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for info in tar:
+                clip_id, _, suffix = info.name.rpartition(".")
+                members.setdefault(clip_id, {})[suffix] = (
+                    path.name,
+                    info.offset_data,
+                    info.size,
+                    tar.extractfile(info).read(),
+                )
+                assert (info.mtime, info.uid, info.gid, info.uname) == (0, 0, 0, "")
+    assert set(members) == set(index.index)
+    for clip_id, found in members.items():
+        row = index.loc[clip_id]
+        for name, suffix in (("frames", "jpg"), ("fbank", "npy"), ("audio", "wav")):
+            shard, offset, size, _ = found.get(suffix, (row["shard"], 0, 0, b""))
+            assert (row["shard"], row[f"{name}_offset"], row[f"{name}_size"]) == (shard, offset, size)
+        data = b"".join(found[suffix][3] for suffix in ("jpg", "npy", "wav") if suffix in found)
+        assert hashlib.sha256(data).hexdigest() == row["sha256"]
+
+
+def test_a_shard_holds_whole_videos_of_one_split(written: Config):
+    index = shards.read_index(written.paths.work / "shards")
+    assert (index.groupby(["dataset", "split", "video_uid"])["shard"].nunique() == 1).all()
+    assert (index.groupby("shard")["split"].nunique() == 1).all()
+    assert index.loc[(index["dataset"] == "ego4d") & (index["split"] == "train"), "shard"].nunique() == 2
+
+
+def test_two_workers_and_a_resumed_run_write_the_same_bytes_as_one(written: Config, tmp_path: Path, monkeypatch):
+    one = contents(written.paths.work / "shards")
+    (tmp_path / "world").symlink_to(written.paths.raw, target_is_directory=True)
+    built = build(tmp_path, workers=2)
+    assert contents(shards.write(built)) == one
+    # stop after two shards, as a killed job would: what is done stays, and is not done again
+    partial = tmp_path / "shards.partial"
+    partial.mkdir()
+    jobs = shards.plan(manifest.read(tmp_path / "manifest.parquet"), built, partial)
+    for job in jobs[:2]:
+        shards.write_shard(job)
+    (partial / "ego4d-gone-00000.tar").write_bytes(b"left over")
+    kept = (partial / f"{jobs[0].name}.tar").stat().st_mtime_ns
+    assert contents(shards.write(built)) == one
+    assert (tmp_path / "shards" / f"{jobs[0].name}.tar").stat().st_mtime_ns == kept
+    assert not partial.exists()
+
+
+def test_a_shard_of_other_settings_is_not_taken_for_done(written: Config, tmp_path: Path):
+    table = manifest.read(written.paths.work / "manifest.parquet")
+    other = dataclasses.replace(written, clips=dataclasses.replace(written.clips, jpeg_quality=50))
+    more = dataclasses.replace(written, clips=dataclasses.replace(written.clips, workers=7))
+    jobs = [shards.plan(table, c, tmp_path)[0] for c in (written, other, more)]
+    assert jobs[0].key == jobs[2].key != jobs[1].key
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_clip_is_the_pictures_the_sound_and_the_words_of_its_moment(written: Config, in_memory: bool):
+    data = shards.ClipDataset(written.paths.work / "shards", in_memory=in_memory)
+    words = Tokenizer.from_file(str(written.paths.work / "shards" / "tokenizer.json"))
+    assert len(data) == len(data.index) == 12
+    for i, row in data.index.iterrows():
+        clip = data[i]
+        moments = media.moments(row["start_sec"], row["end_sec"], 4)
+        expected = [max(0, int(np.floor(t * 8 + 1e-6))) for t in moments]
+        assert [number_of(picture) for picture in clip["video"].numpy()] == expected
+        assert clip["video"].shape == (4, 64, 64, 3)
+        assert clip["video"].dtype == torch.uint8
+        assert clip["audio"].shape == (148, 128)
+        assert clip["audio"].dtype == torch.float16
+        assert clip["text"].dtype == torch.int64
+        assert clip["index"] == i
+        ids = words.encode(row["text"]).ids
+        assert clip["text"].tolist() == ids + [0] * (16 - len(ids))
+
+
+def test_the_log_mel_is_that_of_the_stored_sound_and_the_sound_that_of_the_file(written: Config):
+    for dataset, split in (("ego4d", "test"), ("epic_sounds", "train")):
+        data = shards.ClipDataset(written.paths.work / "shards", dataset, split, ("audio",))
+        for i, row in data.index.iterrows():
+            samples, rate = data.waveform(i)
+            assert (samples.dtype, rate) == (np.int16, 16000)
+            assert len(samples) == round((row["end_sec"] - row["start_sec"]) * 16000)
+            assert (data.fbank(i) == media.fbank(samples / np.float32(32768)).astype(np.float16)).all()
+            loud = np.flatnonzero(np.abs(samples) > 16000)
+            times = row["start_sec"] + loud[np.diff(loud, prepend=-999) > 200] / 16000
+            clicks = [2.0] if dataset == "epic_sounds" else np.arange(0.5, 12.0)
+            heard = [t for t in clicks if row["start_sec"] + 0.01 < t < row["end_sec"] - 0.01]
+            assert [t for t in times if row["start_sec"] + 0.01 < t < row["end_sec"] - 0.01] == pytest.approx(
+                heard, abs=0.01
+            )
+
+
+def test_members_are_files_that_other_readers_open(written: Config):
+    path = sorted((written.paths.work / "shards").glob("ego4d-test*.tar"))[0]
+    with tarfile.open(path) as tar:
+        files = {info.name.rpartition(".")[2]: tar.extractfile(info).read() for info in tar}
+    rate, samples = wavfile.read(io.BytesIO(files["wav"]))
+    assert (rate, samples.shape, samples.dtype) == (16000, (24000,), np.int16)
+    assert Image.open(io.BytesIO(files["jpg"])).size == (64, 256)
+    assert np.load(io.BytesIO(files["npy"])).dtype == np.float16
+
+
+def test_events_have_the_length_of_their_window_and_no_pictures(written: Config):
+    data = shards.ClipDataset(written.paths.work / "shards", "epic_sounds", "train", ("audio",))
+    assert [data.fbank(i).shape[0] for i in range(3)] == [148, 248, 398]  # 1.5 s at least, the event, 4 s at most
+    with pytest.raises(DataError, match="P01_00_0 has no frames"):
+        data.frames(0)
+
+
+def test_batches_from_worker_processes_are_those_of_the_main_process(written: Config):
+    data = shards.ClipDataset(written.paths.work / "shards")
+    data[0]  # opens a shard here, which the workers must not share
+    alone = list(torch.utils.data.DataLoader(data, batch_size=5))
+    spread = list(torch.utils.data.DataLoader(data, batch_size=5, num_workers=2))
+    for a, b in zip(alone, spread, strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in ("video", "audio", "text", "index"))
+    copy = pickle.loads(pickle.dumps(data))
+    assert torch.equal(copy[3]["video"], data[3]["video"])
+
+
+def test_several_splits_are_read_in_the_order_of_the_index(written: Config):
+    data = shards.ClipDataset(written.paths.work / "shards", split="validation+test", modalities=("text",))
+    index = shards.read_index(written.paths.work / "shards")
+    rows = index[(index["dataset"] == "ego4d") & (index["split"] != "train")]
+    assert data.index["clip_id"].tolist() == rows["clip_id"].tolist()
+
+
+def test_absent_or_short_shards_and_unknown_splits_are_named(written: Config, tmp_path: Path):
+    with pytest.raises(DataError, match="`mc3 shards` writes them"):
+        shards.ClipDataset(tmp_path)
+    with pytest.raises(DataError, match="has no clips of ego4d dev; it has ego4d test, ego4d train"):
+        shards.ClipDataset(written.paths.work / "shards", split="dev")
+    for name, data in contents(written.paths.work / "shards").items():
+        (tmp_path / name).write_bytes(data[:-20000] if name == "ego4d-train-00000.tar" else data)
+    with pytest.raises(DataError, match=r"ego4d-train-00000\.tar is missing or cut short"):
+        shards.ClipDataset(tmp_path)
+
+
+def test_one_damaged_video_is_listed_and_loses_only_its_clips(tmp_path: Path):
+    built = build(tmp_path)
+    victim = built.paths.raw / built.ego4d.videos / "t1.mp4"
+    victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
+    folder = shards.write(built)
+    report = json.loads((tmp_path / "shards_report.json").read_text())
+    assert report["dropped_clips"] == 4
+    assert [(f["video_uid"], f["clips"]) for f in report["failed_videos"]] == [("t1", 4)]
+    assert report["failed_videos"][0]["reason"].startswith("v2/full_scale/t1.mp4 cannot be decoded")
+    index = shards.read_index(folder)
+    assert set(index.loc[index["split"] == "train", "video_uid"]) == {"t0", "t2", "P01_00"}
+
+
+def test_a_video_whose_metadata_promise_sound_that_is_not_there_is_listed(tmp_path: Path):
+    built = build(tmp_path)
+    videos = built.paths.raw / built.ego4d.videos
+    (videos / "t0.mp4").write_bytes((videos / "s0.mp4").read_bytes())
+    shards.write(built)
+    report = json.loads((tmp_path / "shards_report.json").read_text())
+    assert "has no audio stream" in report["failed_videos"][0]["reason"]
+
+
+def test_many_missing_videos_stop_the_run_with_their_names(tmp_path: Path):
+    built = build(tmp_path)
+    for uid in ("t0", "t2"):
+        (built.paths.raw / built.ego4d.videos / f"{uid}.mp4").unlink()
+    with pytest.raises(DataError, match=r"2 of 7 videos cannot be used.*t0\.mp4.*t2\.mp4"):
+        shards.write(built)
+    assert not (tmp_path / "shards").exists()
+
+
+TEXTS = [f"C {verb}s the {noun}" for verb in ("cut", "wash", "Stir", "pour") for noun in ("plate", "pan", "café")] * 3
+
+
+def test_the_learned_tokenizer_is_the_same_in_every_process_and_order():
+    script = f"from mc3.data import tokenizer; print(tokenizer.train({TEXTS!r}, 60).to_str())"
+    runs = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True) for _ in range(2)
+    ]
+    ours = tokenizer.train(TEXTS[::-1], 60).to_str()
+    assert [run.stdout.rstrip("\n") for run in runs] == [ours, ours]
+
+
+def test_the_learned_tokenizer_has_distilberts_form_and_knows_its_letters():
+    words = tokenizer.train(TEXTS, 60)
+    assert [words.token_to_id(t) for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == [0, 1, 2, 3, 4]
+    assert words.get_vocab_size() <= 60
+    encoded = words.encode("C WASHS the cafe")
+    assert encoded.tokens[0] == "[CLS]"
+    assert encoded.tokens[-1] == "[SEP]"
+    assert "[UNK]" not in encoded.tokens
+    assert words.decode(encoded.ids) == "c washs the cafe"
+    assert words.encode("zzz").tokens == ["[CLS]", "[UNK]", "[SEP]"]
+    assert words.encode("##a [MASK]").ids.count(4) == 1
+
+
+def test_only_training_narrations_shape_the_tokenizer(written: Config):
+    words = Tokenizer.from_file(str(written.paths.work / "shards" / "tokenizer.json"))
+    table = manifest.read(written.paths.work / "manifest.parquet")
+    texts = table.loc[(table["dataset"] == "ego4d") & (table["split"] == "train"), "text"]
+    assert words.to_str() == tokenizer.train(texts, written.model.text.vocab_size).to_str()
+
+
+def test_a_named_tokenizer_is_copied_or_its_absence_explained(tmp_path: Path, mini_config: Config, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    text = dataclasses.replace(mini_config.model.text, tokenizer=str(tmp_path))
+    with pytest.raises(DataError, match=r"no .*tokenizer\.json"):
+        tokenizer.make(text, [])
+    published = tokenizer.train(TEXTS, 60)
+    published.enable_padding(length=9)
+    published.save(str(tmp_path / "tokenizer.json"))
+    copied = tokenizer.make(text, [])
+    assert copied.get_vocab() == published.get_vocab()
+    assert len(copied.encode("C cuts").ids) < 9
+    absent = dataclasses.replace(text, tokenizer="nobody/no-such-model")
+    with pytest.raises(DataError, match=r"`hf download nobody/no-such-model tokenizer\.json` fetches it"):
+        tokenizer.make(absent, [])
+
+
+def test_a_tokenizer_that_pads_with_another_id_is_refused(tmp_path: Path, mini_config: Config):
+    words = tokenizer.train(TEXTS, 60).to_str().replace("[PAD]", "[FILL]")
+    (tmp_path / "tokenizer.json").write_text(words)
+    text = dataclasses.replace(mini_config.model.text, tokenizer=str(tmp_path))
+    with pytest.raises(DataError, match=r"does not pad with \[PAD\] = 0"):
+        tokenizer.make(text, [])
+
+
+def test_texts_are_cut_to_length_but_keep_their_end():
+    ids = shards.encode(tokenizer.train(TEXTS, 60), ["C cuts the plate", "C cuts " * 20], 8)
+    assert ids.shape == (2, 8)
+    assert ids[1, -1] == 3
+    assert ids[0].tolist().index(3) < 8
+
+
+def test_the_index_reads_as_plain_parquet(written: Config):
+    frame = pd.read_parquet(written.paths.work / "shards" / "index.parquet")
+    assert list(frame.columns) == [*manifest.COLUMNS, "shard", *(f"{m}_{x}" for m in ("frames", "fbank", "audio")
+                                   for x in ("offset", "size")), "sha256"]  # fmt: skip
