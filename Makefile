@@ -79,7 +79,7 @@ lint: setup
 
 lab: setup
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
-	  git config filter.nbstripout.clean '$(PY) -m nbstripout'; \
+	  git config filter.nbstripout.clean '$(PY) -m nbstripout --keep-id'; \
 	  git config filter.nbstripout.smudge cat; \
 	  git config diff.jupyternotebook.command '$(PY) -m nbdime.vcs.git.diffdriver diff'; \
 	  git config merge.jupyternotebook.driver '$(PY) -m nbdime.vcs.git.mergedriver merge %O %A %B %L %P'; \

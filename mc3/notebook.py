@@ -61,7 +61,8 @@ def canonical(path: Path) -> bytes:
     kernel = {"display_name": "Python 3 (ipykernel)", "language": language, "name": "python3"}
     book_metadata = {"kernelspec": kernel, "language_info": {"name": language}}
     plain = {"cells": cells, "metadata": book_metadata, "nbformat": 4, "nbformat_minor": 5}
-    return (json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    text: str = nbformat.writes(nbformat.from_dict(plain))  # type: ignore[no-untyped-call]
+    return f"{text.rstrip()}\n".encode()
 
 
 def sources(notebooks: Path, out: Path) -> list[Path]:
@@ -91,7 +92,7 @@ def parameters(book: bytes) -> list[str]:
     else:
         return []
     try:
-        body = ast.parse(cell["source"]).body
+        body = ast.parse("".join(cell["source"])).body
     except SyntaxError as error:
         raise NotebookError(f"the cell tagged `parameters` is not valid Python: {error}") from None
     targets: list[ast.expr] = []

@@ -23,8 +23,9 @@ _STAGE = re.compile(r"^(Running s|S)tage '([^']+)'")  # "Running stage 'x':", "S
 class Progress:
     """Follows the lines of `dvc repro`: which stage runs, and how long the rest takes at most.
 
-    `stages` are all stages' names in any order. `typical` has seconds by stage name, or by the
-    name before "@" for all stages of a matrix. `clock` gives seconds.
+    `stages` are all stages' names in any order. `typical` has seconds by stage name; a stage that
+    it lacks is taken to last as long as others of its matrix (same name before "@") on average.
+    `clock` gives seconds.
     """
 
     def __init__(self, stages: list[str], typical: dict[str, float], clock: Callable[[], float] = time.monotonic):
@@ -63,13 +64,17 @@ class Progress:
         return sum(map(self._expect, self.left)) * (known / expected if expected and known else 1.0)
 
     def _expect(self, name: str) -> float:
-        return self.typical.get(name, self.typical.get(name.split("@")[0], 0.0))
+        if name in self.typical:
+            return self.typical[name]
+        group = [seconds for other, seconds in self.typical.items() if other.split("@")[0] == name.split("@")[0]]
+        return sum(group) / len(group) if group else 0.0
 
 
 def run(config: Config, arguments: list[str]) -> int:
     """Run `dvc repro ARGUMENTS` and return its exit code; a stage's seconds go to work/timings.json.
 
-    Typical seconds come from that file and, before the first run, from `profiles/PROFILE.timings.json`.
+    Typical seconds come from that file and, before the first run, from `profiles/PROFILE.timings.json`,
+    which is such a file of another machine.
     Raises `ConfigError` when there is no pipeline here or DVC cannot read it.
     """
     if not Path("dvc.yaml").exists():

@@ -122,16 +122,18 @@ class Clock:
 
 def test_progress_counts_every_stage_and_shows_the_time_that_is_left_at_most():
     clock = Clock()
-    progress = repro.Progress(["raw", "train@a-0", "train@b-0", "report"], {"raw": 60, "train": 30, "report": 5}, clock)
+    progress = repro.Progress(
+        ["raw", "train@a-0", "train@b-0", "report"], {"raw": 60, "train@a-0": 20, "train@z-0": 40, "report": 5}, clock
+    )
     assert progress.line("Stage 'raw' didn't change, skipping\n") is None
     clock.now = 2
-    assert progress.line("Running stage 'train@a-0':\n") == "[2/4] train@a-0 · 0:02 elapsed · at most about 1:05 left"
+    assert progress.line("Running stage 'train@a-0':\n") == "[2/4] train@a-0 · 0:02 elapsed · at most about 0:55 left"
     assert progress.line("> mc3 train --method a --seed 0\n") is None
     assert progress.line("Running stage 'of something else':\n") is None
-    clock.now = 62  # twice the typical 30 s, so the rest is expected to take twice as long too
-    assert progress.line("Running stage 'train@b-0':\n") == "[3/4] train@b-0 · 1:02 elapsed · at most about 1:10 left"
+    clock.now = 42  # twice the typical 20 s, so the rest is expected to take twice as long too
+    assert progress.line("Running stage 'train@b-0':\n") == "[3/4] train@b-0 · 0:42 elapsed · at most about 1:10 left"
     progress.finish()
-    assert progress.seconds == {"train@a-0": 60, "train@b-0": 0}
+    assert progress.seconds == {"train@a-0": 40, "train@b-0": 0}
 
 
 def test_progress_without_known_times_shows_no_time_left():

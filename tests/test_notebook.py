@@ -64,6 +64,12 @@ def test_a_canonical_copy_is_a_valid_notebook_and_its_own_canonical_copy(tmp_pat
     assert notebook.canonical(tmp_path / "b.ipynb") == data
 
 
+def test_a_canonical_copy_is_what_the_git_filter_leaves_as_it_is(tmp_path):
+    data = notebook.canonical(write(tmp_path / "a.ipynb", book("x = 1\ny = 2")))
+    strip = [sys.executable, "-m", "nbstripout", "--keep-id"]
+    assert subprocess.run(strip, input=data, capture_output=True, check=True).stdout == data
+
+
 def test_sources_writes_what_differs_and_removes_what_is_gone(tmp_path):
     for name in ("one", "two", "gone"):
         write(tmp_path / "notebooks" / f"{name}.ipynb", book("x = 1"))
