@@ -3,7 +3,7 @@
 `write` makes all of `paths.raw`: Ego4D's metadata, narrations, taxonomies and videos (H.264 + AAC), the
 sounding-action labels of three annotators, EPIC-Sounds' tables and audio, and `truth.csv`, which says what
 only a generated world can know (Figure 2's region of every narration) and which only evaluation may read.
-What happens is decided in `world_plan` and `world_epic`; `world_picture` and `world_sound` render it.
+What happens is decided in `world_plan` and `world_epic`; `world_motion`, `world_picture` and `world_sound` render it.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def encode(path: Path, pictures: np.ndarray, fps: int, sound: np.ndarray | None)
         video.codec_context.flags |= av.codec.context.Flags.bitexact
         audio = None
         if sound is not None:
-            audio = container.add_stream("aac", rate=RATE, layout="mono")
+            audio = container.add_stream("aac", rate=RATE, layout="mono", options={"aac_coder": "fast"})
             audio.bit_rate = AUDIO_BIT_RATE
             audio.codec_context.flags |= av.codec.context.Flags.bitexact
         for picture in pictures:
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(video.encode(None))
         if audio is not None and sound is not None:
-            for start in range(0, len(sound), 1024):
-                frame = av.AudioFrame.from_ndarray(sound[None, start : start + 1024], format="fltp", layout="mono")
+            for start in range(0, len(sound), RATE):
+                frame = av.AudioFrame.from_ndarray(sound[None, start : start + RATE], format="fltp", layout="mono")
                 frame.sample_rate, frame.pts = RATE, start
                 container.mux(audio.encode(frame))
             container.mux(audio.encode(None))
@@ -231,5 +231,9 @@ def write(config: Config) -> None:
     render = partial(_render, world=world, folder=new / config.ego4d.videos)
     for _ in _map(world.workers, render, videos, "videos"):
         pass
-    shutil.rmtree(raw, ignore_errors=True)
+    old = raw.with_name(raw.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if raw.exists():
+        raw.rename(old)
     new.rename(raw)
+    shutil.rmtree(old, ignore_errors=True)

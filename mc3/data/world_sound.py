@@ -64,8 +64,8 @@ def _clicks(rng: np.random.Generator, seconds: float, times: np.ndarray, strengt
 
 
 def _strokes(seconds: float, tempo: float, phase: float = 0.5) -> np.ndarray:
-    """Times of the strokes of a movement of `tempo` strokes a second; the picture uses the same."""
-    return np.arange(phase / tempo, seconds - 0.05, 1.0 / tempo)
+    """Times of the strokes, at least one, of a movement of `tempo` strokes a second; the picture keeps the same."""
+    return np.arange(min(phase / tempo, seconds / 2), seconds - 0.05, 1.0 / tempo)
 
 
 def _chop(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
@@ -284,14 +284,11 @@ def tap(rng: np.random.Generator, seconds: float) -> Signal:
 
 
 def machine(rng: np.random.Generator, seconds: float) -> Signal:
-    """A motor: harmonics of its speed and the noise of its load."""
-    speed = rng.uniform(70, 140)
-    t = _time(seconds)
-    wobble = 2 * np.pi * speed * (t + 0.002 * np.sin(2 * np.pi * 1.3 * t))
-    out = sum(np.sin(h * wobble + rng.uniform(0, 6)) / h**0.7 for h in (1, 2, 3, 5, 8, 13, 17)) + _band(
-        rng, seconds, 500, 4000
-    )
-    return np.asarray(out) / np.std(out)
+    """A motor: harmonics of its speed, which swings once a second, and the noise of its load."""
+    wobble = 2 * np.pi * (rng.integers(70, 140) * _time(1.0) + 0.2 * np.sin(2 * np.pi * _time(1.0)))
+    hum = sum(np.sin(h * wobble + rng.uniform(0, 6)) / h**0.7 for h in (1, 2, 3, 5, 8, 13, 17))
+    out = np.resize(hum, int(seconds * RATE)) + _band(rng, seconds, 500, 4000)
+    return out / np.std(out)
 
 
 def tv(rng: np.random.Generator, seconds: float) -> Signal:
@@ -334,12 +331,11 @@ def action_sound(rng: np.random.Generator, action: Action) -> Signal:
 
 
 def room_tone(rng: np.random.Generator, seconds: float, level: float) -> Signal:
-    """Noise that falls with frequency, at `level` dB of full scale."""
-    white = rng.standard_normal(int(seconds * RATE))
-    spectrum = np.fft.rfft(white)
-    spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)) / seconds, 40.0))
-    out = np.fft.irfft(spectrum, len(white))
-    return 10 ** (level / 20) * out / out.std()
+    """Noise that falls with frequency, at `level` dB of full scale; it repeats every 10 s."""
+    spectrum = np.fft.rfft(rng.standard_normal(10 * RATE))
+    spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)) / 10, 40.0))
+    out = np.fft.irfft(spectrum)
+    return np.resize(10 ** (level / 20) * out / out.std(), int(seconds * RATE))
 
 
 def _spans(names: list[str]) -> Iterator[tuple[str, int, int]]:
@@ -355,13 +351,13 @@ def _spans(names: list[str]) -> Iterator[tuple[str, int, int]]:
 def soundtrack(plan: VideoPlan, seconds: float, every: float) -> np.ndarray:
     """A video's sound: float32 [seconds * RATE] within [-1, 1]; a source plays through each `every` seconds it is on.
 
-    The levels of room tone and sources (dB of full scale, one draw a video) are choices: with the actions' -34
-    to -20 dB they make signal-to-noise ratios of about -8 to +20 dB.
+    The levels of room tone and sources (dB of full scale, one draw a video) are choices: with the actions' -30
+    to -18 dB they make signal-to-noise ratios of about 0 to +26 dB.
     """
     rng = np.random.default_rng(np.random.SeedSequence([*plan.entropy, 1]))
-    out = np.resize(room_tone(rng, min(seconds, 12.0), rng.uniform(-60, -44)), int(seconds * RATE))
+    out = room_tone(rng, seconds, rng.uniform(-60, -44))
     for kind in ("on_screen", "off_screen"):
-        level = rng.uniform(-38, -26) if kind == "on_screen" else rng.uniform(-42, -28)
+        level = rng.uniform(-42, -30) if kind == "on_screen" else rng.uniform(-44, -30)
         for name, first, last in _spans([getattr(action, kind) for action in plan.actions]):
             sound = 10 ** (level / 20) * SOURCES[name](rng, (last - first) * every)
             fade = np.linspace(0, 1, RATE // 20)

@@ -1,0 +1,434 @@
+"""The mini world: its rates are the paper's, its files are the real data sets', and one seed makes one world."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import av
+import h5py
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from mc3.config import Config, World, load
+from mc3.data import world as files
+from mc3.data import world_epic as epic
+from mc3.data import world_plan as plans
+from mc3.data import world_sound as sound
+from mc3.data.world_motion import pose
+from mc3.data.world_picture import SHAPES, frames
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def small(config: Config, folder: Path, **changes: object) -> Config:
+    """Three videos of 10 s, one of them without audio, and 100 sound events, written into `folder`."""
+    world = dataclasses.replace(
+        config.world,
+        videos={"train": 1, "validation": 1, "test": 1},
+        silent_videos=1,
+        seconds=10.0,
+        epic_events={"train": 50, "validation": 50},
+        **changes,
+    )
+    return dataclasses.replace(config, world=world, paths=dataclasses.replace(config.paths, raw=folder))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def profile() -> Config:
+    return load(ROOT / "profiles" / "mini.yaml")
+
+
+@pytest.fixture(scope="module")
+def written(profile: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A small world on disk and the settings that it was made from."""
+    made = small(profile, tmp_path_factory.mktemp("world") / "raw", workers=1)
+    files.write(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def big(profile: Config) -> World:
+    """A world of many videos, for counting on the plan alone."""
+    return dataclasses.replace(profile.world, videos={"train": 50, "validation": 50, "test": 450}, silent_videos=4)
+
+
+@pytest.fixture(scope="module")
+def big_plan(big: World) -> list[plans.VideoPlan]:
+    return plans.plan(big)
+
+
+def labelled(videos: list[plans.VideoPlan]) -> list[tuple[plans.Action, bool]]:
+    """(action, majority of the votes) of every labelled narration."""
+    return [
+        (video.actions[n.action], sum(n.votes) >= 2)
+        for video in videos
+        for n in video.narrations
+        if n.votes is not None and n.action is not None
+    ]
+
+
+def test_one_seed_makes_the_same_bytes_whatever_the_number_of_processes(written: Config, tmp_path: Path) -> None:
+    again = small(written, tmp_path / "two", workers=2)
+    files.write(again)
+    assert digests(again.paths.raw) == digests(written.paths.raw)
+
+
+def test_another_seed_makes_another_world(big: World) -> None:
+    few = dataclasses.replace(big, videos={"train": 2, "validation": 1, "test": 1})
+    other = plans.plan(dataclasses.replace(few, seed=few.seed + 1))
+    for one, two in zip(plans.plan(few), other, strict=True):
+        assert one.uid != two.uid
+        assert one.narrations != two.narrations
+
+
+def test_fewer_videos_leave_the_others_as_they_were(big: World, big_plan: list[plans.VideoPlan]) -> None:
+    few = dataclasses.replace(big, videos={"train": 4, "validation": 2, "test": 2}, silent_videos=0)
+    assert plans.plan(few) == [*big_plan[:4], *big_plan[50:52], *big_plan[100:102]]
+
+
+def test_writing_replaces_a_world_and_leaves_nothing_beside_it(written: Config, tmp_path: Path) -> None:
+    config = small(written, tmp_path / "raw", workers=1)
+    config = dataclasses.replace(config, world=dataclasses.replace(config.world, seconds=5.0))
+    config.paths.raw.mkdir()
+    (config.paths.raw / "left over.txt").write_text("old")
+    files.write(config)
+    assert not (config.paths.raw / "left over.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_verbs_sound_as_often_as_in_table_1(big_plan: list[plans.VideoPlan]) -> None:
+    with (ROOT / "data" / "paper" / "table1_verb_groups.csv").open() as file:
+        table = {row["verb"]: float(row["sounding_rate"]) for row in csv.DictReader(file)}
+    votes = labelled(big_plan)
+    for verb, rate in table.items():
+        mine = [positive for action, positive in votes if action.verb.label.split("_")[0] == verb]
+        # two-sided 99.9 % bounds a verb
+        low, high = binom.ppf([0.0005, 0.9995], len(mine), rate)
+        assert len(mine) > 200
+        assert low <= sum(mine) <= high, (verb, sum(mine) / len(mine), rate)
+
+
+def test_about_54_percent_of_the_labels_are_positive(big_plan: list[plans.VideoPlan]) -> None:
+    positive = np.mean([positive for _, positive in labelled(big_plan)])
+    assert positive == pytest.approx(17693 / 33000, abs=0.02)
+
+
+def test_majorities_of_erring_annotators_report_the_rate_that_was_asked() -> None:
+    rng = np.random.default_rng(0)
+    for rate in (0.09, 0.5, 0.9):
+        truth = rng.random(40000) < plans.true_rate(rate)
+        votes = truth[:, None] != (rng.random((40000, 3)) < plans.ANNOTATOR_ERROR)
+        assert (votes.sum(1) >= 2).mean() == pytest.approx(rate, abs=0.01)
+
+
+def test_annotators_err_as_often_as_stated(big_plan: list[plans.VideoPlan]) -> None:
+    wrong = [
+        vote != (video.actions[n.action].region == "I")
+        for video in big_plan
+        for n in video.narrations
+        if n.votes is not None and n.action is not None
+        for vote in n.votes
+    ]
+    low, high = binom.ppf([0.0005, 0.9995], len(wrong), plans.ANNOTATOR_ERROR)
+    assert low <= sum(wrong) <= high
+
+
+def test_region_follows_figure_2(big_plan: list[plans.VideoPlan]) -> None:
+    regions = Counter()
+    for action in (action for video in big_plan for action in video.actions):
+        heard, seen, source = action.sounding, action.visible, bool(action.on_screen)
+        agree = {
+            "I": heard and seen,
+            "II": not heard and source,
+            "III": seen and not heard and not source,
+            "IV": heard and not seen,
+            "none": not (heard or seen or source),
+        }
+        assert [name for name, holds in agree.items() if holds] == [action.region]
+        regions[action.region] += 1
+    assert set(regions) == set(plans.REGIONS)
+
+
+def test_nobody_is_seen_talking_to_oneself(big_plan: list[plans.VideoPlan]) -> None:
+    talks = [a for video in big_plan for a in video.actions if a.verb is plans.TALK and a.actor == "C"]
+    assert len(talks) > 100
+    assert not any(action.visible for action in talks)
+
+
+def test_splits_share_no_video_and_uids_are_uuids(big_plan: list[plans.VideoPlan]) -> None:
+    uids = [video.uid for video in big_plan]
+    assert len(set(uids)) == len(uids)
+    assert all(str(uuid.UUID(uid)) == uid for uid in uids)
+
+
+def test_clip_times_are_apart_and_inside_the_video(big: World, big_plan: list[plans.VideoPlan]) -> None:
+    for video in big_plan:
+        times = [round(1000 * n.time) for n in video.narrations if n.action is not None]
+        assert len(set(times)) == len(times)
+        assert min(times) >= 500
+        assert max(times) <= 1000 * (big.seconds - 1)
+
+
+def test_nouns_and_action_groups_have_a_long_tail(big_plan: list[plans.VideoPlan]) -> None:
+    actions = [action for video in big_plan for action in video.actions if action.actor == "C"]
+    nouns = [count for _, count in Counter(action.noun.label for action in actions).most_common()]
+    assert len(nouns) == len(plans.NOUNS)
+    assert nouns[0] > 8 * nouns[-5]
+    groups = Counter((a.verb.label, a.noun.label) for a in actions if a.region == "I")
+    top = sum(count for _, count in groups.most_common(len(groups) // 5))
+    assert len(groups) > 200
+    assert top > 0.5 * sum(groups.values())
+
+
+def test_scenes_have_their_own_nouns(big_plan: list[plans.VideoPlan]) -> None:
+    share = {}
+    for name in ("kitchen", "workshop"):
+        nouns = [a.noun.label for video in big_plan if video.scene.name == name for a in video.actions]
+        share[name] = nouns.count("carrot") / len(nouns)
+    assert share["kitchen"] > 2 * share["workshop"]
+
+
+def test_every_noun_can_be_drawn_and_heard_and_every_verb_moves_and_sounds() -> None:
+    rng = np.random.default_rng(0)
+    for noun in plans.NOUNS:
+        if noun.kinds != "p":
+            assert noun.shape in SHAPES
+            assert np.linalg.norm(sound.resonance(noun.label, noun.material, rng)) == pytest.approx(1)
+    moments = {}
+    for verb in plans.VERBS:
+        name = verb.label.split("_")[0]
+        if verb is not plans.TALK:
+            assert np.std(sound.contact(rng, name, "plate_(dish)", "ceramic", 1.2, 3.0)) == pytest.approx(1, abs=1e-3)
+            moments[name] = tuple(pose(name, phase, 1.2, 3.0) for phase in np.linspace(0, 1, 12))
+    assert len(set(moments.values())) == len(plans.VERBS) - 1
+
+
+def test_materials_ring_as_long_as_their_decay() -> None:
+    def length(material: str) -> float:
+        answer = np.cumsum(sound.resonance("thing", material, np.random.default_rng(0)) ** 2)
+        return float(np.searchsorted(answer, 0.9) / sound.RATE)
+
+    order = sorted(sound.MATERIALS, key=lambda material: sound.MATERIALS[material][2])
+    lengths = [length(material) for material in order if sound.MATERIALS[material][3] < 0.2]
+    assert lengths == sorted(lengths)
+    assert length("metal") > 3 * length("wood")
+
+
+def quiet_video(world: World, visible: bool = True, sounding: bool = True) -> plans.VideoPlan:
+    """One video in which only the actions are heard."""
+    video = plans.video_plan(world, "test", 0)
+    plate = plans.NOUNS[0]
+    hit = next(verb for verb in plans.VERBS if verb.label.startswith("hit"))
+    actions = tuple(
+        dataclasses.replace(
+            a, verb=hit, noun=plate, actor="C", on_screen="", off_screen="", visible=visible, sounding=sounding
+        )
+        for a in video.actions
+    )
+    return dataclasses.replace(video, actions=actions)
+
+
+def test_an_action_is_heard_at_its_time_and_only_if_it_sounds(big: World) -> None:
+    world = dataclasses.replace(big, seconds=10.0)
+    for sounding in (True, False):
+        video = quiet_video(world, sounding=sounding)
+        track = sound.soundtrack(video, world.seconds, world.clip_every_sec)
+        assert track.shape == (10 * sound.RATE,)
+        for action in video.actions:
+            start, stop = (int(t * sound.RATE) for t in (action.start, action.start + action.duration))
+            during, before = np.mean(track[start:stop] ** 2), np.mean(track[start - sound.RATE // 3 : start] ** 2)
+            assert (during > 10 * before) == sounding
+
+
+def test_a_stroke_is_seen_when_it_is_heard() -> None:
+    tempo, seconds = 2.5, 1.4
+    blow = sound.EXCITATIONS["cut"](np.random.default_rng(0), seconds, tempo)
+    peak = np.argmax(np.abs(blow)) / sound.RATE
+    heights = [pose("cut", phase, seconds, tempo).right[1] for phase in np.linspace(0, 1, 500)]
+    lowest = np.linspace(0, seconds, 500)[np.flatnonzero(np.isclose(heights, max(heights), atol=1e-3))]
+    assert np.abs(lowest - peak).min() < 0.03
+
+
+def test_hands_are_drawn_only_where_the_action_is_visible(big: World) -> None:
+    world = dataclasses.replace(big, seconds=10.0)
+    seen, unseen = (frames(quiet_video(world, visible=visible), world) for visible in (True, False))
+    times = (np.arange(len(seen)) + 0.5) / world.fps
+    during = np.zeros(len(seen), bool)
+    for action in quiet_video(world).actions:
+        during |= (times >= action.start) & (times <= action.start + action.duration)
+    changed = np.mean(seen.astype(int) != unseen, axis=(1, 2, 3))
+    assert changed[during].min() > 0.05
+    idle = times < quiet_video(world).actions[0].start - 0.5
+    assert idle.any()
+    assert not changed[idle].any()
+
+
+def test_videos_decode_at_the_stated_rate_size_and_length(written: Config) -> None:
+    config = written
+    metadata = json.loads((config.paths.raw / config.ego4d.metadata).read_text())
+    assert len(metadata["videos"]) == 3
+    without = 0
+    for entry in metadata["videos"]:
+        path = config.paths.raw / config.ego4d.videos / f"{entry['video_uid']}.mp4"
+        with av.open(str(path)) as container:
+            video = container.streams.video[0]
+            assert (video.codec_context.name, video.average_rate) == ("h264", config.world.fps)
+            pictures = list(container.decode(video))
+            assert len(pictures) == entry["video_metadata"]["num_frames"] == 80
+            assert (pictures[0].width, pictures[0].height) == (config.world.size, config.world.size)
+            assert [i for i, p in enumerate(pictures) if p.key_frame] == [0, 24, 48, 72]
+            assert bool(container.streams.audio) == (entry["video_metadata"]["audio_base_denominator"] is not None)
+            if not container.streams.audio:
+                without += 1
+                continue
+        with av.open(str(path)) as container:
+            audio = container.streams.audio[0]
+            assert (audio.codec_context.name, audio.rate, audio.channels) == ("aac", 24000, 1)
+            samples = sum(frame.samples for frame in container.decode(audio))
+            assert samples / audio.rate == pytest.approx(entry["duration_sec"], abs=0.1)
+    assert without == config.world.silent_videos
+
+
+def test_a_decoded_video_is_the_one_that_was_drawn_and_sounds_as_it_was_made(written: Config) -> None:
+    world = written.world
+    video = plans.video_plan(world, "test", 0)
+    path = written.paths.raw / written.ego4d.videos / f"{video.uid}.mp4"
+    drawn, made = frames(video, world), sound.soundtrack(video, world.seconds, world.clip_every_sec)
+    with av.open(str(path)) as container:
+        seen = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert np.abs(seen.astype(float) - drawn).mean() < 6
+    with av.open(str(path)) as container:
+        decoded = list(container.decode(audio=0))
+    heard = np.concatenate([frame.to_ndarray()[0] for frame in decoded])
+    first = round(decoded[0].time * sound.RATE)
+    heard = heard[-first:] if first < 0 else np.pad(heard, (first, 0))
+    length = min(len(heard), len(made))
+    assert np.corrcoef(heard[:length], made[:length])[0, 1] > 0.9
+
+
+def test_labels_truth_and_narrations_tell_of_the_same_clips(written: Config) -> None:
+    raw = written.paths.raw
+    narrated = {
+        (uid, line["timestamp_sec"]): line["narration_text"]
+        for uid, passes in json.loads((raw / written.ego4d.narrations).read_text())["videos"].items()
+        for number in ("narration_pass_1", "narration_pass_2")
+        for line in passes.get(number, {"narrations": []})["narrations"]
+    }
+    with (raw / "truth.csv").open() as file:
+        truth = {(row["video_uid"], float(row["narration_time"])): row for row in csv.DictReader(file)}
+    assert set(truth) <= set(narrated)
+    for split, name in written.ego4d.labels.items():
+        with (raw / name).open() as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        assert list(rows[0]) == [
+            "narration_time", "video_uid", "clip_text", "positive", "tag_noun", "tag_verb", "votes",
+        ]  # fmt: skip
+        for row in rows:
+            key = (row["video_uid"], float(row["narration_time"]))
+            votes = [int(vote) for vote in row["votes"].split(",")]
+            assert narrated[key] == row["clip_text"]
+            assert row["clip_text"].startswith("#C C ")
+            assert truth[key]["split"] == split
+            assert len(votes) == 3
+            assert int(row["positive"]) == sorted(votes)[1]
+
+
+def test_narrations_use_words_of_their_group_in_both_passes(big: World, big_plan: list[plans.VideoPlan]) -> None:
+    lines = [(video, n) for video in big_plan for n in video.narrations]
+    assert {n.annotation for _, n in lines} == {1, 2}
+    words = Counter()
+    for video, narration in lines:
+        if narration.action is None:
+            assert narration.time > big.seconds or narration.text.strip() == "#C"
+            continue
+        action = video.actions[narration.action]
+        if action.actor == "O":
+            assert narration.text.startswith("#O ")
+        else:
+            forms = [plans.third_person(word) for word in action.verb.words]
+            said = [form for form in forms if narration.text.startswith(f"#C C {form} ")]
+            assert len(said) == 1
+            words[said[0]] += 1
+            assert "#unsure" in narration.text or any(word in narration.text for word in action.noun.words)
+    assert set(words) == {plans.third_person(word) for verb in plans.VERBS for word in verb.words}
+    texts = [n.text for _, n in lines]
+    assert any("#unsure" in text for text in texts)
+    assert any(n.time > big.seconds for _, n in lines)
+
+
+@pytest.mark.parametrize(
+    ("verb", "form"),
+    [("wash", "washes"), ("mix", "mixes"), ("empty", "empties"), ("talk to", "talks to"), ("cut", "cuts")],
+)
+def test_third_person(verb: str, form: str) -> None:
+    assert plans.third_person(verb) == form
+
+
+def test_taxonomies_name_every_group_with_its_words(written: Config) -> None:
+    with (written.paths.raw / written.ego4d.verb_taxonomy).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [verb.label for verb in plans.VERBS]
+    assert json.loads(rows[0]["group"].replace("'", '"')) == list(plans.VERBS[0].words)
+
+
+def test_epic_sounds_times_samples_and_audio_agree(written: Config) -> None:
+    raw, settings = written.paths.raw, written.epic_sounds
+    with h5py.File(raw / settings.audio) as audio:
+        videos = {name: audio[name][:] for name in audio}
+    seen: dict[str, str] = {}
+    for split, name in settings.annotations.items():
+        with (raw / name).open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == written.world.epic_events[split]
+        assert len({row["annotation_id"] for row in rows}) == len(rows)
+        for row in rows:
+            signal = videos[row["video_id"]]
+            assert signal.dtype == np.float32
+            assert np.abs(signal).max() <= 1
+            for end in ("start", "stop"):
+                hours, minutes, seconds = row[f"{end}_timestamp"].split(":")
+                time = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+                assert int(row[f"{end}_sample"]) == round(24000 * time)
+            assert 0.3 <= (int(row["stop_sample"]) - int(row["start_sample"])) / 24000 <= 3.0
+            assert int(row["stop_sample"]) <= len(signal)
+            assert row["class"] == epic.class_name(int(row["class_id"]))
+            assert seen.setdefault(row["video_id"], split) == split
+
+
+def test_epic_sounds_has_44_classes_as_uneven_as_the_real_ones(shared_data: Path) -> None:
+    path = shared_data / "annotations" / "epic_sounds" / "EPIC_Sounds_validation.csv"
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    real = np.bincount([int(row["class_id"]) for row in rows]) / len(rows)
+    mine = epic.class_counts(8035) / 8035
+    assert len(mine) == len(real) == 44
+    assert (mine**2).sum() == pytest.approx((real**2).sum(), abs=0.01)
+    assert next(row["class"] for row in rows if row["class_id"] == str(epic.BACKGROUND)) == "background"
+    assert epic.class_name(epic.BACKGROUND) == "background"
+
+
+@pytest.mark.parametrize("events", [44, 100, 700, 1600])
+def test_class_counts_add_up_and_leave_no_class_out(events: int) -> None:
+    counts = epic.class_counts(events)
+    assert counts.sum() == events
+    assert counts.min() >= 1
+    assert len({epic.class_name(k) for k in range(44)}) == 44
+
+
+def test_epic_events_are_louder_than_the_room_but_for_the_background(profile: Config) -> None:
+    video = next(v for v in epic.epic_plan(profile.world) if any(e.class_id == epic.BACKGROUND for e in v.events))
+    signal = epic.epic_audio(video)
+    room = np.mean(signal[: 24 * 500] ** 2)
+    for event in video.events:
+        power = np.mean(signal[24 * event.start_ms : 24 * event.stop_ms] ** 2)
+        assert (power > 4 * room) == (event.class_id != epic.BACKGROUND)
