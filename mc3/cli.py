@@ -132,6 +132,15 @@ def probe(args: argparse.Namespace) -> None:
     probe.run(config, args.seed)
 
 
+def weights(args: argparse.Namespace) -> None:
+    """Convert a checkpoint that others published to files that a profile's `init` can name."""
+    config = _load(args)
+    from mc3.encoders import weights
+
+    for path in weights.write(args.file, args.kind, config.model, args.out):
+        print(path)
+
+
 def sources(args: argparse.Namespace) -> None:
     """Write the notebooks' canonical copies, which the result stages depend on."""
     config = _load(args)
@@ -226,6 +235,11 @@ def parser() -> argparse.ArgumentParser:
     add("probe", probe, "mc3 probe --seed 0").add_argument(
         "--seed", type=int, required=True, help="one of the profile's seeds"
     )
+    step = add("weights", weights, "mc3 weights convert --kind egovlp egovlp.pth --out weights/egovlp")
+    step.add_argument("action", choices=["convert"], help="what to do with the file")
+    step.add_argument("file", type=Path, help="the checkpoint as published")
+    step.add_argument("--kind", required=True, help="egovlp, lavila, soundingactions, deit, ast or ssast")
+    step.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for MODALITY.safetensors, card.json")
     add("sources", sources, "mc3 sources")
     step = add("notebook", run_notebook, "mc3 notebook retrieval -p method cmc")
     step.add_argument("name", help="the notebook's name, without folder and .ipynb")

@@ -25,6 +25,7 @@ from mc3.encoders import text
 from mc3.encoders.audio import AudioEncoder
 from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import VideoEncoder
+from mc3.encoders.weights import mismatch
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
@@ -150,15 +151,6 @@ def _read(path: Path, remedy: str) -> dict[str, Tensor]:
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Load every tensor into every parameter, or say what does not fit."""
-    expected = module.state_dict()
-    faults = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
-    faults += [f"left over {name}" for name in sorted(tensors.keys() - expected.keys())]
-    faults += [
-        f"{name} is {list(tensors[name].shape)}, not {list(expected[name].shape)}"
-        for name in sorted(expected.keys() & tensors.keys())
-        if tensors[name].shape != expected[name].shape
-    ]
-    if faults:
-        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise DataError(f"{path} does not fit the model's settings: {shown}")
+    if faults := mismatch(tensors, module.state_dict()):
+        raise DataError(f"{path} does not fit the model's settings: {faults}")
     module.load_state_dict(tensors)

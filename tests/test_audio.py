@@ -1,8 +1,8 @@
+import published
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import ASTConfig, ASTModel
 
 from mc3.config import AudioConfig, ConfigError
 from mc3.encoders.audio import AudioEncoder, normalise, patch_grid
@@ -25,49 +25,6 @@ def fbank(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 4.6 - 4.3
 
 
-def as_transformers(model):
-    """transformers' own AST with the same weights under its own names."""
-    config = model.config
-    theirs = ASTModel(
-        ASTConfig(
-            hidden_size=config.dim,
-            num_hidden_layers=config.depth,
-            num_attention_heads=config.heads,
-            intermediate_size=4 * config.dim,
-            patch_size=config.patch,
-            frequency_stride=config.stride,
-            time_stride=config.stride,
-            max_length=config.length,
-            num_mel_bins=config.mel_bins,
-            layer_norm_eps=1e-6,
-            attn_implementation="eager",
-        )
-    ).eval()
-    replace = {
-        "cls_token": "embeddings.cls_token",
-        "dist_token": "embeddings.distillation_token",
-        "pos_embed": "embeddings.position_embeddings",
-        "patch_embed.proj": "embeddings.patch_embeddings.projection",
-        "blocks.": "layers.",
-        "attn.proj": "attention.o_proj",
-        "norm1": "layernorm_before",
-        "norm2": "layernorm_after",
-    }
-    renamed = {}
-    for name, tensor in model.trunk.state_dict().items():
-        if name.startswith("norm."):
-            name = f"layer{name}"
-        for ours, other in replace.items():
-            name = name.replace(ours, other)
-        if ".qkv." in name:
-            split = zip("qkv", tensor.chunk(3), strict=True)
-            renamed |= {name.replace("attn.qkv", f"attention.{part}_proj"): t for part, t in split}
-        else:
-            renamed[name] = tensor
-    theirs.load_state_dict(renamed)
-    return theirs
-
-
 @pytest.mark.parametrize("length", [SECOND_AND_A_HALF, TEN_SECONDS])
 @pytest.mark.parametrize("stride", [10, 16])
 def test_trunk_is_transformers_ast_at_a_clips_length_and_at_ten_seconds(length, stride):
@@ -75,7 +32,9 @@ def test_trunk_is_transformers_ast_at_a_clips_length_and_at_ten_seconds(length, 
     clips = fbank(2, length, 128)
     with torch.no_grad():
         ours = model.features(clips)
-        theirs = as_transformers(model)((clips + 4.2677393) / (2 * 4.5689974)).pooler_output
+        theirs = published.audio_model(model.trunk.state_dict(), model.config)(
+            (clips + 4.2677393) / (2 * 4.5689974)
+        ).pooler_output
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
@@ -87,7 +46,9 @@ def test_full_size_trunk_is_transformers_ast(length):
     clips = fbank(1, length, 128)
     with torch.no_grad():
         ours = model.features(clips)
-        theirs = as_transformers(model)((clips + 4.2677393) / (2 * 4.5689974)).pooler_output
+        theirs = published.audio_model(model.trunk.state_dict(), model.config)(
+            (clips + 4.2677393) / (2 * 4.5689974)
+        ).pooler_output
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 

@@ -1,4 +1,5 @@
 import numpy as np
+import published
 import pytest
 import torch
 from hypothesis import given, settings
@@ -79,66 +80,6 @@ def test_divided_attention_is_softmax_over_the_group_of_each_patch_and_the_class
     np.testing.assert_allclose(only_class[:, 0], slow[:, 0], atol=1e-5)
 
 
-def published_forward(state, config, frames):
-    """EgoVLP's forward pass written out from its description: class token repeated, groups moved into the batch."""
-
-    def norm(x, name):
-        return torch.nn.functional.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], 1e-6)
-
-    def dense(x, name):
-        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
-
-    def attention(x, name, groups):
-        batch, tokens, width = x.shape
-        heads = config.heads
-        q, k, v = (
-            dense(x, f"{name}.qkv")
-            .reshape(batch, tokens, 3, heads, width // heads)
-            .permute(2, 0, 3, 1, 4)
-            .reshape(3, batch * heads, tokens, width // heads)
-        )
-        q = q * (width // heads) ** -0.5
-        class_out = (q[:, :1] @ k.transpose(1, 2)).softmax(-1) @ v
-        t, n = count, (tokens - 1) // count
-
-        def group(y):
-            y = y.reshape(batch * heads, t, n, -1)
-            y = y if groups == "frames" else y.transpose(1, 2)
-            return y.reshape(-1, y.shape[2], y.shape[3])
-
-        grouped = [group(y[:, 1:]) for y in (q, k, v)]
-        repeat = len(grouped[0]) // (batch * heads)
-        k_all = torch.cat([k[:, :1].repeat_interleave(repeat, 0), grouped[1]], 1)
-        v_all = torch.cat([v[:, :1].repeat_interleave(repeat, 0), grouped[2]], 1)
-        out = (grouped[0] @ k_all.transpose(1, 2)).softmax(-1) @ v_all
-        out = out.reshape(batch * heads, repeat, -1, width // heads)
-        out = out if groups == "frames" else out.transpose(1, 2)
-        out = torch.cat([class_out, out.reshape(batch * heads, t * n, -1)], 1)
-        out = out.reshape(batch, heads, tokens, -1).transpose(1, 2).reshape(batch, tokens, width)
-        return dense(out, f"{name}.proj")
-
-    batch, count = frames.shape[:2]
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    images = ((frames.float() / 255 - mean) / std).permute(0, 1, 4, 2, 3).flatten(0, 1)
-    x = torch.nn.functional.conv2d(
-        images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=config.patch
-    )
-    n = x.shape[2] * x.shape[3]
-    x = x.flatten(2).transpose(1, 2).reshape(batch, count * n, -1)
-    x = torch.cat([state["cls_token"].expand(batch, -1, -1), x], 1)
-    positions = state["pos_embed"][:, 1:].repeat(1, count, 1)
-    times = state["temporal_embed"][:, :count].repeat_interleave(n, 1)
-    x = x + torch.cat([state["pos_embed"][:, :1], positions + times], 1)
-    for i in range(config.depth):
-        name = f"blocks.{i}"
-        time = attention(norm(x, f"{name}.norm3"), f"{name}.timeattn", "positions")
-        space = attention(norm(x + time, f"{name}.norm1"), f"{name}.attn", "frames")
-        x = x + space
-        hidden = torch.nn.functional.gelu(dense(norm(x, f"{name}.norm2"), f"{name}.mlp.fc1"))
-        x = x + dense(hidden, f"{name}.mlp.fc2")
-    return norm(x, "norm")[:, 0]
-
-
 @pytest.mark.parametrize(("frames", "config_frames"), [(4, 4), (16, 16), (1, 4), (4, 16)])
 def test_trunk_is_the_published_architecture(frames, config_frames):
     config = VideoConfig(frames=config_frames, image_size=48, patch=16, dim=24, depth=3, heads=3)
@@ -146,8 +87,8 @@ def test_trunk_is_the_published_architecture(frames, config_frames):
     clip = pixels(2, frames, 48, 48, 3)
     with torch.no_grad():
         ours = model.features(clip)
-        published = published_forward(model.trunk.state_dict(), config, clip)
-    torch.testing.assert_close(ours, published, atol=1e-5, rtol=1e-5)
+        expected = published.video_forward(model.trunk.state_dict(), config, clip)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -159,8 +100,8 @@ def test_full_size_trunk_is_the_published_architecture(frames):
     clip = pixels(1, frames, 224, 224, 3)
     with torch.no_grad():
         ours = model.features(clip)
-        published = published_forward(model.trunk.state_dict(), config, clip)
-    torch.testing.assert_close(ours, published, atol=1e-5, rtol=1e-5)
+        expected = published.video_forward(model.trunk.state_dict(), config, clip)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_state_dict_has_egovlps_names_and_no_others():

@@ -1,0 +1,310 @@
+"""Checkpoints that others published, to the safetensors files that a profile's `init` names.
+
+Every tensor of a checkpoint is mapped, adapted or dropped by a rule written here; one that no rule
+knows, and one that the encoders need and the file lacks, is an error that names it. Checkpoints are
+pickles: they are read by torch's weights-only loader, and objects in them that are not tensors
+(EgoVLP's carries its whole configuration) become inert, so that no code of the file's choice runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from mc3.config import ConfigError, ModelConfig
+from mc3.data import DataError
+from mc3.encoders.audio import AudioEncoder, patch_grid
+from mc3.encoders.text import TextEncoder
+from mc3.encoders.video import VideoEncoder
+
+ENCODERS: dict[str, Callable[[Any, int], nn.Module]] = {
+    "video": VideoEncoder,
+    "audio": AudioEncoder,
+    "text": TextEncoder,
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One publisher's format.
+
+    `names` maps the start of a name in the file to `modality.start` here, first match first, and
+    `drop` is a pattern of the names that have no place here; both after `module.` is cut off.
+    """
+
+    licence: str
+    names: Mapping[str, str]
+    drop: str
+
+
+KINDS = {
+    "egovlp": Kind(
+        "MIT (EgoVLP)",
+        {"video_model.": "video.trunk.", "vid_proj.": "video.projection.",
+         "text_model.": "text.trunk.", "txt_proj.": "text.projection."},
+        r"text_model\.embeddings\.position_ids",
+    ),
+    "lavila": Kind(
+        "MIT (LaViLa, EgoVLP)",
+        {"visual.": "video.trunk.", "image_projection.": "video.projection.",
+         "textual.": "text.trunk.", "text_projection.": "text.projection."},
+        r"textual\.embeddings\.position_ids",
+    ),
+    "soundingactions": Kind(
+        "not stated by its publisher; ask before passing it on",
+        {"video_model.": "video.trunk.", "vid_proj.": "video.projection.",
+         "text_model.": "text.trunk.", "txt_proj.": "text.projection.",
+         "audio_model.v.": "audio.trunk.", "audio_model.mlp_head.": "audio.projection."},
+        r"text_model\.embeddings\.position_ids|audio_model\.v\.head(_dist)?\..*",
+    ),
+    "deit": Kind("Apache-2.0 (DeiT)", {"": "audio.trunk."}, r"head(_dist)?\..*"),
+    "ast": Kind("BSD-3-Clause (AST)", {"v.": "audio.trunk."}, r"v\.head(_dist)?\..*|mlp_head\..*"),
+    "ssast": Kind(
+        "BSD-3-Clause (SSAST)",
+        {"v.": "audio.trunk."},
+        r"v\.head(_dist)?\..*|mlp_head\..*|mask_embed|[cg]predlayer\..*|p_input_[ft]dim",
+    ),
+}  # fmt: skip
+
+
+def write(source: str | Path, kind: str, config: ModelConfig, out: str | Path) -> list[Path]:
+    """Convert a checkpoint to `out`/{modality}.safetensors, one a modality it has, and `out`/card.json.
+
+    Each file appears only once it is whole. Returns their paths; errors are those of `convert`.
+    """
+    tensors, card = convert(source, kind, config)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for modality, state in tensors.items():
+        written.append(out / f"{modality}.safetensors")
+        part = written[-1].with_suffix(".part")
+        save_file(state, part, metadata={"format": "pt"})
+        part.replace(written[-1])
+    written.append(out / "card.json")
+    part = written[-1].with_suffix(".part")
+    part.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    part.replace(written[-1])
+    return written
+
+
+def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read a published checkpoint as the weights of this package's encoders.
+
+    Args:
+        source: the file as published (.pth, .pt, .bin or .safetensors).
+        kind: a key of `KINDS`.
+        config: the sizes that the encoders will have; position embeddings are fitted to them.
+
+    Returns:
+        Tensors float32 by modality, then by the encoder's own names (`trunk.*`, and `projection.*` where
+        the file has one), and a card that says what they come from and what was done.
+
+    Raises:
+        ConfigError: no such kind.
+        DataError: the file cannot be read without running code, or its tensors are not those of its kind
+            or not of the settings' sizes.
+    """
+    source = Path(source)
+    if kind not in KINDS:
+        raise ConfigError(f"no kind of weights {kind!r}; known: {', '.join(KINDS)}")
+    state = read(source)
+    tensors: dict[str, dict[str, Tensor]] = {}
+    dropped: list[str] = []
+    unknown: list[str] = []
+    for original, tensor in state.items():
+        name = original.removeprefix("module.")
+        if re.fullmatch(KINDS[kind].drop, name):
+            dropped.append(original)
+            continue
+        start = next((start for start in KINDS[kind].names if name.startswith(start)), None)
+        if start is None:
+            unknown.append(original)
+            continue
+        modality, _, rest = (KINDS[kind].names[start] + name.removeprefix(start)).partition(".")
+        tensors.setdefault(modality, {})[rest] = tensor.float().contiguous().clone()
+    if unknown or not tensors:
+        found = f"holds {_some(unknown)}" if unknown else "holds no weights"
+        raise DataError(f"{source} is not a checkpoint of kind {kind}: it {found}")
+    adapted = {
+        f"{modality}.{name}": how
+        for modality, weights in tensors.items()
+        for name, how in _adapt(kind, modality, weights, state, config).items()
+    }
+    for modality, weights in tensors.items():
+        _check(source, modality, weights, config)
+    card = {
+        "kind": kind,
+        "source": source.name,
+        "sha256": _sha256(source),
+        "licence": KINDS[kind].licence,
+        "mapped": {
+            modality: {"tensors": len(weights), "parameters": sum(t.numel() for t in weights.values())}
+            for modality, weights in tensors.items()
+        },
+        "names": {start: target for start, target in KINDS[kind].names.items() if target.split(".")[0] in tensors},
+        "adapted": adapted,
+        "dropped": sorted(dropped),
+    }
+    return tensors, card
+
+
+class Inert:
+    """What stands for any object of a checkpoint that is not a tensor: takes everything, keeps and does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Inert:
+        """Whatever the arguments."""
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def read(source: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file by name, without running anything that it contains.
+
+    Raises:
+        DataError: it is missing, damaged, not a checkpoint, or asks for what weights-only loading refuses.
+    """
+    if not source.is_file():
+        raise DataError(f"no weights at {source}; download them from their publisher first")
+    try:
+        if source.suffix == ".safetensors":
+            return load_file(source)
+        try:
+            foreign = get_unsafe_globals_in_checkpoint(source)
+            mapped = True
+        except ValueError:  # the format before torch 1.6: names cannot be listed, so only known ones will load
+            foreign, mapped = [], False
+        with safe_globals([(Inert, name) for name in foreign]):
+            data = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # a damaged pickle can fail in any way
+        asked = (
+            re.search(r"(?:GLOBAL|function) (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        )
+        fault = f"asks for {asked[1]}, which could run code" if asked else "is damaged or not a checkpoint"
+        raise DataError(f"{source} {fault}; nothing was loaded, get the publisher's own file again") from error
+    for key in ("state_dict", "model"):
+        if isinstance(data, dict) and isinstance(data.get(key), dict):
+            data = data[key]
+    if not isinstance(data, dict) or not all(isinstance(t, Tensor) for t in data.values()):
+        raise DataError(f"{source} holds no state_dict of tensors")
+    return data
+
+
+def fit_frames(embedding: Tensor, frames: int) -> Tensor:
+    """Temporal positions [1, F, D] to [1, frames, D]: the first ones, or zeros after them.
+
+    EgoVLP trains its first four and leaves the others at their initial zero.
+    """
+    return pad(embedding[:, :frames], (0, 0, 0, max(0, frames - embedding.shape[1])))
+
+
+def fit_grid(embedding: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Position embeddings [1, 2 + rows * columns, D] of one grid to those of another, as AST does it.
+
+    An axis that gets shorter keeps its centre; one that gets longer is interpolated linearly. The class
+    and the distillation token keep theirs.
+    """
+    grid = embedding[:, 2:].unflatten(1, source).movedim(-1, 1)  # [1, D, rows, columns]
+    for axis, size in ((2, target[0]), (3, target[1])):
+        length = grid.shape[axis]
+        if size <= length:
+            grid = grid.narrow(axis, length // 2 - size // 2, size)
+        else:
+            shape = (size, grid.shape[3]) if axis == 2 else (grid.shape[2], size)
+            grid = interpolate(grid, shape, mode="bilinear")
+    return torch.cat([embedding[:, :2], grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _adapt(
+    kind: str, modality: str, weights: dict[str, Tensor], state: Mapping[str, Tensor], config: ModelConfig
+) -> dict[str, str]:
+    """Fit in place what depends on the number of frames, the colour channels and the grid; say what was done."""
+    done: dict[str, str] = {}
+
+    def change(name: str, fit: Callable[[Tensor], Tensor], how: str) -> None:
+        before = weights[name]
+        weights[name] = fit(before).contiguous()
+        done[name] = f"{how}: {list(before.shape)} -> {list(weights[name].shape)}"
+
+    name = "trunk.temporal_embed"
+    if modality == "video" and name in weights and weights[name].shape[1] != config.video.frames:
+        longer = weights[name].shape[1] < config.video.frames
+        change(name, lambda t: fit_frames(t, config.video.frames), "zeros added" if longer else "first positions kept")
+    kernel = "trunk.patch_embed.proj.weight"
+    if modality == "audio" and kernel in weights and weights[kernel].shape[1] == 3:
+        change(kernel, lambda t: t.sum(1, keepdim=True), "colour channels summed")
+    name = "trunk.pos_embed"
+    if modality == "audio" and name in weights:
+        source = _source_grid(kind, weights[name].shape[1] - 2, state)
+        target = patch_grid((config.audio.mel_bins, config.audio.length), config.audio.patch, config.audio.stride)
+        if source and source != target:
+            how = f"grid {source[0]} x {source[1]} cut to its centre or interpolated to {target[0]} x {target[1]}"
+            change(name, lambda t: fit_grid(t, source, target), how)
+    return done
+
+
+def _source_grid(kind: str, positions: int, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """The rows and columns of a checkpoint's patches, or None where only the settings' own will do."""
+    if kind == "deit":
+        grids = [(round(positions**0.5), round(positions**0.5))]
+    elif kind == "ssast":  # notes its input's size, which it cuts into patches without overlap
+        noted = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        patch = noted["v.patch_embed.proj.weight"].shape[-1] if "v.patch_embed.proj.weight" in noted else 16
+        size = [int(noted[name]) for name in ("p_input_fdim", "p_input_tdim") if name in noted]
+        grids = [patch_grid((size[0], size[1]), patch, patch)] if len(size) == 2 else []
+    elif kind == "ast":  # published with these strides, for ten seconds (AudioSet) and one (Speech Commands)
+        grids = [patch_grid((128, frames), 16, stride) for frames in (1024, 128) for stride in (10, 12, 14, 16)]
+    else:
+        grids = []
+    return next((grid for grid in grids if grid[0] * grid[1] == positions), None)
+
+
+def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """What keeps `tensors` from being loaded as `expected`, in words; empty if nothing does."""
+    faults = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
+    faults += [f"left over {name}" for name in sorted(tensors.keys() - expected.keys())]
+    faults += [
+        f"{name} is {list(tensors[name].shape)}, not {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+    return _some(faults)
+
+
+def _check(source: Path, modality: str, weights: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Every tensor of the encoder, or of its trunk alone, with its shape and finite; or an error that lists."""
+    with torch.device("meta"):
+        encoder = ENCODERS[modality](getattr(config, modality), config.embedding_dim)
+    expected = encoder.state_dict()
+    if not any(name.startswith("projection.") for name in weights):
+        expected = {name: tensor for name, tensor in expected.items() if name.startswith("trunk.")}
+    if faults := mismatch(weights, expected):
+        raise DataError(f"{source} does not fit the settings under model.{modality}: {faults}")
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise DataError(f"{source} has values that are not finite numbers: {_some(broken)}")
+
+
+def _some(names: list[str]) -> str:
+    return "; ".join(names[:8]) + (f"; and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,428 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+import types
+from pathlib import Path, PosixPath
+
+import numpy as np
+import published
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from timm.models.deit import VisionTransformerDistilled
+from transformers import DistilBertConfig, DistilBertModel
+
+from mc3 import cli
+from mc3.config import AudioConfig, ConfigError, ModelConfig, TextConfig, VideoConfig
+from mc3.data import DataError
+from mc3.encoders import weights
+from mc3.encoders.audio import AudioEncoder
+from mc3.encoders.text import TextEncoder
+from mc3.encoders.video import VideoEncoder
+
+DIM, DEPTH, HEADS, WIDTH = 24, 2, 3, 8
+CONFIG = ModelConfig(
+    WIDTH,
+    VideoConfig(frames=4, image_size=32, patch=16, dim=DIM, depth=DEPTH, heads=HEADS),
+    AudioConfig(length=149, mel_bins=128, patch=16, stride=10, dim=DIM, depth=DEPTH, heads=HEADS),
+    TextConfig(tokenizer="train", vocab_size=30, max_length=8, dim=DIM, depth=DEPTH, heads=HEADS, dropout=0.0),
+)
+
+
+def random(*shape):
+    return torch.randn(*shape) * 0.3
+
+
+def dense(name, out, into):
+    return {f"{name}.weight": random(out, into), f"{name}.bias": random(out)}
+
+
+def norm(name):
+    return {f"{name}.weight": 1 + random(DIM), f"{name}.bias": random(DIM)}
+
+
+def vit(prefix, tokens, positions, channels, time_attention=()):
+    """A vision transformer's tensors under the names that timm and EgoVLP share."""
+    state = {f"{prefix}{token}": random(1, 1, DIM) for token in tokens}
+    state[f"{prefix}pos_embed"] = random(1, len(tokens) + positions, DIM)
+    state |= {f"{prefix}patch_embed.proj.weight": random(DIM, channels, 16, 16),
+              f"{prefix}patch_embed.proj.bias": random(DIM)}  # fmt: skip
+    for i in range(DEPTH):
+        block = f"{prefix}blocks.{i}"
+        for attention in ("attn", *time_attention):
+            state |= dense(f"{block}.{attention}.qkv", 3 * DIM, DIM) | dense(f"{block}.{attention}.proj", DIM, DIM)
+        for name in ("norm1", "norm2", *(["norm3"] if time_attention else [])):
+            state |= norm(f"{block}.{name}")
+        state |= dense(f"{block}.mlp.fc1", 4 * DIM, DIM) | dense(f"{block}.mlp.fc2", DIM, 4 * DIM)
+    return state | norm(f"{prefix}norm")
+
+
+def video_state(frames=4):
+    state = vit("video_model.", ["cls_token"], 4, 3, ["timeattn"])
+    return state | {"video_model.temporal_embed": random(1, frames, DIM)} | dense("vid_proj.0", WIDTH, DIM)
+
+
+def text_state():
+    config = DistilBertConfig(vocab_size=30, dim=DIM, hidden_dim=4 * DIM, n_layers=DEPTH, n_heads=HEADS)
+    state = {f"text_model.{name}": tensor for name, tensor in DistilBertModel(config).state_dict().items()}
+    return state | {"text_model.embeddings.position_ids": torch.arange(512)[None]} | dense("txt_proj.1", WIDTH, DIM)
+
+
+def audio_state(positions=12 * 14):
+    state = vit("audio_model.v.", ["cls_token", "dist_token"], positions, 1)
+    return state | norm("audio_model.mlp_head.0") | dense("audio_model.mlp_head.1", WIDTH, DIM)
+
+
+def parallel(state):
+    return {f"module.{name}": tensor for name, tensor in state.items()}
+
+
+def save_egovlp(path, frames=4, **changes):
+    """The training checkpoint as EgoVLP writes it, with an object of a class that is nowhere to be imported."""
+    module = types.ModuleType("parse_config_of_egovlp")
+
+    class ConfigParser:
+        def __init__(self):
+            self._save_dir = PosixPath("results/EgoClip")
+            self.log_levels = {0: 30}
+
+    ConfigParser.__module__, ConfigParser.__qualname__ = module.__name__, "ConfigParser"
+    module.ConfigParser = ConfigParser
+    state = parallel(video_state(frames) | text_state()) | changes
+    state = {name: tensor for name, tensor in state.items() if tensor is not None}
+    content = {
+        "arch": "FrozenInTime", "epoch": 10, "state_dict": state, "monitor_best": 0.5, "config": ConfigParser(),
+        "optimizer": {"state": {0: {"step": 3, "exp_avg": random(5)}}, "param_groups": [{"lr": 3e-5}]},
+    }  # fmt: skip
+    sys.modules[module.__name__] = module
+    try:
+        torch.save(content, path)
+    finally:
+        del sys.modules[module.__name__]
+    return state
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def test_egovlps_file_with_a_pickled_configuration_is_read_whole(tmp_path):
+    state = save_egovlp(tmp_path / "egovlp.pth")
+    with pytest.raises(pickle.UnpicklingError, match=r"parse_config_of_egovlp"):
+        torch.load(tmp_path / "egovlp.pth", weights_only=True)
+    tensors, card = weights.convert(tmp_path / "egovlp.pth", "egovlp", CONFIG)
+    back = {"video.trunk": "video_model", "video.projection": "vid_proj",
+            "text.trunk": "text_model", "text.projection": "txt_proj"}  # fmt: skip
+    named = {f"{modality}.{name}": tensor for modality, ours in tensors.items() for name, tensor in ours.items()}
+    for name, tensor in named.items():
+        start = next(start for start in back if name.startswith(start))
+        assert torch.equal(tensor, state["module." + back[start] + name.removeprefix(start)])
+    assert card["dropped"] == ["module.text_model.embeddings.position_ids"]
+    assert len(named) + len(card["dropped"]) == len(state)
+    assert card["adapted"] == {}
+
+
+@pytest.mark.parametrize(("published_frames", "frames"), [(4, 4), (16, 16), (16, 4), (4, 16)])
+def test_converted_egovlp_video_weights_compute_what_the_published_model_does(tmp_path, published_frames, frames):
+    state = save_egovlp(tmp_path / "egovlp.pth", published_frames)
+    config = VideoConfig(**{**CONFIG.video.__dict__, "frames": frames})
+    tensors, card = weights.convert(
+        tmp_path / "egovlp.pth", "egovlp", ModelConfig(WIDTH, config, CONFIG.audio, CONFIG.text)
+    )
+    assert bool(card["adapted"]) == (published_frames != frames)
+    encoder = VideoEncoder(config, WIDTH).eval()
+    encoder.load_state_dict(tensors["video"])
+    clip = torch.randint(0, 256, (2, min(frames, published_frames), 32, 32, 3), dtype=torch.uint8)
+    trunk = {n.removeprefix("module.video_model."): t for n, t in state.items() if "video_model" in n}
+    with torch.no_grad():
+        expected = published.video_forward(trunk, config, clip)
+        expected = expected @ state["module.vid_proj.0.weight"].T + state["module.vid_proj.0.bias"]
+        torch.testing.assert_close(encoder(clip), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_converted_text_weights_compute_what_distilbert_does(tmp_path):
+    state = save_egovlp(tmp_path / "egovlp.pth")
+    encoder = TextEncoder(CONFIG.text, WIDTH).eval()
+    encoder.load_state_dict(weights.convert(tmp_path / "egovlp.pth", "egovlp", CONFIG)[0]["text"])
+    reference = DistilBertModel(
+        DistilBertConfig(vocab_size=30, dim=DIM, hidden_dim=4 * DIM, n_layers=DEPTH, n_heads=HEADS)
+    ).eval()
+    trunk = {n.removeprefix("module.text_model."): t for n, t in state.items() if "text_model" in n}
+    reference.load_state_dict({n: t for n, t in trunk.items() if "position_ids" not in n})
+    ids = torch.tensor([[2, 7, 8, 3, 0, 0], [2, 9, 10, 11, 12, 3]])
+    with torch.no_grad():
+        first = reference(ids, attention_mask=(ids > 0).long()).last_hidden_state[:, 0]
+        expected = first.clamp(min=0) @ state["module.txt_proj.1.weight"].T + state["module.txt_proj.1.bias"]
+        torch.testing.assert_close(encoder(ids), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_temporal_positions_keep_the_first_four_of_sixteen_and_fill_sixteen_with_zeros():
+    sixteen, four = random(1, 16, DIM), random(1, 4, DIM)
+    assert torch.equal(weights.fit_frames(sixteen, 4), sixteen[:, :4])
+    longer = weights.fit_frames(four, 16)
+    assert torch.equal(longer[:, :4], four)
+    assert longer.shape == (1, 16, DIM)
+    assert not longer[:, 4:].any()
+
+
+def test_lavilas_copy_gives_egovlps_weights_rounded_to_half_precision(tmp_path):
+    state = save_egovlp(tmp_path / "egovlp.pth")
+    names = {
+        "video_model": "visual",
+        "text_model": "textual",
+        "txt_proj": "text_projection",
+        "vid_proj": "image_projection",
+    }
+    renamed = {}
+    for name, tensor in state.items():
+        name = name.removeprefix("module.")
+        start = next(start for start in names if name.startswith(start))
+        renamed[names[start] + name.removeprefix(start)] = tensor.half() if tensor.is_floating_point() else tensor
+    torch.save({"epoch": 0, "state_dict": renamed}, tmp_path / "lavila.pth")
+    first, _ = weights.convert(tmp_path / "egovlp.pth", "egovlp", CONFIG)
+    second, card = weights.convert(tmp_path / "lavila.pth", "lavila", CONFIG)
+    assert {m: set(t) for m, t in first.items()} == {m: set(t) for m, t in second.items()}
+    for modality, tensors in first.items():
+        for name, tensor in tensors.items():
+            assert second[modality][name].dtype == torch.float32
+            assert torch.equal(second[modality][name], tensor.half().float())
+    assert "MIT" in card["licence"]
+
+
+@pytest.mark.parametrize("modality", ["video", "text"])
+def test_the_authors_checkpoints_hold_audio_with_its_projection_and_one_more_modality(tmp_path, modality):
+    state = audio_state() | (video_state(16) if modality == "video" else text_state())
+    torch.save({"state_dict": parallel(state)}, tmp_path / "a.pth")
+    tensors, _ = weights.convert(tmp_path / "a.pth", "soundingactions", CONFIG)
+    assert set(tensors) == {"audio", modality}
+    encoder = AudioEncoder(CONFIG.audio, WIDTH).eval()
+    encoder.load_state_dict(tensors["audio"])
+    trunk = {n.removeprefix("audio_model.v."): t for n, t in state.items() if n.startswith("audio_model.v.")}
+    clips = torch.randn(2, 149, 128) * 4.6 - 4.3
+    with torch.no_grad():
+        features = published.audio_model(trunk, CONFIG.audio)((clips + 4.2677393) / (2 * 4.5689974)).pooler_output
+        features = torch.nn.functional.layer_norm(
+            features, [DIM], state["audio_model.mlp_head.0.weight"], state["audio_model.mlp_head.0.bias"], 1e-5
+        )
+        expected = features @ state["audio_model.mlp_head.1.weight"].T + state["audio_model.mlp_head.1.bias"]
+        torch.testing.assert_close(encoder(clips), expected, atol=1e-5, rtol=1e-5)
+
+
+def image_model():
+    """timm's own distilled DeiT for 384 pixels, narrow."""
+    made = VisionTransformerDistilled(img_size=384, patch_size=16, embed_dim=DIM, depth=DEPTH, num_heads=HEADS)
+    return {name: tensor + random(*tensor.shape) for name, tensor in made.state_dict().items()}
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors", "before torch 1.6"])
+def test_an_image_model_becomes_an_audio_model_as_ast_does_it(tmp_path, form):
+    state = image_model()
+    path = tmp_path / ("deit.safetensors" if form == "safetensors" else "deit.pth")
+    if form == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"model": state}, path, _use_new_zipfile_serialization=form == "pth")
+    tensors, card = weights.convert(path, "deit", CONFIG)
+    ours = tensors["audio"]
+    grey = random(3, 1, 128, 149)
+    strided = {"bias": state["patch_embed.proj.bias"], "stride": 10}
+    torch.testing.assert_close(
+        torch.nn.functional.conv2d(grey, ours["trunk.patch_embed.proj.weight"], **strided),
+        torch.nn.functional.conv2d(grey.expand(-1, 3, -1, -1), state["patch_embed.proj.weight"], **strided),
+        atol=1e-4, rtol=1e-4,
+    )  # fmt: skip
+    positions = ours["trunk.pos_embed"]
+    assert torch.equal(positions[:, :2], state["pos_embed"][:, :2])
+    for row in range(12):
+        for column in range(14):
+            assert torch.equal(
+                positions[0, 2 + row * 14 + column], state["pos_embed"][0, 2 + (6 + row) * 24 + 5 + column]
+            )
+    untouched = set(state) - {"patch_embed.proj.weight", "pos_embed", *card["dropped"]}
+    assert all(torch.equal(ours[f"trunk.{name}"], state[name]) for name in untouched)
+    assert card["dropped"] == ["head.bias", "head.weight", "head_dist.bias", "head_dist.weight"]
+    assert len(card["adapted"]) == 2
+    assert not any(name.startswith("projection.") for name in ours)
+
+
+def test_a_longer_axis_is_interpolated_linearly_between_patch_centres():
+    embedding = random(1, 2 + 3 * 4, DIM)
+    fitted = weights.fit_grid(embedding, (3, 4), (2, 10))
+    grid = embedding[0, 2:].reshape(3, 4, DIM).numpy()
+    centres = (np.arange(10) + 0.5) * 4 / 10 - 0.5
+    expected = np.array(
+        [[[np.interp(c, np.arange(4), grid[r, :, d]) for d in range(DIM)] for c in centres] for r in (0, 1)]
+    )
+    np.testing.assert_allclose(fitted[0, 2:].reshape(2, 10, DIM), expected, atol=1e-5)
+    assert torch.equal(fitted[:, :2], embedding[:, :2])
+
+
+def ast_state(positions):
+    return (
+        vit("v.", ["cls_token", "dist_token"], positions, 1)
+        | {f"v.{head}.{kind}": random(10) for head in ("head", "head_dist") for kind in ("weight", "bias")}
+        | norm("mlp_head.0")
+        | dense("mlp_head.1", 527, DIM)
+    )
+
+
+def test_an_ast_of_ten_seconds_is_cut_to_the_middle_of_its_time_axis(tmp_path):
+    state = ast_state(12 * 101)
+    torch.save(parallel(state), tmp_path / "ast.pth")
+    tensors, card = weights.convert(tmp_path / "ast.pth", "ast", CONFIG)
+    grid = state["v.pos_embed"][:, 2:].reshape(12, 101, DIM)
+    assert torch.equal(tensors["audio"]["trunk.pos_embed"][0, 2:].reshape(12, 14, DIM), grid[:, 43:57])
+    assert [name for name in card["dropped"] if "mlp_head" in name] == [
+        f"module.mlp_head.{i}.{kind}" for i in (0, 1) for kind in ("bias", "weight")
+    ]
+    assert list(card["adapted"]) == ["audio.trunk.pos_embed"]
+
+
+@pytest.mark.parametrize("length", [149, 1024])
+def test_a_converted_ast_computes_what_transformers_ast_does(tmp_path, length):
+    audio = AudioConfig(**{**CONFIG.audio.__dict__, "length": length})
+    state = ast_state(weights.patch_grid((128, length), 16, 10)[1] * 12)
+    torch.save(parallel(state), tmp_path / "ast.pth")
+    config = ModelConfig(WIDTH, CONFIG.video, audio, CONFIG.text)
+    if length == 149:  # AST itself never had this length: as the authors' it is taken as it is
+        state = {f"audio_model.{name}": tensor for name, tensor in state.items() if "head" not in name}
+        torch.save(parallel(state), tmp_path / "ast.pth")
+    tensors, card = weights.convert(tmp_path / "ast.pth", "soundingactions" if length == 149 else "ast", config)
+    assert card["adapted"] == {}
+    encoder = AudioEncoder(audio, WIDTH).eval()
+    assert encoder.load_state_dict(tensors["audio"], strict=False).unexpected_keys == []
+    trunk = {n.split("v.", 1)[1]: t for n, t in state.items() if "v." in n and "head" not in n}
+    clips = torch.randn(1, length, 128) * 4.6 - 4.3
+    with torch.no_grad():
+        expected = published.audio_model(trunk, audio)((clips + 4.2677393) / (2 * 4.5689974)).pooler_output
+        torch.testing.assert_close(encoder.features(clips), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_ssast_that_notes_its_inputs_size_is_fitted_from_it(tmp_path):
+    state = vit("v.", ["cls_token", "dist_token"], 8 * 64, 1) | {
+        "mask_embed": random(1, 1, DIM), "p_input_fdim": torch.tensor([128.0]), "p_input_tdim": torch.tensor([1024.0]),
+        **dense("cpredlayer.0", DIM, DIM), **dense("gpredlayer.2", 256, DIM),
+    }  # fmt: skip
+    torch.save(parallel(state), tmp_path / "ssast.pth")
+    tensors, card = weights.convert(tmp_path / "ssast.pth", "ssast", CONFIG)
+    assert len(tensors["audio"]) + len(card["dropped"]) == len(state)
+    fitted = tensors["audio"]["trunk.pos_embed"]
+    assert torch.equal(fitted, weights.fit_grid(state["v.pos_embed"], (8, 64), (12, 14)))
+    assert fitted.shape == (1, 2 + 12 * 14, DIM)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"module.video_model.norm.weight": None}, r"model\.video: missing trunk\.norm\.weight"),
+        ({"module.text_model.embeddings.LayerNorm.bias": None}, r"model\.text: missing trunk\.embeddings\.LayerNorm"),
+        ({"module.vid_proj.0.bias": None}, r"missing projection\.0\.bias"),
+        ({"module.video_model.extra": torch.zeros(1)}, r"left over trunk\.extra"),
+        ({"module.smell_model.norm": torch.zeros(1)}, r"kind egovlp: it holds module\.smell_model\.norm"),
+        ({"module.video_model.norm.bias": torch.zeros(3)}, r"trunk\.norm\.bias is \[3\], not \[24\]"),
+        ({"module.video_model.norm.bias": torch.full((DIM,), torch.nan)}, r"not finite numbers: trunk\.norm\.bias"),
+    ],
+)
+def test_every_tensor_is_accounted_for(tmp_path, change, message):
+    save_egovlp(tmp_path / "egovlp.pth", **change)
+    with pytest.raises(DataError, match=message) as caught:
+        weights.convert(tmp_path / "egovlp.pth", "egovlp", CONFIG)
+    assert "egovlp.pth" in str(caught.value)
+
+
+def test_another_kind_a_missing_and_a_truncated_file_are_errors_that_name_it(tmp_path):
+    path = tmp_path / "egovlp.pth"
+    with pytest.raises(DataError, match=r"no weights at .*egovlp\.pth"):
+        weights.convert(path, "egovlp", CONFIG)
+    save_egovlp(path)
+    with pytest.raises(DataError, match=r"not a checkpoint of kind lavila"):
+        weights.convert(path, "lavila", CONFIG)
+    with pytest.raises(ConfigError, match=r"no kind of weights 'clip'; known: egovlp"):
+        weights.convert(path, "clip", CONFIG)
+    for size in (path.stat().st_size // 2, 5000, 0):
+        os.truncate(path, size)
+        with pytest.raises(DataError, match=r"egovlp\.pth is damaged"):
+            weights.convert(path, "egovlp", CONFIG)
+    torch.save([1, 2], path)
+    with pytest.raises(DataError, match=r"no state_dict"):
+        weights.convert(path, "egovlp", CONFIG)
+
+
+class Bomb:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def bombs(target):
+    write = f"open({str(target)!r}, 'w').close()"
+    return {
+        "os.system": Bomb(os.system, f"touch {target}"),
+        "exec": Bomb(exec, write),
+        "eval": Bomb(eval, write),
+        "popen": Bomb(subprocess.check_call, ["touch", str(target)]),
+        "path": Bomb(Path.touch, Path(target)),
+    }
+
+
+@pytest.mark.parametrize("name", list(bombs("")))
+@pytest.mark.parametrize("form", ["zip", "before torch 1.6", "bare pickle"])
+def test_a_checkpoint_that_would_run_code_runs_none(tmp_path, name, form):
+    target, path = tmp_path / "written", tmp_path / "bomb.pth"
+    content = {"config": bombs(target)[name], "state_dict": parallel(video_state() | text_state())}
+    if form == "bare pickle":
+        path.write_bytes(pickle.dumps(content["config"], protocol=2))
+        pickle.loads(path.read_bytes())
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+        torch.load(path, weights_only=False)
+    assert target.exists()  # read with trust, it writes its file
+    target.unlink()
+    if form == "zip" and name in ("exec", "eval", "popen"):  # calls made inert, the tensors beside them are read
+        assert set(weights.convert(path, "egovlp", CONFIG)[0]) == {"video", "text"}
+    else:
+        with pytest.raises(
+            DataError, match=r"bomb\.pth (asks for \S+, which could run code|is damaged or not a checkpoint); nothing"
+        ):
+            weights.convert(path, "egovlp", CONFIG)
+    assert not target.exists()
+
+
+def test_reading_leaves_torchs_list_of_trusted_classes_as_it_was(tmp_path):
+    save_egovlp(tmp_path / "egovlp.pth")
+    before = torch.serialization.get_safe_globals()
+    weights.convert(tmp_path / "egovlp.pth", "egovlp", CONFIG)
+    assert torch.serialization.get_safe_globals() == before
+
+
+def test_the_command_writes_files_that_a_profile_can_name_and_the_same_ones_each_time(
+    tmp_path, mini_settings, monkeypatch, capsys
+):
+    settings = mini_settings
+    for part in ("video", "audio", "text"):
+        settings["model"][part] = dict(getattr(CONFIG, part).__dict__)
+    settings["model"]["embedding_dim"] = WIDTH
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    state = save_egovlp(tmp_path / "egovlp.pth")
+    monkeypatch.chdir(tmp_path)
+    for out in ("a", "b"):
+        assert cli.main(["weights", "convert", "--kind", "egovlp", "egovlp.pth", "--out", out]) == 0
+    assert sorted(path.name for path in Path("a").iterdir()) == ["card.json", "text.safetensors", "video.safetensors"]
+    assert all(path.read_bytes() == (Path("b") / path.name).read_bytes() for path in Path("a").iterdir())
+    assert torch.equal(load_file("a/video.safetensors")["trunk.cls_token"], state["module.video_model.cls_token"])
+    card = json.loads(Path("a/card.json").read_text())
+    assert card["source"] == "egovlp.pth"
+    assert len(card["sha256"]) == 64
+    assert card["mapped"]["video"]["tensors"] == len(load_file("a/video.safetensors"))
+    assert "a/video.safetensors" in capsys.readouterr().out
+    assert cli.main(["weights", "convert", "--kind", "deit", "egovlp.pth", "--out", "c"]) == 1
+    assert capsys.readouterr().err.startswith("mc3: egovlp.pth")
+    assert not Path("c").exists()
