@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from mc3.config import Config, World, load
+from mc3.config import Config, ConfigError, World, load
 from mc3.data import world as files
 from mc3.data import world_epic as epic
 from mc3.data import world_plan as plans
@@ -96,11 +96,15 @@ def test_fewer_videos_leave_the_others_as_they_were(big: World, big_plan: list[p
     assert plans.plan(few) == [*big_plan[:4], *big_plan[50:52], *big_plan[100:102]]
 
 
-def test_writing_replaces_a_world_and_leaves_nothing_beside_it(written: Config, tmp_path: Path) -> None:
+def test_writing_replaces_a_world_but_nothing_else(written: Config, tmp_path: Path) -> None:
     config = small(written, tmp_path / "raw", workers=1)
     config = dataclasses.replace(config, world=dataclasses.replace(config.world, seconds=5.0))
     config.paths.raw.mkdir()
     (config.paths.raw / "left over.txt").write_text("old")
+    with pytest.raises(ConfigError, match="were not generated"):
+        files.write(config)
+    assert (config.paths.raw / "left over.txt").read_text() == "old"
+    (config.paths.raw / files.TRUTH).write_text("old")
     files.write(config)
     assert not (config.paths.raw / "left over.txt").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import av
 import h5py
@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mc3.config import Config, World
+from mc3.config import Config, ConfigError, World
 from mc3.data.world_epic import epic_audio, epic_plan, epic_rows
 from mc3.data.world_picture import frames
 from mc3.data.world_plan import HAND, NOUNS, VERBS, Noun, Verb, VideoPlan, plan
@@ -37,6 +37,9 @@ GOP_SEC = 3
 """Seconds from one key frame to the next, long enough that a reader has to seek properly."""
 
 AUDIO_BIT_RATE = 64_000
+
+TRUTH = "truth.csv"
+"""What only a generated world knows; its presence marks a folder as generated."""
 
 
 def encode(path: Path, pictures: np.ndarray, fps: int, sound: np.ndarray | None) -> None:
@@ -82,12 +85,23 @@ def _shown(results: Iterable[Result], total: int, what: str) -> Iterator[Result]
             print(f"{what}: {done}/{total}", flush=True)
 
 
-def _map(workers: int, job: Callable[[Job], Result], jobs: list[Job], what: str) -> Iterator[Result]:
-    if workers <= 1:
-        yield from _shown(map(job, jobs), len(jobs), what)
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield from _shown(pool.map(job, jobs), len(jobs), what)
+class Workers:
+    """`count` processes (or this one, if 1) that map jobs to results in order, while it is shown how far they are."""
+
+    def __init__(self, count: int) -> None:
+        self.pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) if count > 1 else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+    def map(self, job: Callable[[Job], Result], jobs: list[Job], what: str) -> Iterator[Result]:
+        """Results of `job`, in the order of `jobs`."""
+        results = map(job, jobs) if self.pool is None else self.pool.map(job, jobs)
+        return _shown(results, len(jobs), what)
 
 
 def _write_table(path: Path, columns: list[str], rows: Iterable[dict[str, Any]], delimiter: str = ",") -> None:
@@ -203,13 +217,13 @@ def truth(videos: list[VideoPlan]) -> list[dict[str, Any]]:
     ]
 
 
-def _write_epic_sounds(raw: Path, config: Config) -> None:
+def _write_epic_sounds(raw: Path, config: Config, workers: Workers) -> None:
     files, videos = config.epic_sounds, epic_plan(config.world)
     for split, path in files.annotations.items():
         rows = epic_rows(videos, split)
         _write_table(raw / path, list(rows[0]), rows)
     with h5py.File(raw / files.audio, "w", libver=("v110", "v110"), track_order=False) as file:
-        signals = _map(config.world.workers, epic_audio, videos, "EPIC-Sounds audio")
+        signals = workers.map(epic_audio, videos, "EPIC-Sounds audio")
         for video, signal in zip(videos, signals, strict=True):
             file.create_dataset(
                 video.video_id, data=signal, chunks=(65536,), compression="lzf", shuffle=True, track_times=False
@@ -217,8 +231,15 @@ def _write_epic_sounds(raw: Path, config: Config) -> None:
 
 
 def write(config: Config) -> None:
-    """Make the whole of `paths.raw` from `config.world`, replacing what is there only when all is written."""
+    """Make the whole of `paths.raw` from `config.world`, replacing an older world only when all is written.
+
+    Raises `ConfigError` where `paths.raw` holds anything that is not a generated world.
+    """
     raw, world = config.paths.raw, config.world
+    if raw.exists() and any(raw.iterdir()) and not (raw / TRUTH).exists():
+        raise ConfigError(
+            f"{raw} holds data that were not generated; set paths.raw to another folder or move them away"
+        )
     new = raw.with_name(raw.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     for path in (config.ego4d.metadata, config.ego4d.narrations, config.ego4d.videos / "any"):
@@ -226,11 +247,12 @@ def write(config: Config) -> None:
     videos = plan(world)
     _write_annotations(new, videos, config)
     rows = truth(videos)
-    _write_table(new / "truth.csv", list(rows[0]), rows)
-    _write_epic_sounds(new, config)
+    _write_table(new / TRUTH, list(rows[0]), rows)
     render = partial(_render, world=world, folder=new / config.ego4d.videos)
-    for _ in _map(world.workers, render, videos, "videos"):
-        pass
+    with Workers(world.workers) as workers:
+        _write_epic_sounds(new, config, workers)
+        for _ in workers.map(render, videos, "videos"):
+            pass
     old = raw.with_name(raw.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if raw.exists():
