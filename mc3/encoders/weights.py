@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -194,10 +193,9 @@ def read(source: Path) -> dict[str, Tensor]:
         with safe_globals([(Inert, name) for name in foreign]):
             data = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can fail in any way
-        asked = (
-            re.search(r"(?:GLOBAL|function) (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        )
-        fault = f"asks for {asked[1]}, which could run code" if asked else "is damaged or not a checkpoint"
+        asked = re.search(r"GLOBAL (\S+)|unrecognized function", str(error))
+        name = (asked[1] or "a call of its own making") if asked else ""
+        fault = f"asks for {name}, which could run code" if asked else "is damaged or not a checkpoint"
         raise DataError(f"{source} {fault}; nothing was loaded, get the publisher's own file again") from error
     for key in ("state_dict", "model"):
         if isinstance(data, dict) and isinstance(data.get(key), dict):
