@@ -4,6 +4,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from raw_files import clicks, number_of, numbered, write_media
@@ -245,7 +246,7 @@ def test_pictures_of_real_videos_are_those_of_a_plain_decoder(shared_data: Path)
     for (start, end), clip in zip(windows, media.clips_of(path, windows, 4, 64, 0), strict=True):
         for time, picture in zip(media.moments(start, end, 4), clip.frames, strict=True):
             shown = [frame for at, frame in frames if at - frames[0][0] <= time][-1]
-            assert (picture == media.square(shown, 64)).all()
+            assert (picture == media.square(shown, 64, VideoReformatter())).all()
 
 
 def test_real_recordings_last_as_long_as_their_samples(shared_data: Path):

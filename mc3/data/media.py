@@ -20,6 +20,7 @@ import av
 import numpy as np
 import torch
 import torchaudio
+from av.video.reformatter import VideoReformatter
 
 from mc3.data import DataError
 
@@ -82,11 +83,14 @@ def moments(start: float, end: float, frames: int) -> np.ndarray:
     return start + (np.arange(frames) + 0.5) * (end - start) / frames
 
 
-def square(frame: av.VideoFrame, size: int) -> np.ndarray:
-    """A decoded picture as uint8 RGB [size, size, 3]: upright, short side to `size`, then the centre."""
+def square(frame: av.VideoFrame, size: int, scaler: VideoReformatter) -> np.ndarray:
+    """A decoded picture as uint8 RGB [size, size, 3]: upright, short side to `size`, then the centre.
+
+    `scaler` keeps what it prepared for the last picture; use one for all of a file.
+    """
     scale = size / min(frame.width, frame.height)
     width, height = max(size, round(frame.width * scale)), max(size, round(frame.height * scale))
-    picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BICUBIC")
+    picture = scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
     top, left = (height - size) // 2, (width - size) // 2
     picture = picture[top : top + size, left : left + size]
     return np.ascontiguousarray(np.rot90(picture, k=round(frame.rotation / 90)))
@@ -178,6 +182,7 @@ class _Pictures:
     def __init__(self, path: Path, stream: Any, zero: float, wanted: list[float], size: int):
         self.path, self.stream, self.zero, self.size = path, stream, zero, size
         self.wanted, self.next = wanted, 0
+        self.scaler = VideoReformatter()
         self.found: dict[float, np.ndarray] = {}
         self.last: av.VideoFrame | None = None
         self.position = 0.0
@@ -220,7 +225,7 @@ class _Pictures:
                 assert self.last is not None
                 if self.last.is_corrupt:
                     raise DataError(f"{self.path} is damaged at {self.position:.1f} s; fetch it again")
-                picture = square(self.last, self.size)
+                picture = square(self.last, self.size, self.scaler)
             self.found[self.wanted[self.next]] = picture
             self.next += 1
 
@@ -249,7 +254,7 @@ class _Sound:
         first = self.edge if continues else (given or 0)
         assert first is not None
         for part in self.mono.resample(frame):
-            samples = part.to_ndarray()[0]
+            samples = np.frombuffer(bytes(part.planes[0]), np.float32, part.samples)
             self.chunks.append((first, samples))
             first += len(samples)
         self.edge = first
