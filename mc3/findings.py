@@ -7,6 +7,7 @@ Figures are of the test split.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,6 +58,11 @@ def embeddings(config: Config, method: str, seed: int) -> dict[str, NDArray[np.f
     return tensors
 
 
+def short(label: str) -> str:
+    """A taxonomy label without the synonyms that it lists: "cut_(trim,_slice,_chop)" is "cut"."""
+    return re.sub(r"_\([^)]*\)", "", label).replace("_", " ")
+
+
 def sounding_rates(index: pd.DataFrame) -> pd.DataFrame:
     """Table 1: how often each verb group sounds, in the paper's order, then our other verbs by rate.
 
@@ -65,19 +71,19 @@ def sounding_rates(index: pd.DataFrame) -> pd.DataFrame:
     labelled = index[index["positive"].notna() & (index["verb"] != "")]
     ours = labelled.groupby("verb")["positive"].agg(sounding_rate="mean", n="size").reset_index()
     paper = pd.read_csv(tables.PAPER / "table1_verb_groups.csv").rename(columns={"sounding_rate": "paper"})
-    # a taxonomy label lists its synonyms, "cut_(trim,_slice,_chop)": its first word is the paper's verb
-    ours["key"] = ours["verb"].str.split("_").str[0]
+    ours["key"] = ours["verb"].map(short)
     joined = ours.merge(paper.rename(columns={"verb": "key"}).reset_index(names="order"), on="key", how="left")
     joined["sounding_rate"] = joined["sounding_rate"].astype(float)
     joined = joined.sort_values(["order", "sounding_rate", "verb"], ascending=[True, False, True], ignore_index=True)
-    return joined[["verb", "sounding_rate", "paper", "n"]]
+    return joined.assign(verb=joined["key"])[["verb", "sounding_rate", "paper", "n"]]
 
 
 def long_tail(index: pd.DataFrame) -> pd.DataFrame:
     """Figure 4: sounding clips of each action group (verb and noun), the most frequent first: action_group, count."""
     groups = index.loc[index["positive"].eq(1).fillna(False) & (index["action_group"] != ""), "action_group"]
     counts = groups.value_counts().rename_axis("action_group").reset_index(name="count")
-    return counts.sort_values(["count", "action_group"], ascending=[False, True], ignore_index=True)
+    counts = counts.sort_values(["count", "action_group"], ascending=[False, True], ignore_index=True)
+    return counts.assign(action_group=counts["action_group"].map(short))
 
 
 def one_of_each(index: pd.DataFrame, seed: int = 0) -> tuple[list[int], list[str]]:

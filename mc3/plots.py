@@ -26,7 +26,7 @@ PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2, 1, 2)))
 MARKERS = "osD^vPX*"
 GREY, YES, NO = "#6A6A6A", "#0072B2", "#D55E00"
-THUMBNAIL = 80
+THUMBNAIL, SPECTROGRAM = 80, (64, 43)  # pixels of a picture inside a figure, so that SVG files stay small
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -72,10 +72,15 @@ class Clips(Protocol):
         """Row `i`'s log-mel spectrogram [L, mel]."""
 
 
-def save(figure: Figure, stem: str | Path) -> Path:
-    """Write `stem`.png and `stem`.svg, byte for byte the same for the same figure; return the PNG's path."""
+def save(figure: Figure, stem: str | Path, dpi: int = 200) -> Path:
+    """Write `stem`.png and `stem`.svg, byte for byte the same for the same figure; return the PNG's path.
+
+    With pictures inside, a lower `dpi` keeps the PNG small; the SVG does not depend on it.
+    """
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()  # lays out once; the two files share it
+    figure.set_layout_engine("none")
     formats: dict[str, dict[str, Any]] = {
         ".svg": {"metadata": {"Date": None, "Creator": None}},
         ".png": {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}},
@@ -83,7 +88,7 @@ def save(figure: Figure, stem: str | Path) -> Path:
     with mpl.rc_context(SAVE):
         for suffix, options in formats.items():
             part = stem.with_name(f".{stem.name}.partial{suffix}")
-            figure.savefig(part, dpi=200, **options)
+            figure.savefig(part, dpi=dpi, **options)
             part.replace(stem.with_name(stem.name + suffix))
     return stem.with_name(stem.name + ".png")
 
@@ -102,7 +107,7 @@ def _picture(ax: Axes, frames: np.ndarray) -> None:
     scale = min(1.0, THUMBNAIL / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     strip = np.concatenate([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames], axis=1)
-    few = Image.fromarray(strip).quantize(48 * len(frames), dither=Image.Dither.FLOYDSTEINBERG).convert("RGB")
+    few = Image.fromarray(strip).quantize(24 + 16 * len(frames), dither=Image.Dither.NONE).convert("RGB")
     ax.imshow(np.asarray(few), interpolation="none", aspect="equal")
     _bare(ax)
 
@@ -112,9 +117,8 @@ def _spectrogram(ax: Axes, fbank: np.ndarray, aspect: Any = "auto") -> None:
     low, high = np.percentile(fbank.astype(np.float32), [1, 99.9])
     levels = np.clip((fbank.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
     grey = Image.fromarray((levels.T[::-1] * 255).astype(np.uint8))
-    size = (min(grey.width, THUMBNAIL), min(grey.height, THUMBNAIL * 2 // 3))
-    small = np.asarray(grey.resize(size, Image.Resampling.BOX))
-    ax.imshow(small // 8, cmap="magma", vmin=0, vmax=31, interpolation="none", aspect=aspect)
+    small = np.asarray(grey.resize(SPECTROGRAM, Image.Resampling.BOX))
+    ax.imshow(small // 12, cmap="magma", vmin=0, vmax=21, interpolation="none", aspect=aspect)
     _bare(ax)
 
 
@@ -432,6 +436,21 @@ def consensus(points: pd.DataFrame) -> Figure:
     axes[0].set_ylabel("audio-video similarity")
     labels = ["regions II-IV", "region I (all three agree)", "both similarities equal"]
     figure.legend([*handles, diagonal], labels, loc="outside lower center", ncols=3, markerscale=3)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def scatter(points: pd.DataFrame, title: str) -> Figure:
+    """A map of embeddings. `points`: x, y, group; the groups' order in the legend is that of their frequency."""
+    figure = _figure(PAGE * 0.75, PAGE * 0.5)
+    ax = figure.subplots()
+    looks = zip(cycle((*PALETTE, GREY)), cycle(MARKERS), strict=False)
+    for name, (colour, marker) in zip(points["group"].value_counts().index, looks, strict=False):
+        part = points[points["group"] == name]
+        ax.scatter(part["x"], part["y"], s=7, color=colour, marker=marker, linewidths=0, alpha=0.75, label=name)
+    _bare(ax)
+    ax.set_title(title)
+    figure.legend(loc="outside right upper")
     return figure
 
 

@@ -1,0 +1,289 @@
+"""figures/report.html: every table and figure on one page that needs nothing else; and the README's results.
+
+The page is made from what the notebooks wrote to figures/ (numbers, pictures, provenance), so that it
+shows what is committed and computes nothing anew. It has no script and loads nothing from elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+
+from mc3 import plots, tables
+from mc3.config import Config
+from mc3.data import DataError, write_whole
+
+START, END = "<!-- results -->", "<!-- /results -->"
+
+
+@dataclass(frozen=True)
+class Section:
+    """What one notebook wrote: its table, its pictures with captions, and numbers worth a table of their own."""
+
+    notebook: str
+    title: str
+    text: str
+    table: str = ""
+    pictures: tuple[tuple[str, str], ...] = ()
+    numbers: tuple[tuple[str, str], ...] = ()
+
+
+SECTIONS = (
+    Section(
+        "data",
+        "Data: clips, how often actions sound, and the long tail (Table 1, Figure 4)",
+        "Clips are 1.5 s around a narration. The paper's 33,000 labelled clips of Ego4D sound in 54 % of cases, by "
+        "verb group between 9 % and 90 %; its sounding clips fall into 2,388 action groups.",
+        pictures=(
+            ("clip_cards", "One clip of each region of Figure 2: frames, sound, log-mel spectrogram, label and votes."),
+            ("table1_verb_groups", "Table 1. Share of labelled clips whose action sounds, by verb; diamonds: paper."),
+            ("figure4_long_tail", "Figure 4. Sounding clips by action group (verb and noun)."),
+        ),
+    ),
+    Section(
+        "discovery",
+        "Discovery: which actions sound? (Table 2, Figure 5)",
+        "A clip's score is the cosine of its audio and video embeddings (AV), or of audio and narration (AL).",
+        table="table2_discovery",
+        pictures=(("figure5_precision_recall", "Figure 5. Precision and recall of the first seed; dotted: chance."),),
+    ),
+    Section(
+        "clusters",
+        "Clusters of what is seen (Figure 6)",
+        "Agglomerative clusters of the test clips' video embeddings. Shown by rule: the purest, the median and the "
+        "least pure cluster, each with the clips nearest to its centre.",
+        pictures=(("figure6_clusters", "Figure 6. Middle frame, log-mel spectrogram and narration of each clip."),),
+    ),
+    Section(
+        "retrieval",
+        "Retrieval: how do actions sound? (Table 3, Figure 7)",
+        "Recall is set recall, the share of the query's action group among the first k, which is what the paper's "
+        "Random row shows. It depends on the size of pool and groups: compare the order of methods, not levels.",
+        table="table3_retrieval",
+        pictures=(
+            ("figure7_retrieval", "Figure 7. Queries drawn by chance: two that are answered and one that is not."),
+        ),
+    ),
+    Section(
+        "epic_sounds",
+        "Audio classification on EPIC-Sounds (Table 4)",
+        "The audio encoder frozen under one linear layer, and fine-tuned. ASF and SSAST are the paper's rows and "
+        "are not trained here; untrained is the encoder's initial weights.",
+        table="table4_epic_sounds",
+        pictures=(("epic_sounds_per_class", "Recall of each class, the most frequent to the left; first seed."),),
+    ),
+    Section(
+        "consensus",
+        "Does consensus do what Figures 2 and 3 draw?",
+        "The paper argues with drawings that refinement by consensus keeps what all modalities agree on. Where the "
+        "region of a clip is known (the generated world) this can be measured.",
+        pictures=(
+            ("figure2_regions", "Figure 2 measured. Similarity by region: quartiles, 5th to 95th percentile, mean."),
+            ("figure3_consensus", "Figure 3 measured. Each test clip's two similarities to audio; dashed: both equal."),
+        ),
+        numbers=(("figure3_consensus", "Figure 3 in numbers, by checkpoint and region."),),
+    ),
+)
+
+OVERVIEW = {"table2_discovery": ("av_roc", "al_roc"), "table3_retrieval": ("v2a_r5", "a2l_r5")}
+
+HEADINGS = {
+    "table2_discovery": "Table 2. Sounding action discovery",
+    "table3_retrieval": "Table 3. Sounding action retrieval, recall in percent",
+    "table4_epic_sounds": "Table 4. EPIC-Sounds classification",
+}
+
+NOT_MEASURED = (
+    "The paper's numbers are of Ego4D and EPIC-Sounds with encoders of 114 M parameters; only the profile ego4d "
+    "is that setting.",
+    "ASF and SSAST (Table 4) are quoted, not trained.",
+    "The supplement's ablations (clip length, anchor, exponents) are settings, not tables: change params.yaml and "
+    "run again.",
+    "Differences between methods that are smaller than the standard deviation over seeds, or than what one seed can "
+    "show, are not findings.",
+)
+
+CSS = """
+:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5d5d5d; --page: #ffffff; --line: #d9d9d9; --band: #f5f5f5; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --soft: #a8a8a8; --page: #161618; --line: #3a3a3e; --band: #202024; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 64rem; font: 16px/1.55 system-ui, sans-serif;
+  color: var(--ink); background: var(--page); }
+h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 3rem; font-size: 1.25rem; }
+nav a { margin-right: 1rem; white-space: nowrap; } a { color: inherit; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
+th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
+thead th { border-bottom: 2px solid var(--line); } tbody tr:nth-child(even) { background: var(--band); }
+figure { margin: 1.5rem 0; }
+figure img { max-width: 100%; height: auto; background: #fff; padding: 8px; border-radius: 4px; }
+figcaption, .soft { color: var(--soft); font-size: .9rem; }
+details { margin: .8rem 0; font-size: .85rem; } pre { overflow-x: auto; background: var(--band); padding: .8rem; }
+code { overflow-wrap: anywhere; }
+@media print { body { max-width: none; } details { display: none; } }
+"""
+
+
+def write(config: Config, figures: Path = Path("figures")) -> Path:
+    """Write `report.html`, `results.md` and the overview figure to `figures`; return the page's path.
+
+    Raises `DataError` naming the first file that is missing and the command that makes it.
+    """
+    chosen = overview(figures)
+    chosen.to_csv(figures / "overview.csv", index=False)
+    plots.save(plots.overview(chosen), figures / "overview")
+    write_whole(figures / "results.md", results(figures).encode())
+    page = figures / "report.html"
+    write_whole(page, render(config, figures).encode())
+    return page
+
+
+def overview(figures: Path) -> pd.DataFrame:
+    """The overview figure's numbers: method, metric, ours, std, paper, random; Tables 2 and 3 in part."""
+    rows = []
+    for stem, metrics in OVERVIEW.items():
+        table = _csv(figures, stem, "discovery" if stem == "table2_discovery" else "retrieval")
+        random = table[table["method"] == "random"].iloc[0]
+        for metric in metrics:
+            for row in table[table["method"] != "random"].to_dict("records"):
+                ours = {"ours": row[metric], "std": row[f"{metric}_std"], "paper": row[f"paper_{metric}"]}
+                rows.append({"method": row["label"], "metric": tables.header(metric), **ours, "random": random[metric]})
+    return pd.DataFrame(rows)
+
+
+def results(figures: Path) -> str:
+    """Tables 2-4 as Markdown, for the README and for looking at in a text editor."""
+    parts = []
+    for section in SECTIONS:
+        if section.table:
+            table = _csv(figures, section.table, section.notebook)
+            parts.append(f"**{HEADINGS[section.table]}**\n\n{tables.to_markdown(table)}")
+    return "\n".join(parts)
+
+
+def update_readme(readme: Path = Path("README.md"), figures: Path = Path("figures")) -> None:
+    """Put `results.md` between the README's markers. `DataError` if file, results or markers are missing."""
+    before, _, after = _split(readme)
+    source = figures / "results.md"
+    if not source.exists():
+        raise DataError(f"{source} is missing; `mc3 report` writes it")
+    write_whole(readme, f"{before}{START}\n{source.read_text()}{END}{after}".encode())
+
+
+def readme_section(readme: Path = Path("README.md")) -> str:
+    """What stands between the README's markers."""
+    return _split(readme)[1]
+
+
+def render(config: Config, figures: Path) -> str:
+    """The whole page as HTML; every text that comes from a file is escaped."""
+    provenance = {s.notebook: _json(figures / f"{s.notebook}.provenance.json", s.notebook) for s in SECTIONS}
+    first = provenance[SECTIONS[0].notebook]
+    seeds = ", ".join(map(str, config.seeds))
+    commits = {p["commit"] for p in provenance.values()}
+    about = (
+        f"Profile {config.profile}, seed{'s' if len(config.seeds) > 1 else ''} {seeds}; {first['device']}; "
+        f"{'commit ' + str(first['commit'])[:12] if len(commits) == 1 else 'several commits, see each section'}"
+        f"{', with uncommitted changes' if any(p['dirty'] for p in provenance.values()) else ''}."
+    )
+    links = "".join(f'<a href="#{s.notebook}">{html.escape(s.title.split(":")[0])}</a>' for s in SECTIONS)
+    picture = _picture(figures, "overview", "Main results beside the paper's.", "report")
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in NOT_MEASURED)
+    sections = "".join(_section(section, figures, provenance[section.notebook]) for section in SECTIONS)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>MC3: results beside the paper's</title>
+<style>{CSS}</style>
+</head>
+<body>
+<h1>MC3: how actions sound, measured beside the paper</h1>
+<p>{html.escape(about)}</p>
+<nav>{links}</nav>
+{picture}
+<h2>How to read it</h2>
+<p>In tables, each cell is ours, then in brackets the paper's number and the difference. Another data set than the
+paper's changes levels; what carries over is the order of the methods, and whether a claim holds.</p>
+<ul>{notes}</ul>
+{sections}
+</body>
+</html>
+"""
+
+
+def _section(section: Section, figures: Path, provenance: dict[str, Any]) -> str:
+    parts = [f'<h2 id="{section.notebook}">{html.escape(section.title)}</h2>', f"<p>{html.escape(section.text)}</p>"]
+    if section.table:
+        table = _csv(figures, section.table, section.notebook)
+        parts.append(f'<div class="table">{tables.to_html(table)}</div>')
+    parts += [_picture(figures, stem, caption, section.notebook) for stem, caption in section.pictures]
+    for stem, caption in section.numbers:
+        shown = _csv(figures, stem, section.notebook)
+        text = shown.to_html(index=False, border=0, escape=True, float_format="{:.3f}".format)
+        parts.append(f'<p class="soft">{html.escape(caption)}</p><div class="table">{text}</div>')
+    return "\n".join([*parts, _details(section.notebook, provenance)])
+
+
+def _details(notebook: str, provenance: dict[str, Any]) -> str:
+    commit = provenance["commit"] or "not in a git repository"
+    state = " with uncommitted changes" if provenance["dirty"] else ""
+    text = html.escape(json.dumps(provenance, indent=1, sort_keys=True))
+    return (
+        f"<details><summary>Made by <code>notebooks/{notebook}.ipynb</code> at {html.escape(commit[:12])}{state}</summary>"
+        f"<pre>{text}</pre></details>\n"
+    )
+
+
+def _picture(figures: Path, stem: str, caption: str, notebook: str) -> str:
+    """A figure with its caption, the PNG as lossless WebP (half the bytes) inside the page."""
+    path = _existing(figures / f"{stem}.png", notebook)
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        width, height = image.size
+        image.convert("RGB").save(buffer, "WEBP", lossless=True, method=6)
+    uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    words = html.escape(caption)
+    return (
+        f'<figure><img src="{uri}" width="{width}" height="{height}" alt="{words}">'
+        f"<figcaption>{words}</figcaption></figure>\n"
+    )
+
+
+def _csv(figures: Path, stem: str, notebook: str) -> pd.DataFrame:
+    return pd.read_csv(_existing(figures / f"{stem}.csv", notebook))
+
+
+def _json(path: Path, notebook: str) -> dict[str, Any]:
+    return json.loads(_existing(path, notebook).read_text())
+
+
+def _existing(path: Path, notebook: str) -> Path:
+    if not path.exists():
+        raise DataError(f"{path} is missing; `dvc repro {notebook}` writes it")
+    return path
+
+
+def _split(readme: Path) -> Sequence[str]:
+    """The README before, between and after the markers."""
+    if not readme.exists():
+        raise DataError(f"no {readme} to put results into")
+    before, start, rest = readme.read_text().partition(f"{START}\n")
+    between, end, after = rest.partition(END)
+    if not (start and end):
+        raise DataError(f"{readme} has no place for results; write {START} and {END}, each on a line of its own")
+    return before, between, after
