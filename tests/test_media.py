@@ -259,3 +259,15 @@ def test_real_recordings_last_as_long_as_their_samples(shared_data: Path):
     assert ours == pytest.approx(plain[round(0.5 * rate) : round(2.0 * rate)], abs=1e-6)
     with pytest.raises(DataError, match="has no pictures"):
         media.read_clip(path, 0, 1, 1, 64)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_file_with_damaged_bytes_is_refused_and_not_shown_with_smears(video: Path, tmp_path: Path, seed: int):
+    data = bytearray(video.read_bytes())
+    start = data.index(b"mdat") + 100
+    for at in np.random.default_rng(seed).integers(start, start + (len(data) - start) // 2, 200):
+        data[at] ^= 0xFF
+    (tmp_path / "damaged.mp4").write_bytes(data)
+    windows = [(float(t), t + 1.5) for t in range(0, 38, 2)]
+    with pytest.raises(DataError, match=r"damaged\.mp4 (is damaged at|cannot be decoded)"):
+        list(media.clips_of(tmp_path / "damaged.mp4", windows, 4, 64, 16000))
