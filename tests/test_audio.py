@@ -53,7 +53,7 @@ def test_full_size_trunk_is_transformers_ast(length):
 
 
 def test_a_clip_of_149_frames_and_128_bins_is_170_tokens():
-    model = encoder(AudioConfig(length=149, mel_bins=128, patch=16, stride=10, dim=24, depth=1, heads=3))
+    model = encoder(AudioConfig(length=149, mel_bins=128, patch=16, stride=10, dim=24, depth=2, heads=3))
     assert model.trunk.patch_embed.grid_size == (12, 14)
     assert model.trunk.pos_embed.shape[1] == 170
     seen = []

@@ -9,9 +9,10 @@ Shapes: B clips, L log-mel frames, M mel bins, D width, E embedding.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -38,6 +39,19 @@ class OverlappingPatches(nn.Module):
         return self.proj(image).flatten(2).transpose(1, 2)
 
 
+class SpectrogramTransformer(VisionTransformerDistilled):
+    """The trunk: timm's distilled DeiT, whose last MLP is only computed for the two tokens that are read."""
+
+    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
+        """[B, 1, M, L] -> mean of the normalised class and distillation tokens [B, D]."""
+        x = self._pos_embed(self.patch_embed(image))
+        *blocks, last = cast(list[Block], list(self.blocks.children()))
+        for block in blocks:
+            x = block(x)
+        x = x[:, :2] + last.attn(last.norm1(x))[:, :2]
+        return self.norm(x + last.mlp(last.norm2(x))).mean(dim=1)
+
+
 class AudioEncoder(nn.Module):
     """Log-mel to an embedding: normalise, fit to length, trunk, LayerNorm and linear (AST's `mlp_head`)."""
 
@@ -48,7 +62,7 @@ class AudioEncoder(nn.Module):
         if min(config.length, config.mel_bins) < config.patch:
             raise ConfigError(f"model.audio.length and mel_bins must hold one patch, not {config}")
         self.config = config
-        self.trunk = VisionTransformerDistilled(
+        self.trunk = SpectrogramTransformer(
             img_size=(config.mel_bins, config.length),
             patch_size=config.patch,
             in_chans=1,
