@@ -109,7 +109,7 @@ def run(config: Config, method: str, seed: int) -> Path:
         split="validation+test",
         modalities=modalities,
         tokenizer=model.tokenizer,
-        max_length=config.model.text.max_length,
+        max_length=model.config.text.max_length,
     )
     found: dict[str, list[torch.Tensor]] = {modality: [] for modality in modalities}
     with state.split_between_processes(list(range(len(dataset)))) as mine, torch.inference_mode():

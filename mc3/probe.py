@@ -29,7 +29,6 @@ from mc3.data import DataError, write_whole
 if TYPE_CHECKING:
     from mc3.data.shards import ClipDataset
     from mc3.encoders.audio import AudioEncoder
-    from mc3.model import MC3
 
 UNTRAINED = "untrained"
 LINEAR, FINETUNE = "linear-probe", "fine-tune"
@@ -221,6 +220,7 @@ def run(config: Config, seed: int) -> Path:
     """
     from mc3.data.shards import ClipDataset
     from mc3.model import MC3
+    from mc3.train import initial
 
     names = [name for name in methods.METHODS if "audio" in methods.get(name).modalities]
     if strangers := set(config.probe.finetune_methods) - set(names):
@@ -229,6 +229,8 @@ def run(config: Config, seed: int) -> Path:
         )
     torch.set_num_threads(config.train.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     shards = config.paths.work / "shards"
     train, test = (
         ClipDataset(shards, dataset="epic_sounds", split=split, modalities=("audio",), in_memory=True)
@@ -236,7 +238,7 @@ def run(config: Config, seed: int) -> Path:
     )
     labels, truth = _labels(train), _labels(test)
     classes = int(max(labels.max(), truth.max())) + 1
-    encoders = {UNTRAINED: initial(config, seed).encoders["audio"].to(device).eval()}
+    encoders: dict[str, Any] = {UNTRAINED: initial(config, seed).encoders["audio"].to(device).eval()}
     for name in names:
         folder = config.paths.work / "checkpoints" / f"{name}-{seed}" / "final"
         encoders[name] = MC3.load(folder, device=device).encoders["audio"]
@@ -252,16 +254,6 @@ def run(config: Config, seed: int) -> Path:
             encoders[name], train, test, classes, config, seed, device, f"{FINETUNE} {name}"
         )
     return _write(config, seed, scores, labels, truth)
-
-
-def initial(config: Config, seed: int) -> MC3:
-    """The model that the seed's training starts from: `init`'s published weights, the rest random."""
-    from mc3.model import MC3
-
-    torch.manual_seed(seed)
-    model = MC3(config.model, config.paths.work / "shards" / "tokenizer.json")
-    model.init_from(config.init)
-    return model
 
 
 def _labels(dataset: ClipDataset) -> NDArray[np.int64]:

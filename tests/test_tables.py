@@ -1,0 +1,162 @@
+"""The tables: every method, every seed, the paper's numbers beside ours, and what is printed of them."""
+
+import dataclasses
+import json
+import re
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mc3 import embed, evaluate, methods, probe, tables
+from mc3.config import Config
+from mc3.data import DataError
+
+CLIPS, GROUPS = 60, ("cut onion", "wash pan", "stir pot")
+
+
+def unit(points: np.ndarray) -> np.ndarray:
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def work(mini_config: Config) -> Config:
+    """Two seeds of every method's embeddings and EPIC-Sounds metrics, without any training."""
+    config = dataclasses.replace(mini_config, seeds=[0, 1])
+    rng = np.random.default_rng(0)
+    index = pd.DataFrame({
+        "clip_id": [f"c{i}" for i in range(CLIPS)], "dataset": "ego4d", "verb": "cut",
+        "split": np.repeat(["train", "validation", "test"], [10, 10, 40]), "action_group": np.resize(GROUPS, CLIPS),
+        "positive": pd.array([None] * 10 + [i % 3 != 1 for i in range(48)] + [None] * 2, dtype="Int8"),
+    })  # fmt: skip
+    (config.paths.work / "shards").mkdir(parents=True)
+    index.to_parquet(config.paths.work / "shards" / "index.parquet")
+    for name in methods.METHODS:
+        for seed in config.seeds:
+            arrays = {m: unit(rng.normal(size=(50, 6))) for m in methods.get(name).modalities}
+            embed.save(embed.path(config, name, seed), arrays, {"method": name, "seed": str(seed), "checkpoint": "0"})
+    for seed in config.seeds:
+        one = dict.fromkeys(("top1", "top5", "mca", "map", "mauc"), 0.25 + 0.5 * seed)
+        metrics = {"random": {"random": one}, "linear-probe": {"untrained": one, "mc3": one}, "fine-tune": {"mc3": one}}
+        file = probe.path(config, seed)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"seed": seed, "test_events": 700, "metrics": metrics}))
+    return config
+
+
+def test_every_method_has_a_row_after_random_with_ticks_and_the_papers_numbers(work: Config) -> None:
+    table = tables.table2(work).set_index("method")
+    assert list(table.index) == ["random", *methods.METHODS]
+    assert table.loc["cm_acc", ["audio", "video", "text"]].tolist() == [1, 1, 0]
+    assert table.loc["mc3", "paper_av_roc"] == 0.598
+    assert table.loc["clap", ["av_roc", "paper_av_roc"]].isna().all()
+    assert table.loc["random", "av_roc"] == 0.5
+    assert table["clips"].unique().tolist() == [38]
+    paper = pd.read_csv(tables.PAPER / "table2_discovery.csv").set_index("method")["al_pr"]
+    labels = {methods.get(name).paper: table.loc[name, "paper_al_pr"] for name in methods.METHODS}
+    pd.testing.assert_series_equal(pd.Series(labels), paper.drop("Random"), check_names=False)
+
+
+def test_a_cell_is_the_mean_and_deviation_of_the_seeds_own_metrics(work: Config) -> None:
+    row = tables.table2(work).set_index("method").loc["mc3"]
+    clips = embed.clips(work)
+    keep = ((clips["split"] == "test") & clips["positive"].notna()).to_numpy()
+    values = []
+    for seed in (0, 1):
+        found, _ = embed.load(embed.path(work, "mc3", seed))
+        scores = (found["audio"] * found["video"]).sum(axis=1)[keep]
+        values.append(evaluate.discovery(scores, clips["positive"][keep].astype(int))["roc"])
+    assert row["av_roc"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert row["av_roc_std"] == pytest.approx(abs(values[0] - values[1]) / np.sqrt(2), abs=1e-6)
+    single = tables.table2(dataclasses.replace(work, seeds=[0])).set_index("method").loc["mc3"]
+    assert np.isnan(single["av_roc_std"])
+
+
+def test_retrieval_uses_sounding_test_clips_only_and_prints_percent(work: Config) -> None:
+    table = tables.table3(work).set_index("method")
+    groups, (query_rows, pool_rows) = tables.retrieval_split(work)
+    clips = embed.clips(work).iloc[np.r_[query_rows, pool_rows]]
+    assert set(clips["split"]) == {"test"}
+    assert set(clips["positive"]) == {1}
+    assert len(clips) == ((embed.clips(work)["split"] == "test") & (embed.clips(work)["positive"] == 1)).sum()
+    assert table.loc["random", "v2a_r5"] == pytest.approx(100 * 5 / len(pool_rows))
+    assert table.loc["mc3", "paper_a2l_r10"] == 73.8
+    assert (table["l2a_hit10"].dropna() >= table["l2a_r10"].dropna() - 1e-9).all()
+    found, _ = embed.load(embed.path(work, "clap", 0))
+    one = evaluate.retrieval(
+        found["text"][query_rows], found["audio"][pool_rows], groups[query_rows], groups[pool_rows]
+    )
+    single = tables.table3(dataclasses.replace(work, seeds=[0])).set_index("method")
+    assert single.loc["clap", "l2a_r1"] == pytest.approx(100 * one["recall@1"])
+
+
+def test_table_4_joins_the_paper_by_protocol_and_keeps_its_reference_rows(work: Config) -> None:
+    table = tables.table4(work)
+    rows = table.set_index(["method", "protocol"])
+    assert table["method"].tolist() == ["random", "asf", "ssast", "untrained", "mc3", "asf", "ssast", "mc3"]
+    assert rows.loc[("mc3", "linear-probe"), "paper_top1"] == 42.44
+    assert rows.loc[("mc3", "fine-tune"), "paper_top1"] == 55.97
+    assert rows.loc[("random", ""), "paper_top1"] == 7.71
+    assert rows.loc[("asf", "fine-tune"), "paper_mauc"] == 0.873
+    assert np.isnan(rows.loc[("asf", "fine-tune"), "top1"])
+    assert (rows.loc[("mc3", "linear-probe"), ["top1", "map"]] == [50.0, 0.5]).all()
+
+
+def test_a_method_of_the_users_own_appears_in_every_table(work: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(methods.METHODS, "mine", {**methods.METHODS["mc3"], "label": "Mine | <b>", "paper": ""})
+    for seed in work.seeds:
+        embed.path(work, "mc3", seed).rename(embed.path(work, "mine", seed))
+        embed.save(embed.path(work, "mc3", seed), *embed.load(embed.path(work, "mine", seed)))
+    for table in (tables.table2(work), tables.table3(work)):
+        mine = table.set_index("method").loc["mine"]
+        assert mine.filter(like="paper_").isna().all()
+        assert not mine.drop(list(mine.filter(like="paper_").index)).isna().any()
+        assert r"| Mine \| &lt;b&gt; |" in tables.to_markdown(table)
+        assert "Mine | &lt;b&gt;" in tables.to_html(table)
+
+
+def test_tables_read_back_from_csv_print_the_same(work: Config) -> None:
+    for table in (tables.table2(work), tables.table3(work), tables.table4(work)):
+        again = pd.read_csv(StringIO(table.to_csv(index=False)))
+        assert tables.to_markdown(again) == tables.to_markdown(table)
+
+
+def test_a_cell_prints_ours_deviation_the_papers_and_the_difference(work: Config) -> None:
+    table = tables.table4(work)
+    cells = tables.cells(table)
+    assert list(cells) == ["Method", "Protocol", "Top-1", "Top-5", "mCA", "mAP", "mAUC"]
+    assert cells["Top-1"].tolist()[1] == "(45.53)"
+    assert cells["Top-1"].tolist()[4] == "50.00 ± 35.36 (42.44, +7.56)"
+    assert "2 seeds, 700 events" in tables.note(table)
+    assert tables.cells(tables.table2(work))["AV ROC"].tolist()[1] == "–"
+    assert list(tables.cells(tables.table3(work), ["v2a_r1", "a2l_hit10"]))[-2:] == ["V→A @1", "A→L hit@10"]
+
+
+def test_html_is_well_formed_and_has_a_caption(work: Config) -> None:
+    text = tables.to_html(tables.table2(work))
+    assert re.search(r"<table[^>]*>\s*<caption>2 seeds, 38 test clips, prevalence", text)
+    assert text.count("<tr") == text.count("</tr>") == 2 + len(methods.METHODS)
+
+
+def test_missing_results_say_which_command_makes_them(work: Config) -> None:
+    embed.path(work, "cmc", 1).unlink()
+    with pytest.raises(DataError, match="dvc repro embed@cmc-1"):
+        tables.table2(work)
+    probe.path(work, 1).unlink()
+    with pytest.raises(DataError, match="dvc repro probe@1"):
+        tables.table4(work)
+
+
+def test_embeddings_of_other_clips_are_refused(work: Config) -> None:
+    stale = {"audio": np.eye(3, dtype=np.float32), "video": np.eye(3, dtype=np.float32)}
+    embed.save(embed.path(work, "cm_acc", 0), stale, {"method": "cm_acc"})
+    with pytest.raises(DataError, match=r"3 rows of audio for 50 clips.*mc3 embed --method cm_acc --seed 0"):
+        tables.table3(work)
+
+
+def test_the_papers_tables_are_all_joined() -> None:
+    known = {entry["paper"] for entry in methods.METHODS.values()} | {"Random", "ASF", "SSAST"}
+    for file in Path(tables.PAPER).glob("table[234]*.csv"):
+        assert set(pd.read_csv(file)["method"]) <= known
