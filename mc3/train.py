@@ -20,6 +20,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -221,6 +222,12 @@ class Trainer:
         first, within = (0, 0) if state is None else (state["stage"], state["step"])
         done, total = sum(map(len, self.plans[:first])) + within, sum(map(len, self.plans))
         self.files.open(done)
+        if self.files.main:
+            where = f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
+            origin = f"from step {done} of" if done else "for"
+            print(
+                f"{self.files.folder.name}: {len(self.clips)} clips, {origin} {total} steps, {where}", file=sys.stderr
+            )
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.best = state["best"]
@@ -228,7 +235,9 @@ class Trainer:
             for k in range(first, len(self.plans)):
                 self.train_stage(k, state if k == first else None, stop, show)
 
-    def train_stage(self, k: int, state: dict[str, Any] | None, stop: list[int], show: Any) -> None:
+    def train_stage(
+        self, k: int, state: dict[str, Any] | None, stop: list[int], show: Callable[[int, str], None]
+    ) -> None:
         """Stage `k`, from the optimizer and step of `state` if given."""
         train, stage, plan = self.config.train, self.recipe.stages[k], self.plans[k]
         before, done = sum(map(len, self.plans[:k])), 0

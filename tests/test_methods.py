@@ -1,0 +1,70 @@
+"""The rows of Tables 2 and 3 as data."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from mc3 import methods
+
+ROOT = Path(__file__).parents[1]
+ALL = [("audio", "video"), ("audio", "text"), ("video", "text")]
+
+
+def test_every_method_of_tables_2_and_3_has_a_recipe_and_no_other_claims_to_be_one():
+    for table in ("table2_discovery.csv", "table3_retrieval.csv"):
+        rows = {row["method"] for row in csv.DictReader((ROOT / "data" / "paper" / table).open())} - {"Random"}
+        assert {methods.get(name).paper for name in methods.METHODS} - {""} == rows
+
+
+def test_recipes_see_the_modalities_that_table_2_ticks():
+    columns = {"audio": "audio", "video": "vision", "text": "language"}
+    for row in csv.DictReader((ROOT / "data" / "paper" / "table2_discovery.csv").open()):
+        for name in methods.METHODS:
+            if methods.get(name).paper == row["method"]:
+                ticked = {m for m, column in columns.items() if row[column] == "1"}
+                assert set(methods.get(name).modalities) == ticked, name
+
+
+def test_mc3_differs_from_each_ablation_in_the_one_thing_its_name_says():
+    mc3 = methods.get("mc3").stages[0]
+    without = {name: methods.get(name) for name in ("wo_consensus", "wo_contrastive", "wo_align")}
+    assert without["wo_consensus"].stages[0].consensus == 0
+    assert without["wo_contrastive"].stages[0].contrastive == 0
+    for name in ("wo_consensus", "wo_contrastive"):
+        assert (without[name].start, without[name].stages[0].epochs) == ("align", "refine")
+    stage = without["wo_align"].stages[0]
+    assert (without["wo_align"].start, stage.epochs) == ("init", "both")
+    assert (stage.contrastive, stage.consensus, stage.pairs) == (mc3.contrastive, mc3.consensus, mc3.pairs)
+    assert methods.get("align").stages[0].consensus == 0
+    assert list(mc3.pairs) == ALL
+
+
+def test_all_methods_train_for_as_many_epochs():
+    epochs = {"align": 5, "refine": 7, "both": 12}
+    for name in methods.METHODS:
+        recipe = methods.get(name)
+        before = epochs["align"] if recipe.start == "align" else 0
+        assert before + sum(epochs[stage.epochs] for stage in recipe.stages) == 12, name
+
+
+def test_imagebind_binds_audio_to_vision_that_language_taught_and_that_then_stays():
+    first, second = methods.get("imagebind").stages
+    assert first.pairs == (("video", "text"),)
+    assert set(first.train) == {"video", "text"}
+    assert second.pairs == (("audio", "video"),)
+    assert second.train == ("audio",)
+
+
+def test_an_unknown_method_modality_or_key_is_named(monkeypatch):
+    with pytest.raises(KeyError, match=r"no method 'mc4'.*known: align, clap"):
+        methods.get("mc4")
+    entry = {"label": "", "start": "init", "stages": [{"epochs": "both", "pairs": ["audio-smell"]}]}
+    monkeypatch.setitem(methods.METHODS, "odd", entry)
+    with pytest.raises(KeyError, match="'smell'"):
+        methods.get("odd")
+    monkeypatch.setitem(
+        methods.METHODS, "odd", {**entry, "stages": [{"epochs": "both", "pairs": "all", "temprature": 1}]}
+    )
+    with pytest.raises(KeyError, match="'temprature'"):
+        methods.get("odd")

@@ -1,0 +1,513 @@
+"""The trainer: what is random and what is not, what moves and what does not, and what survives a kill."""
+
+import io
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import load_file
+
+from mc3 import batches, methods, runs, train
+from mc3.config import Config, ConfigError, build
+from mc3.data import DataError, tokenizer
+from mc3.data.shards import ClipDataset
+from mc3.model import MC3
+
+THINGS = ("carrot", "plate", "door", "cup", "rope", "stone", "paper", "water")
+SEED = 0
+
+
+def make_shards(folder: Path, config: Config, train_clips: int, validation_clips: int) -> None:
+    """Clips whose colour, pitch and noun say the same, half of the validation ones with another clip's sound."""
+    folder.mkdir(parents=True)
+    rng, rows = np.random.default_rng(0), []
+    with tarfile.open(folder / "all.tar", "w") as tar:
+        for i in range(train_clips + validation_clips):
+            thing, split = i % len(THINGS), "train" if i < train_clips else "validation"
+            positive = None if split == "train" else i // 2 % 2
+            heard = thing if positive in (None, 1) else (thing + 3) % len(THINGS)
+            picture, fbank, name = io.BytesIO(), io.BytesIO(), f"clip-{i:03d}"
+            colour = rng.normal(20, 8, (4 * 32, 32, 3)) + 25 * thing
+            Image.fromarray(colour.clip(0, 255).astype(np.uint8)).save(picture, "JPEG", subsampling=0)
+            mel = rng.normal(-8, 1, (148, 128)) + 6 * (np.arange(128) // 16 == heard)
+            np.save(fbank, mel.astype(np.float16))
+            for suffix, data in ((".jpg", picture), (".npy", fbank)):
+                info = tarfile.TarInfo(name + suffix)
+                info.size = data.tell()
+                data.seek(0)
+                tar.addfile(info, data)
+            text = f"C moves the {THINGS[thing]}"
+            rows.append({"clip_id": name, "dataset": "ego4d", "split": split, "text": text, "positive": positive})
+    with tarfile.open(folder / "all.tar") as tar:  # where each member lies, as tarfile itself says
+        members = {member.name: member for member in tar.getmembers()}
+    index = pd.DataFrame(rows).astype({"positive": "Int8"}).assign(shard="all.tar", audio_offset=0, audio_size=0)
+    for column, suffix in (("frames", ".jpg"), ("fbank", ".npy")):
+        index[f"{column}_offset"] = [members[c + suffix].offset_data for c in index["clip_id"]]
+        index[f"{column}_size"] = [members[c + suffix].size for c in index["clip_id"]]
+    index.to_parquet(folder / "index.parquet", index=False)
+    tokenizer.train(index["text"], 128).save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("clips") / "shards"
+    make_shards(folder, None, 28, 16)
+    return folder
+
+
+@pytest.fixture
+def settings(mini_settings: dict, shards: Path) -> dict:
+    """Two steps an epoch, one epoch a stage, encoders of width 16."""
+    work = Path(mini_settings["paths"]["work"])
+    work.mkdir(parents=True)
+    (work / "shards").symlink_to(shards)
+    mini_settings["clips"]["frame_size"] = 32
+    model = mini_settings["model"]
+    model["embedding_dim"] = 16
+    for encoder in ("audio", "video", "text"):
+        model[encoder] |= {"dim": 16, "depth": 1, "heads": 2}
+    model["video"] |= {"image_size": 32}
+    model["text"] |= {"dropout": 0.1, "vocab_size": 128}
+    mini_settings["train"] |= {
+        "epochs": {"align": 1, "refine": 1}, "batch_size": 14, "warmup_steps": 1, "threads": 1,
+        "checkpoint_every": 1, "log_every": 1,
+    }  # fmt: skip
+    return mini_settings
+
+
+def configured(settings: dict, **train_settings) -> Config:
+    return build(Config, {**settings, "train": {**settings["train"], **train_settings}})
+
+
+def output(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def steps_of(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(settings):
+    config = configured(settings)
+    first = output(train.run(config, "align", SEED))
+    assert set(first) >= {"final/model.safetensors", "final/config.json", "best/model.safetensors", "metrics.jsonl"}
+    assert output(train.run(config, "align", SEED)) == first
+    assert output(train.run(config, "align", 1))["final/model.safetensors"] != first["final/model.safetensors"]
+
+
+def test_methods_of_a_seed_start_from_the_same_weights_each(settings):
+    config = configured(settings)
+    starts = {m: train.start(config, methods.get(m), SEED) for m in ("align", "clap", "imagebind", "wo_align")}
+    for model in starts.values():
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, starts["align"].state_dict()[name])
+    other = train.start(config, methods.get("align"), 1).state_dict()
+    assert not torch.equal(
+        other["encoders.video.projection.0.weight"], starts["clap"].encoders["video"].projection[0].weight
+    )
+
+
+def test_refining_starts_from_the_align_checkpoint_and_says_how_to_make_it(settings):
+    config = configured(settings)
+    with pytest.raises(DataError, match="mc3 train --method align --seed 0"):
+        train.run(config, "mc3", SEED)
+    folder = train.run(config, "align", SEED)
+    saved = load_file(folder / "final" / "model.safetensors")
+    started = train.start(config, methods.get("mc3"), SEED).state_dict()
+    assert started.keys() == saved.keys()
+    assert all(torch.equal(started[name], saved[name]) for name in saved)
+    settings["model"]["video"]["depth"] = 2
+    with pytest.raises(ConfigError, match="other `model` settings"):
+        train.run(configured(settings), "mc3", SEED)
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_recipe_trains_what_it_says_on_the_loss_it_says(settings, method):
+    config = configured(settings)
+    recipe = methods.get(method)
+    if recipe.start == "align":
+        train.run(config, "align", SEED)
+    before = train.start(config, recipe, SEED).state_dict()
+    folder = train.run(config, method, SEED)
+    after = load_file(folder / "final" / "model.safetensors")
+    for modality in ("audio", "video", "text"):
+        learns = any(modality in stage.train for stage in recipe.stages)
+        for name in after:
+            if name.startswith(f"encoders.{modality}.projection"):
+                assert torch.equal(before[name], after[name]) != learns, name
+    rows = steps_of(folder)
+    assert len(rows) == 2 * (2 if method in ("clap", "cm_acc", "cmc", "imagebind", "wo_align") else 1)
+    for row in rows:
+        stage = recipe.stages[row["stage"]]
+        terms = [value for key, value in row.items() if key.count("-") == 1 and "/" not in key]
+        assert len(terms) == 2 * len(stage.pairs)
+        assert ("consensus" in row) == (stage.consensus > 0)
+        expected = stage.contrastive * sum(terms) + stage.consensus * row.get("consensus", 0.0)
+        assert row["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_frozen_encoders_do_not_move_by_a_bit(settings, monkeypatch):
+    ends = []
+    stage = train.Trainer.train_stage
+
+    def watched(self, *args):
+        stage(self, *args)
+        ends.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
+
+    monkeypatch.setattr(train.Trainer, "train_stage", watched)
+    train.run(configured(settings), "imagebind", SEED)
+    first, second = ends
+    moved = {name for name in first if not torch.equal(first[name], second[name])}
+    assert moved
+    assert all(name.startswith("encoders.audio.") for name in moved)
+
+
+def test_training_finds_what_two_modalities_share(settings, monkeypatch):
+    entry = {"label": "", "start": "init", "stages": [{"epochs": "align", "pairs": ["video-text"]}]}
+    monkeypatch.setitem(methods.METHODS, "pair", entry)
+    settings["model"]["text"] |= {"dim": 64, "dropout": 0.0}
+    settings["model"]["video"]["dim"] = settings["model"]["embedding_dim"] = 64
+    config = configured(settings, epochs={"align": 20, "refine": 0}, learning_rate=3e-3, warmup_steps=5)
+    losses = [row["loss"] for row in steps_of(train.run(config, "pair", SEED))]
+    chance = 2 * math.log(14)
+    assert losses[0] > 0.95 * chance
+    assert np.mean(losses[-4:]) < 0.8 * chance  # eight things in fourteen clips: it cannot come to 0
+
+
+def test_best_is_the_checkpoint_of_the_epoch_with_the_highest_mean_roc(settings):
+    config = configured(settings, epochs={"align": 4, "refine": 1}, learning_rate=1e-2)
+    folder = train.run(config, "align", SEED)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rocs = [line for line in lines if "av_roc" in line]
+    assert [line["epoch"] for line in rocs] == [1, 2, 3, 4]
+    best = max(rocs, key=lambda row: row["av_roc"] + row["al_roc"])
+    found = {}
+    for kind in ("best", "final"):
+        model = MC3.load(folder / kind)
+        held_out = train.clips(config, "validation", model, ("audio", "video", "text"))
+        found[kind] = train.validate(model, held_out, {"audio", "video", "text"}, 5)
+    assert found["best"] == pytest.approx({"av_roc": best["av_roc"], "al_roc": best["al_roc"]})
+    assert found["final"] == pytest.approx({"av_roc": rocs[-1]["av_roc"], "al_roc": rocs[-1]["al_roc"]})
+
+
+def test_roc_is_validated_only_for_modalities_that_were_trained(settings):
+    lines = (train.run(configured(settings), "imagebind", SEED) / "metrics.jsonl").read_text().splitlines()
+    validated = [line for line in map(json.loads, lines) if "av_roc" in line or "al_roc" in line]
+    assert [(line["stage"], "av_roc" in line, "al_roc" in line) for line in validated] == [(1, True, True)]
+    lines = (train.run(configured(settings), "clap", SEED) / "metrics.jsonl").read_text()
+    assert "al_roc" in lines
+    assert "av_roc" not in lines
+
+
+def test_without_labels_there_is_no_validation_and_training_goes_on(settings):
+    work = Path(settings["paths"]["work"])
+    source = (work / "shards").resolve()
+    (work / "shards").unlink()
+    (work / "shards").mkdir()
+    for file in source.iterdir():
+        if file.name != "index.parquet":
+            (work / "shards" / file.name).symlink_to(file)
+    index = pd.read_parquet(source / "index.parquet")
+    index.assign(positive=pd.array([None] * len(index), dtype="Int8")).to_parquet(work / "shards" / "index.parquet")
+    folder = train.run(configured(settings), "align", SEED)
+    assert "roc" not in (folder / "metrics.jsonl").read_text()
+    assert not (folder / "best").exists()
+    assert len(steps_of(folder)) == 2
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice_and_leaves_what_was_there(settings):
+    config = configured(settings)
+    before = output(train.run(config, "align", SEED))
+    wild = configured(settings, learning_rate=1e30, warmup_steps=0, schedule="constant", gradient_clip=1e9)
+    with pytest.raises(ConfigError, match=r"nan.* at step 2 of align \(stage 0.*train.learning_rate.*train.precision"):
+        train.run(wild, "align", SEED)
+    assert output(config.paths.work / "checkpoints" / "align-0") == before
+    state = torch.load(config.paths.work / "runs" / "align-0" / "state.pt", weights_only=True)
+    assert state["step"] == 1
+    assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"optimizer": "sgd"}, "train.optimizer is 'sgd'"),
+        ({"schedule": "step"}, "train.schedule is 'step'"),
+        ({"precision": "fp8"}, "train.precision is 'fp8'"),
+        ({"crop_scale": [0.9, 0.5]}, "train.crop_scale"),
+        ({"batch_size": 29}, "train.batch_size is 29, but there are 28 training clips"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(settings, changes, named):
+    with pytest.raises(ConfigError, match=named):
+        train.run(configured(settings, **changes), "align", SEED)
+
+
+# Killed runs ---------------------------------------------------------------------------------------------------------
+
+LONG = {"epochs": {"align": 3, "refine": 2}, "checkpoint_every": 3, "log_every": 2}
+
+
+@pytest.mark.parametrize("method", ["align", "imagebind"])
+def test_a_run_that_broke_at_any_step_ends_with_the_bytes_of_an_unbroken_one(settings, monkeypatch, method):
+    config = configured(settings, **LONG)
+    unbroken = output(train.run(config, method, SEED))
+    total = len(steps_of(config.paths.work / "checkpoints" / f"{method}-0"))
+    step = train.Trainer.train_step
+    for breaks in range(1, total, total // 3):
+        taken = 0
+
+        def breaking(self, *args, breaks=breaks):
+            nonlocal taken
+            taken += 1
+            if taken > breaks:
+                raise RuntimeError("power cut")
+            return step(self, *args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(train.Trainer, "train_step", breaking)
+            with pytest.raises(RuntimeError, match="power cut"):
+                train.run(config, method, SEED)
+        resumed = []
+        with monkeypatch.context() as patched:
+            patched.setattr(train.Trainer, "train_step", lambda self, *a, r=resumed: r.append(a) or step(self, *a))
+            assert output(train.run(config, method, SEED)) == unbroken
+        saved = [0, 2, 3, 4, 6, 8, 9, 10]  # ends of epochs, and every third step of a stage of six and one of four
+        assert len(resumed) == total - max(at for at in saved if at <= breaks)
+        assert not (config.paths.work / "runs" / f"{method}-0" / "state.pt").exists()
+
+
+def test_a_run_killed_in_the_middle_of_anything_ends_with_the_bytes_of_an_unbroken_one(settings):
+    config = configured(settings, **LONG)
+    unbroken = output(train.run(config, "align", SEED))
+    state = config.paths.work / "runs" / "align-0" / "state.pt"
+    fork = multiprocessing.get_context("fork")
+    for delay in (0.0, 0.02, 0.05):
+        child = fork.Process(target=train.run, args=(config, "align", SEED))
+        child.start()
+        while child.is_alive() and not state.exists():
+            time.sleep(0.005)
+        time.sleep(delay)
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert output(config.paths.work / "checkpoints" / "align-0") == unbroken  # the older one, whole
+    assert child.exitcode == -signal.SIGKILL
+    assert output(train.run(config, "align", SEED)) == unbroken
+
+
+def test_sigterm_saves_and_exits_with_75_and_the_next_run_goes_on(settings):
+    config = configured(settings, **LONG, warmup_steps=2)
+    unbroken = output(train.run(config, "align", SEED))
+    step, taken = train.Trainer.train_step, []
+
+    def terminated(self, *args):
+        taken.append(args)
+        if len(taken) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train.Trainer, "train_step", terminated)
+        with pytest.raises(SystemExit) as stopped:
+            train.run(config, "align", SEED)
+        assert stopped.value.code == 75
+        patched.setattr(train.Trainer, "train_step", lambda self, *a: taken.append(a) or step(self, *a))
+        assert output(train.run(config, "align", SEED)) == unbroken
+    assert len(taken) == len(steps_of(config.paths.work / "checkpoints" / "align-0"))  # no step twice
+
+
+def test_a_state_of_other_settings_or_clips_is_not_gone_on_from(settings, monkeypatch):
+    config = configured(settings, **LONG)
+    with monkeypatch.context() as patched:
+        save = runs.Run.save
+
+        def save_and_break(self, **state):
+            save(self, **state)
+            raise RuntimeError("power cut")
+
+        patched.setattr(runs.Run, "save", save_and_break)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train.run(config, "align", SEED)
+    other = configured(settings, **LONG, learning_rate=1e-2)
+    steps = []
+    step = train.Trainer.train_step
+    monkeypatch.setattr(train.Trainer, "train_step", lambda self, *a: steps.append(a[1]) or step(self, *a))
+    folder = train.run(other, "align", SEED)
+    assert steps == list(range(6))
+    assert [row["step"] for row in steps_of(folder)] == [1, 2, 3, 4, 5, 6]
+
+
+# Many processes ------------------------------------------------------------------------------------------------------
+
+
+def launched(config: Config, params: Path) -> None:
+    """The command that the README gives."""
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "3",
+        "--num_machines",
+        "1",
+    ]
+    command += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    command += ["-m", "mc3.train", "--config", str(params), "--method", "wo_align", "--seed", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("3 x cpu") == 1
+
+
+def one_of_three(rank: int, port: int, config: Config) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, of one process
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3", "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    train.run(config, "wo_align", SEED)
+    assert torch.distributed.get_world_size() == 3
+    torch.distributed.destroy_process_group()
+
+
+def forked(config: Config, params: Path) -> None:
+    """The same processes without a launcher, which spares each the imports."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=one_of_three, args=(rank, port, config)) for rank in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("start", [forked, pytest.param(launched, marks=pytest.mark.slow)])
+def test_three_processes_with_unequal_shares_end_with_the_weights_of_one(settings, tmp_path, start):
+    settings["model"]["text"]["dropout"] = 0.0  # each process draws its own
+    settings["loss"]["consensus"]["stop_gradient"] = False
+    config = configured(settings)
+    alone = train.run(config, "wo_align", SEED)
+    one, lines = load_file(alone / "final" / "model.safetensors"), steps_of(alone)
+    shutil.rmtree(alone)
+
+    params = tmp_path / "params.yaml"
+    params.write_text(yaml.safe_dump(settings))
+    start(config, params)
+    three = load_file(alone / "final" / "model.safetensors")
+    for name, tensor in one.items():
+        torch.testing.assert_close(three[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
+    for a, b in zip(steps_of(alone), lines, strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
+
+
+# What a step sees ----------------------------------------------------------------------------------------------------
+
+
+@given(clips=st.integers(1, 60), size=st.integers(1, 60), epochs=st.integers(1, 4), seed=st.integers(0, 99))
+def test_each_epoch_has_every_clip_at_most_once_in_a_new_order_and_full_batches(clips, size, epochs, seed):
+    if clips < size:
+        with pytest.raises(ConfigError, match=r"train\.batch_size"):
+            batches.draw(clips, size, epochs, seed, 0)
+        return
+    plan = batches.draw(clips, size, epochs, seed, 0)
+    assert plan.shape == (epochs * (clips // size), size)
+    for epoch in plan.reshape(epochs, -1):
+        assert len(set(epoch.tolist())) == len(epoch) == clips // size * size
+        assert set(epoch.tolist()) <= set(range(clips))
+    assert np.array_equal(plan, batches.draw(clips, size, epochs, seed, 0))
+
+
+def test_orders_differ_between_epochs_stages_and_seeds():
+    orders = [batches.draw(50, 50, 2, seed, stage) for seed in (0, 1) for stage in (0, 1)]
+    assert len({tuple(order) for plan in orders for order in plan}) == 8
+
+
+@given(low=st.floats(0.05, 1.0), more=st.floats(0.0, 1.0), seed=st.integers(0, 99))
+def test_crops_lie_inside_the_picture_and_have_the_area_and_aspect_asked_for(low, more, seed):
+    high = min(1.0, low + more)
+    theta = batches.crops(64, [low, high], True, torch.Generator().manual_seed(seed))
+    width, height = theta[:, 0, 0].abs(), theta[:, 1, 1]
+    assert torch.all(theta[:, 0, 2].abs() + width <= 1 + 1e-5)
+    assert torch.all(theta[:, 1, 2].abs() + height <= 1 + 1e-5)
+    assert torch.all(width * height <= high + 1e-5)
+    free = (width < 1) & (height < 1)
+    assert torch.all((width * height)[free] >= low - 1e-5)
+    assert torch.all((width / height <= 4 / 3 + 1e-4) & (width / height >= 3 / 4 - 1e-4))
+    assert torch.all(theta[:, [0, 1], [1, 0]] == 0)
+
+
+def test_half_of_the_clips_are_mirrored_or_none():
+    mirrored = [
+        (batches.crops(2000, [0.5, 1.0], flip, torch.Generator().manual_seed(0))[:, 0, 0] < 0).float().mean()
+        for flip in (True, False)
+    ]
+    assert mirrored[0] == pytest.approx(0.5, abs=0.05)
+    assert mirrored[1] == 0
+
+
+def test_a_whole_crop_is_the_picture_and_a_mirrored_one_its_mirror():
+    video = torch.randint(0, 256, (2, 3, 16, 16, 3), dtype=torch.uint8)
+    theta = torch.eye(2, 3).repeat(2, 1, 1)
+    theta[1, 0, 0] = -1
+    same, mirror = batches.augment(video, theta, 16)
+    torch.testing.assert_close(same, video[0].float(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(mirror, video[1].flip(2).float(), rtol=0, atol=1e-3)
+
+
+def test_a_crop_is_that_part_of_every_frame_resized():
+    video = torch.randint(0, 256, (1, 4, 32, 32, 3), dtype=torch.uint8)
+    theta = torch.tensor([[[0.5, 0.0, 0.25], [0.0, 0.5, -0.5]]])  # columns 12-27, rows 0-15
+    found = batches.augment(video, theta, 32)[0].movedim(-1, 1)
+    cut = video[0, :, 0:16, 12:28].movedim(-1, 1).float()
+    expected = torch.nn.functional.interpolate(cut, (32, 32), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], rtol=0, atol=1e-3)
+
+
+def test_the_rate_warms_up_in_a_line_and_falls_as_a_cosine(mini_config):
+    settings = mini_config.train
+    rates = [train.learning_rate(settings, step, 120) for step in range(120)]
+    assert rates[:20] == pytest.approx([1e-3 * (i + 1) / 20 for i in range(20)])
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
+    for rate in rates[20:]:
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+
+
+def test_clips_are_read_from_shards_when_they_do_not_fit_in_memory(settings, monkeypatch):
+    config = configured(settings)
+    model = train.initial(config, SEED)
+    held = train.clips(config, "train", model, ("video", "audio"))
+    monkeypatch.setattr(train, "IN_MEMORY_BYTES", 28 * 4 * 32 * 32 * 3)
+    read = train.clips(config, "train", model, ("video", "audio"))
+    assert isinstance(read, ClipDataset)
+    assert len(held._held["video"]) == 28
+    assert "video" not in read._held
+    assert torch.equal(held[3]["video"], read[3]["video"])
+
+
+def test_worker_processes_change_nothing(settings):
+    config = configured(settings)
+    alone = output(train.run(config, "align", SEED))
+    assert output(train.run(configured(settings, workers=2), "align", SEED)) == alone
