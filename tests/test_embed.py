@@ -1,0 +1,127 @@
+"""Embeddings files: the right rows in the right order, the same bytes, and words for what is missing."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_work
+import torch
+import yaml
+from safetensors.numpy import load_file
+
+from mc3 import config, embed, train
+from mc3.data import DataError, tokenizer
+from mc3.data.shards import ClipDataset
+from mc3.model import MC3
+
+
+@pytest.fixture(scope="module")
+def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty-four clips, half of them validation and test, and checkpoints of the start weights of two methods."""
+    params = small_work.make(tmp_path_factory.mktemp("embed") / "work", clips=64, events=8)
+    settings = yaml.safe_load(params.read_text())
+    settings["train"]["threads"] = 1
+    settings["evaluate"]["batch_size"] = 20
+    params.write_text(yaml.safe_dump(settings))
+    settings = config.load(params)
+    texts = pd.read_parquet(settings.paths.work / "shards" / "index.parquet")["text"]
+    tokenizer.train(texts, settings.model.text.vocab_size).save(str(settings.paths.work / "shards" / "tokenizer.json"))
+    for seed, name in enumerate(("mc3", "clap", "align")):
+        train.initial(settings, seed).save(settings.paths.work / "checkpoints" / f"{name}-0" / "final")
+    return params
+
+
+@pytest.fixture
+def settings(params: Path) -> config.Config:
+    return config.load(params)
+
+
+def test_each_row_is_its_clip_embedded_alone(settings: config.Config) -> None:
+    tensors, metadata = embed.load(embed.run(settings, "mc3", 0))
+    folder = settings.paths.work / "checkpoints" / "mc3-0" / "final"
+    index, model = embed.clips(settings), MC3.load(folder)
+    assert set(index["split"]) == {"validation", "test"}
+    assert index.index.tolist() == list(range(48))
+    rows = {}
+    for split in ("validation", "test"):
+        dataset = ClipDataset(settings.paths.work / "shards", split=split, tokenizer=model.tokenizer)
+        rows |= {clip: (dataset, i) for i, clip in enumerate(dataset.index["clip_id"])}
+    for row in (0, 15, 16, 47):
+        dataset, i = rows[index["clip_id"][row]]
+        item = dataset[i]
+        with torch.inference_mode():
+            alone = model({m: item[m][None] for m in ("audio", "video", "text")})
+        for modality, vector in alone.items():
+            np.testing.assert_allclose(tensors[modality][row], vector[0].numpy(), atol=1e-5)
+    for tensor in tensors.values():
+        assert (tensor.shape, tensor.dtype) == ((48, settings.model.embedding_dim), np.float32)
+        np.testing.assert_allclose(np.linalg.norm(tensor, axis=1), 1, atol=1e-5)
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert metadata == {"method": "mc3", "seed": "0", "checkpoint": weights}
+
+
+def test_only_what_a_method_trained_is_embedded_and_align_is_a_method_too(settings: config.Config) -> None:
+    assert sorted(embed.load(embed.run(settings, "clap", 0))[0]) == ["audio", "text"]
+    assert sorted(embed.load(embed.run(settings, "align", 0))[0]) == ["audio", "text", "video"]
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(settings: config.Config) -> None:
+    first = embed.run(settings, "mc3", 0).read_bytes()
+    assert embed.run(settings, "mc3", 0).read_bytes() == first
+
+
+def test_a_missing_checkpoint_is_named_with_the_command_that_makes_it(settings: config.Config) -> None:
+    with pytest.raises(DataError, match=r"cmc-0.*mc3 train --method cmc --seed 0"):
+        embed.run(settings, "cmc", 0)
+
+
+@pytest.mark.parametrize(("stem", "stage"), [("mc3-4", "embed@mc3-4"), ("align-0", "embed_align@0")])
+def test_missing_embeddings_are_named_with_the_stage_that_makes_them(tmp_path: Path, stem: str, stage: str) -> None:
+    with pytest.raises(DataError, match=f"dvc repro {stage}`"):
+        embed.load(tmp_path / f"{stem}.safetensors")
+
+
+def test_missing_shards_are_named_with_the_stage_that_makes_them(mini_config: config.Config) -> None:
+    with pytest.raises(DataError, match="dvc repro shards"):
+        embed.clips(mini_config)
+
+
+def test_files_are_the_same_bytes_from_any_process_and_the_library_reads_them(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; import numpy as np; from mc3 import embed; "
+        "embed.save(Path(sys.argv[1]), {'b': np.ones((3, 2), np.float32), 'a': np.arange(6).reshape(2, 3).T}, "
+        "{'seed': '0', 'method': 'mc3', 'checkpoint': 'é', 'more': 'x'})"
+    )
+    files = [tmp_path / f"{i}.safetensors" for i in range(4)]
+    for file in files:
+        subprocess.run([sys.executable, "-c", program, str(file)], check=True)
+    assert len({file.read_bytes() for file in files}) == 1
+    np.testing.assert_array_equal(load_file(files[0])["a"], np.arange(6).reshape(2, 3).T)
+    assert embed.load(files[0])[1] == {"seed": "0", "method": "mc3", "checkpoint": "é", "more": "x"}
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_rows_of_one_in_order(settings: config.Config, params: Path) -> None:
+    alone, _ = embed.load(embed.run(settings, "mc3", 0))
+    embed.path(settings, "mc3", 0).unlink()
+    program = params.with_name("embed_mc3.py")
+    program.write_text(f"from mc3 import config, embed; embed.run(config.load({str(params)!r}), 'mc3', 0)")
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    subprocess.run([*launch, "--mixed_precision", "no", "--dynamo_backend", "no", str(program)], check=True)
+    together, _ = embed.load(embed.path(settings, "mc3", 0))
+    for modality, tensor in alone.items():
+        np.testing.assert_allclose(together[modality], tensor, atol=1e-5)
