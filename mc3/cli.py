@@ -168,11 +168,14 @@ def run_notebook(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Write figures/report.html and the README's results."""
+    """Write figures/report.html, figures/results.md and the overview figure; or put the results into README.md."""
     config = _load(args)
     from mc3 import report
 
-    report.write(config)
+    if args.readme:
+        report.update_readme()
+    else:
+        print(f"open {report.write(config)}")
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -247,7 +250,8 @@ def parser() -> argparse.ArgumentParser:
         "-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="a parameter of the notebook's `parameters` cell; the value is read as YAML",
     )  # fmt: skip
-    add("report", report, "mc3 report")
+    step = add("report", report, "mc3 report")
+    step.add_argument("--readme", action="store_true", help="only put figures/results.md into README.md")
     step = add("compare", compare, "mc3 compare --strict", config=False)
     step.add_argument("--absolute", type=float, default=0.02, help="allowed difference (0.02), plus ...")
     step.add_argument("--relative", type=float, default=0.05, help="... this share of the committed number (0.05)")

@@ -475,31 +475,43 @@ def training(metrics: pd.DataFrame, value: str = "loss", strong: str = "MC3") ->
 
 @mpl.rc_context(STYLE)
 def overview(table: pd.DataFrame, strong: str = "MC3") -> Figure:
-    """Every method's result beside the paper's. `table`: method, metric, ours, std (may be missing), paper, random.
+    """Every method's result beside the paper's, one panel a metric, from chance (the grey line) on.
 
-    One panel a metric; the blue bar is measured here, the diamond is the paper's number, the grey line chance
-    as measured here. The paper's numbers are of Ego4D: on another data set compare the order, not the values.
+    `table`: method, metric, ours, std (may be missing), paper, random, paper_random, apart (whether the metric's level
+    depends on the data so much that the paper's numbers need an axis of their own, above the panel).
     """
     metrics, methods = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["method"]))
-    figure = _figure(PAGE, 0.21 * len(methods) + 0.8)
+    figure = _figure(PAGE, 0.21 * len(methods) + 1.05)
     axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     y = np.arange(len(methods))
+    colours = [PALETTE[1] if m == strong else "#8FBCD9" for m in methods]
     for ax, metric in zip(axes, metrics, strict=True):
         rows = table[table["metric"] == metric].set_index("method").reindex(methods)
-        chance = rows["random"].dropna()
-        base = float(chance.iloc[0]) if len(chance) else 0.0
-        colours = [PALETTE[1] if m == strong else "#8FBCD9" for m in methods]
-        ax.barh(y, rows["ours"] - base, left=base, height=0.62, color=colours, label="measured here")
+        chance, paper_chance = float(rows["random"].iloc[0]), float(rows["paper_random"].iloc[0])
+        apart = bool(rows["apart"].iloc[0])
+        bars = ax.barh(y, rows["ours"] - chance, left=chance, height=0.62, color=colours)
         ax.errorbar(rows["ours"], y, xerr=rows["std"].fillna(0), fmt="none", ecolor="black", elinewidth=0.7)
-        ax.plot(rows["paper"], y, "D", color=PALETTE[0], markersize=3.6, label="paper (Ego4D)", clip_on=False)
-        ax.axvline(base, color=GREY, linewidth=0.8)
-        values = rows[["ours", "paper"]].to_numpy(dtype=float)
-        low, high = np.nanmin([base, np.nanmin(values)]), np.nanmax([base, np.nanmax(values)])
-        ax.set_xlim(low - 0.06 * (high - low), high + 0.08 * (high - low))
+        ax.axvline(chance, color=GREY, linewidth=0.8)
+        above = ax.twiny() if apart else ax
+        (marks,) = above.plot(rows["paper"], y, "D", color=PALETTE[0], markersize=3.6, clip_on=False)
+        if apart:
+            above.set_xlim(_reach(rows["paper"], paper_chance))
+            above.spines["top"].set(visible=True, color=PALETTE[0])
+            above.tick_params(axis="x", colors=PALETTE[0], labelsize=6, pad=1)
+            above.xaxis.set_major_locator(MaxNLocator(4))
+            above.grid(False)
+        ax.set_xlim(_reach(rows["ours"] if apart else rows[["ours", "paper"]].stack(), chance))
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set_title(metric)
         ax.grid(axis="y", visible=False)
     axes[0].set_yticks(y, [_wrap(m, 20, 2) for m in methods], linespacing=0.9)
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    names = ["measured here", "paper (Ego4D; where there is an axis above, on that one)"]
+    figure.legend([bars[-1], marks], names, loc="outside lower center", ncols=2)
     return figure
+
+
+def _reach(values: pd.Series, chance: float) -> tuple[float, float]:
+    """Limits of an axis that show all `values` and chance."""
+    low, high = min(chance, float(values.min())), max(chance, float(values.max()))
+    return low - 0.04 * (high - low), high + 0.08 * (high - low)

@@ -118,14 +118,14 @@ CSS = """
   :root { --ink: #e6e6e6; --soft: #a8a8a8; --page: #161618; --line: #3a3a3e; --band: #202024; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 64rem; font: 16px/1.55 system-ui, sans-serif;
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 68rem; font: 16px/1.55 system-ui, sans-serif;
   color: var(--ink); background: var(--page); }
 h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 3rem; font-size: 1.25rem; }
-nav a { margin-right: 1rem; white-space: nowrap; } a { color: inherit; }
+nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; } a { color: inherit; }
 .table { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
-th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: .25rem .5rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid var(--line); } tbody tr:nth-child(even) { background: var(--band); }
 figure { margin: 1.5rem 0; }
 figure img { max-width: 100%; height: auto; background: #fff; padding: 8px; border-radius: 4px; }
@@ -151,7 +151,7 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
 
 
 def overview(figures: Path) -> pd.DataFrame:
-    """The overview figure's numbers: method, metric, ours, std, paper, random; Tables 2 and 3 in part."""
+    """The overview's numbers, of Tables 2 and 3: method, metric, ours, std, paper, random, paper_random, apart."""
     rows = []
     for stem, metrics in OVERVIEW.items():
         table = _csv(figures, stem, "discovery" if stem == "table2_discovery" else "retrieval")
@@ -159,7 +159,9 @@ def overview(figures: Path) -> pd.DataFrame:
         for metric in metrics:
             for row in table[table["method"] != "random"].to_dict("records"):
                 ours = {"ours": row[metric], "std": row[f"{metric}_std"], "paper": row[f"paper_{metric}"]}
-                rows.append({"method": row["label"], "metric": tables.header(metric), **ours, "random": random[metric]})
+                chance = {"random": random[metric], "paper_random": random[f"paper_{metric}"]}
+                apart = stem == "table3_retrieval"  # recall depends on the size of the pool: an axis each
+                rows.append({"method": row["label"], "metric": tables.header(metric), **ours, **chance, "apart": apart})
     return pd.DataFrame(rows)
 
 
@@ -192,11 +194,10 @@ def render(config: Config, figures: Path) -> str:
     provenance = {s.notebook: _json(figures / f"{s.notebook}.provenance.json", s.notebook) for s in SECTIONS}
     first = provenance[SECTIONS[0].notebook]
     seeds = ", ".join(map(str, config.seeds))
-    commits = {p["commit"] for p in provenance.values()}
+    commits = {_commit(p) for p in provenance.values()}
     about = (
         f"Profile {config.profile}, seed{'s' if len(config.seeds) > 1 else ''} {seeds}; {first['device']}; "
-        f"{'commit ' + str(first['commit'])[:12] if len(commits) == 1 else 'several commits, see each section'}"
-        f"{', with uncommitted changes' if any(p['dirty'] for p in provenance.values()) else ''}."
+        f"{commits.pop() if len(commits) == 1 else 'made at several commits, named in each section'}."
     )
     links = "".join(f'<a href="#{s.notebook}">{html.escape(s.title.split(":")[0])}</a>' for s in SECTIONS)
     picture = _picture(figures, "overview", "Main results beside the paper's.", "report")
@@ -240,13 +241,15 @@ def _section(section: Section, figures: Path, provenance: dict[str, Any]) -> str
 
 
 def _details(notebook: str, provenance: dict[str, Any]) -> str:
-    commit = provenance["commit"] or "not in a git repository"
-    state = " with uncommitted changes" if provenance["dirty"] else ""
     text = html.escape(json.dumps(provenance, indent=1, sort_keys=True))
-    return (
-        f"<details><summary>Made by <code>notebooks/{notebook}.ipynb</code> at {html.escape(commit[:12])}{state}</summary>"
-        f"<pre>{text}</pre></details>\n"
-    )
+    made = f"Made by <code>notebooks/{notebook}.ipynb</code>, {html.escape(_commit(provenance))}"
+    return f"<details><summary>{made}</summary><pre>{text}</pre></details>\n"
+
+
+def _commit(provenance: dict[str, Any]) -> str:
+    if provenance["commit"] is None:
+        return "outside a git repository"
+    return f"commit {provenance['commit'][:12]}{' with uncommitted changes' if provenance['dirty'] else ''}"
 
 
 def _picture(figures: Path, stem: str, caption: str, notebook: str) -> str:

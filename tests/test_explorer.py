@@ -1,0 +1,151 @@
+"""The explorer's Python side: what the browser is sent, and what it may ask for."""
+
+import base64
+import io
+import json
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_work
+from PIL import Image
+
+from mc3 import config, explorer
+from mc3.config import Config, ConfigError
+from mc3.data import DataError
+from mc3.explorer import Explorer
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return config.load(small_work.make(tmp_path_factory.mktemp("small")))
+
+
+@pytest.fixture(scope="module")
+def view(settings: Config) -> Explorer:
+    return Explorer.of(settings, "mc3", 0)
+
+
+@pytest.fixture
+def sent(view: Explorer, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the widget sends to the browser, as the browser reads it."""
+    messages: list[Any] = []
+    monkeypatch.setattr(
+        Explorer, "send", lambda self, content, buffers=None: messages.append(json.loads(json.dumps(content)))
+    )
+    return messages
+
+
+def decoded(uri: str, kind: str) -> io.BytesIO:
+    head, data = uri.split(",")
+    assert head == f"data:{kind};base64"
+    return io.BytesIO(base64.b64decode(data, validate=True))
+
+
+def test_the_browser_first_gets_points_and_words_but_no_picture_or_sound(view: Explorer) -> None:
+    text = json.dumps(view.points)
+    assert "base64" not in text
+    assert len(view.points["x"]) == len(view.points["y"]) == len(view.points["text"]) == len(view.index)
+    for group in view.points["groups"].values():
+        assert len(group["codes"]) == len(view.index)
+        assert max(group["codes"]) < len(group["names"]) <= explorer.NAMED + 1
+
+
+def test_a_click_is_answered_with_that_clips_frames_sound_and_narration(view: Explorer, sent: list[Any]) -> None:
+    view._handle_custom_msg({"kind": "clip", "row": 7}, [])
+    (clip,) = sent
+    assert (clip["kind"], clip["row"], clip["text"]) == ("clip", 7, view.index.at[7, "text"])
+    strip = np.asarray(Image.open(decoded(clip["strip"], "image/jpeg")))
+    frames = view.clips.frames(7)
+    assert strip.shape == (clip["frames"] * frames.shape[1], *frames.shape[2:])
+    assert np.abs(strip.reshape(frames.shape).astype(int) - frames).mean() < 6
+    with wave.open(decoded(clip["sound"], "audio/wav")) as sound:
+        samples, rate = view.clips.waveform(7)
+        assert (sound.getframerate(), sound.getnchannels()) == (rate, 1)
+        assert sound.readframes(sound.getnframes()) == samples.tobytes()
+    assert clip["seconds"] == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("row", [-1, 10**9, None, "7", "../../etc/passwd", 1.5, True, [1]])
+def test_a_row_that_does_not_exist_is_refused_in_words(view: Explorer, sent: list[Any], row: Any) -> None:
+    view._handle_custom_msg({"kind": "clip", "row": row}, [])
+    assert [message["kind"] for message in sent] == ["error"]
+    assert "no clip" in sent[0]["message"]
+
+
+def test_a_message_that_is_not_understood_does_not_raise(view: Explorer, sent: list[Any]) -> None:
+    view._handle_custom_msg("nonsense", [])
+    assert sent[0]["kind"] == "error"
+
+
+def test_a_clip_that_cannot_be_read_is_said_to_the_browser(
+    view: Explorer, sent: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(i: int) -> None:
+        raise FileNotFoundError("shard is gone")
+
+    monkeypatch.setattr(view.clips, "frames", gone)
+    view._handle_custom_msg({"kind": "clip", "row": 0}, [])
+    assert sent[0]["kind"] == "error"
+    assert "shard is gone" in sent[0]["message"]
+
+
+def test_neighbours_are_the_most_similar_other_clips_across_modalities(view: Explorer) -> None:
+    found = view.neighbours(5, k=4)
+    assert set(found["pair"]) == {f"{a} → {b}" for a in view.embeddings for b in view.embeddings if a != b}
+    for pair, part in found.groupby("pair"):
+        source, target = pair.split(" → ")
+        similarity = view.embeddings[target] @ view.embeddings[source][5]
+        similarity[5] = -np.inf
+        assert part["row"].tolist() == np.argsort(-similarity, kind="stable")[:4].tolist()
+        np.testing.assert_allclose(part["similarity"], similarity[part["row"]], atol=1e-6)
+        assert part["same_group"].tolist() == [
+            view.index.at[r, "action_group"] == view.index.at[5, "action_group"] for r in part["row"]
+        ]
+
+
+def test_pca_keeps_the_two_directions_of_most_variance() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(200, 6)) * [1, 9, 2, 5, 1, 1]
+    flat = explorer.project(points, "pca")
+    _, _, directions = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
+    for k in range(2):
+        correlation = np.corrcoef(flat[:, k], points @ directions[k])[0, 1]
+        assert abs(correlation) == pytest.approx(1)
+    assert (flat.min(axis=0).tolist(), flat.max(axis=0).tolist()) == ([0, 0], [1, 1])
+
+
+def test_tsne_keeps_two_far_groups_apart_and_is_the_same_twice() -> None:
+    points = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    points[20:] += 30
+    flat = explorer.project(points, "tsne")
+    np.testing.assert_array_equal(flat, explorer.project(points, "tsne"))
+    first, second = flat[:20], flat[20:]
+    spread = max(np.ptp(first, axis=0).max(), np.ptp(second, axis=0).max())
+    assert np.linalg.norm(first.mean(axis=0) - second.mean(axis=0)) > spread / 2
+
+
+def test_an_unknown_projection_or_modality_is_named(settings: Config) -> None:
+    with pytest.raises(ConfigError, match="umap"):
+        Explorer.of(settings, "mc3", 0, projection="umap")
+    with pytest.raises(ConfigError, match="no video embeddings here; this method has audio, text"):
+        Explorer.of(settings, "clap", 0, modality="video")
+
+
+def test_embeddings_that_were_not_made_are_answered_with_the_command(settings: Config) -> None:
+    with pytest.raises(DataError, match="mc3-5"):
+        Explorer.of(settings, "mc3", 5)
+
+
+def test_the_map_without_widgets_has_every_clip_with_its_verb(view: Explorer) -> None:
+    points = view.map("verb")
+    assert len(points) == len(view.index)
+    assert points["group"].tolist() == view.index["verb"].tolist()
+
+
+def test_the_front_writes_text_as_text_and_asks_no_other_host() -> None:
+    front = Path(explorer.__file__).with_suffix(".js").read_text()
+    assert "innerHTML =" not in front
+    assert not any(word in front for word in ("http:", "https:", "import(", "eval(", "fetch("))

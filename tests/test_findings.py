@@ -1,0 +1,172 @@
+"""What the figures show is what is in the files: against a world whose order is known and against brute force."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_work
+
+from mc3 import config, embed, evaluate, findings
+from mc3.config import Config
+from mc3.data import DataError
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return config.load(small_work.make(tmp_path_factory.mktemp("small")))
+
+
+def test_every_clip_has_the_region_that_the_world_says(settings: Config) -> None:
+    index = findings.clips(settings)
+    truth = pd.read_csv(settings.paths.raw / "truth.csv")
+    joined = index.merge(truth, on=["video_uid", "narration_time"], suffixes=("", "_true"))
+    assert len(joined) == len(index)
+    assert (joined["region"] == joined["region_true"]).all()
+
+
+def test_without_a_truth_file_the_labels_tell_region_one_from_the_rest(tmp_path: Path) -> None:
+    settings = config.load(small_work.make(tmp_path, clips=80))
+    (settings.paths.raw / "truth.csv").unlink()
+    index = findings.clips(settings)
+    assert set(index.loc[index["positive"] == 1, "region"]) == {"I"}
+    assert set(index.loc[index["positive"] == 0, "region"]) == {"II-IV"}
+
+
+def test_embeddings_of_other_clips_are_refused_with_the_command_that_makes_them(tmp_path: Path) -> None:
+    settings = config.load(small_work.make(tmp_path, clips=80))
+    path = embed.path(settings, "mc3", 0)
+    tensors, metadata = embed.load(path)
+    embed.save(path, {name: tensor[:-1] for name, tensor in tensors.items()}, metadata)
+    with pytest.raises(DataError, match="mc3 embed --method mc3 --seed 0"):
+        findings.embeddings(settings, "mc3", 0)
+
+
+def test_long_tail_counts_every_sounding_clip_with_a_group_once(settings: Config) -> None:
+    index = findings.clips(settings)
+    counts = findings.long_tail(index)
+    assert counts["count"].sum() == ((index["positive"] == 1) & (index["action_group"] != "")).sum()
+    assert counts["count"].is_monotonic_decreasing
+    assert counts["action_group"].is_unique
+
+
+def test_sounding_rates_stand_in_the_papers_order_beside_the_papers(settings: Config) -> None:
+    index = findings.clips(settings)
+    rates = findings.sounding_rates(index).set_index("verb")
+    assert rates.index[:3].tolist() == ["wash", "close", "cut"]
+    assert rates.at["wash", "paper"] == 0.90
+    clips = index[(index["verb"] == "wash") & index["positive"].notna()]
+    assert rates.at["wash", "sounding_rate"] == clips["positive"].sum() / len(clips)
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ("cut_(trim,_slice,_chop)", "cut"),
+        ("turn_on_(switch_on,_start)", "turn on"),
+        ("wash_(rinse,_wash) plate_(dish)", "wash plate"),
+        ("", ""),
+    ],
+)
+def test_a_taxonomy_label_is_shown_without_its_synonyms(label: str, expected: str) -> None:
+    assert findings.short(label) == expected
+
+
+def test_real_taxonomies_keep_their_groups_apart_when_shortened(shared_data: Path) -> None:
+    for name in ("verb", "noun"):
+        labels = pd.read_csv(shared_data / f"annotations/ego4d/narration_{name}_taxonomy.csv")["label"]
+        assert labels.map(findings.short).str.len().gt(0).all()
+        assert labels.map(findings.short).nunique() > 0.98 * len(labels)
+
+
+def test_curves_reach_each_recall_with_the_precision_of_the_highest_threshold(settings: Config) -> None:
+    curves, prevalence = findings.curves(settings, 0, points=20)
+    index = findings.clips(settings)
+    test = ((index["split"] == "test") & index["positive"].notna()).to_numpy()
+    labels = index.loc[test, "positive"].to_numpy(dtype=int)
+    found = findings.embeddings(settings, "mc3", 0)
+    scores = (found["audio"] * found["video"]).sum(axis=1)[test]
+    expected = []
+    for recall in np.arange(1, 21) / 20:
+        threshold = max(t for t in scores if labels[scores >= t].sum() >= recall * labels.sum() - 1e-9)
+        expected.append(labels[scores >= threshold].mean())
+    ours = curves[(curves["pair"] == "AV") & (curves["method"] == "MC3")]["precision"]
+    np.testing.assert_allclose(ours, expected)
+    assert prevalence["AV"] == pytest.approx(labels.mean())
+    assert set(curves.loc[curves["pair"] == "AV", "method"]).isdisjoint({"CLAP"})
+
+
+def test_the_pair_that_disagrees_in_a_region_is_the_less_similar_one_there(settings: Config) -> None:
+    table = findings.by_region(findings.similarities(settings, 0))
+    means = table[table["checkpoint"] == "MC3"].pivot_table(index="region", columns="pair", values="mean")
+    assert means.loc["I"].min() > 0.3
+    assert means.loc["II"].idxmax() == "audio-video"  # the text is elsewhere
+    assert means.loc["III"].idxmax() == "video-text"  # the audio is elsewhere
+    assert means.loc["IV"].idxmax() == "audio-text"  # the video is elsewhere
+
+
+def test_the_area_of_a_region_is_the_chance_that_region_one_is_more_similar(settings: Config) -> None:
+    points = findings.similarities(settings, 0, ["mc3"])
+    table = findings.by_region(points).set_index(["pair", "region"])
+    first = points.loc[points["region"] == "I", "audio_video"].to_numpy()
+    second = points.loc[points["region"] == "III", "audio_video"].to_numpy()
+    wins = (first[:, None] > second).mean() + 0.5 * (first[:, None] == second).mean()
+    assert table.at[("audio-video", "III"), "roc"] == pytest.approx(wins)
+    assert table.at[("audio-video", "I"), "roc"] == pytest.approx(0.5)
+
+
+def test_agreement_is_the_mean_gap_and_the_smaller_similarity(settings: Config) -> None:
+    points = findings.similarities(settings, 0, ["align"])
+    row = findings.agreement(points).set_index("region").loc["II"]
+    part = points[points["region"] == "II"]
+    gaps = [abs(v - t) for v, t in zip(part["audio_video"], part["audio_text"], strict=True)]
+    smaller = [min(v, t) for v, t in zip(part["audio_video"], part["audio_text"], strict=True)]
+    assert row["gap"] == pytest.approx(np.mean(gaps))
+    assert row["consensus"] == pytest.approx(np.mean(smaller))
+
+
+def test_cluster_members_are_test_clips_of_the_cluster_nearest_first(settings: Config) -> None:
+    members = findings.clusters(settings, "mc3", 0, top=4)
+    index, video = findings.clips(settings), findings.embeddings(settings, "mc3", 0)["video"]
+    assert set(index.loc[members["row"], "split"]) == {"test"}
+    assert members.groupby("cluster")["row"].nunique().eq(members.groupby("cluster").size()).all()
+    assert members.drop_duplicates("cluster")["size"].sum() == (index["split"] == "test").sum()
+    assert (index.loc[members["row"], "clip_id"].to_numpy() == members["clip_id"]).all()
+    test = np.flatnonzero(index["split"] == "test")
+    labels = evaluate.clusters(video[test], settings.evaluate.clusters)
+    for cluster, part in members.groupby("cluster"):
+        centre = video[test[labels == cluster]].mean(axis=0)
+        distance = np.linalg.norm(video[part["row"]] - centre, axis=1)
+        assert (np.diff(distance) > -1e-6).all()
+
+
+def test_purest_median_and_least_pure_clusters_are_shown(settings: Config) -> None:
+    members = findings.clusters(settings, "mc3", 0, top=2)
+    purity = members.drop_duplicates("cluster")["purity"]
+    shown = findings.purest_median_and_least(members).drop_duplicates("cluster")["purity"].tolist()
+    assert shown == [purity.max(), purity.median(), purity.min()]
+
+
+def test_retrieved_clips_are_the_pools_best_and_marked_by_group(settings: Config) -> None:
+    examples = findings.retrieved(settings, "mc3", 0)
+    index, found = findings.clips(settings), findings.embeddings(settings, "mc3", 0)
+    for row in examples.itertuples():
+        query, got = index.loc[row.query], index.loc[row.retrieved]
+        assert row.correct == (query["action_group"] == got["action_group"])
+        assert query["positive"] == got["positive"] == 1
+        assert (query["clip_id"], got["clip_id"]) == (row.query_clip, row.retrieved_clip)
+    for (direction, query), part in examples.groupby(["direction", "query"]):
+        source, target = direction.split(" → ")
+        similarity = found[target][part["retrieved"]] @ found[source][query]
+        assert (np.diff(similarity) < 1e-6).all()
+        assert part["correct"].any() == (part["first_correct"].iloc[0] <= 3)
+
+
+def test_class_recall_is_hits_over_events(settings: Config) -> None:
+    table = findings.class_recall(settings, 0)
+    scores, _ = embed.load(settings.paths.work / "probe" / "0.safetensors")
+    first = scores["labels"] == table["class_id"].iloc[0]
+    predicted = scores["linear-probe/mc3"][first].argmax(axis=1)
+    assert table["MC3, linear-probe"].iloc[0] == (predicted == table["class_id"].iloc[0]).mean()
+    assert table["n"].sum() == len(scores["labels"])
+    assert table["name"].iloc[0] == f"sound {table['class_id'].iloc[0]} / <b>"

@@ -1,0 +1,85 @@
+"""The notebooks are short, stripped, and write exactly the files that their stages of dvc.yaml promise."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_work
+import yaml
+
+from mc3 import config, notebook
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def code(path: Path) -> list[dict[str, Any]]:
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository's top with a small work folder, params.yaml and the notebooks."""
+    top = tmp_path_factory.mktemp("clone")
+    small_work.make(top)
+    shutil.copytree(ROOT / "notebooks", top / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    shutil.copy(ROOT / "requirements.lock", top)
+    (top / "figures").mkdir()
+    return top
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_what_the_git_filter_leaves_and_else_in_canonical_form(path: Path) -> None:
+    filtered = subprocess.run(
+        [sys.executable, "-m", "nbstripout"], input=path.read_bytes(), capture_output=True, check=True
+    )
+    assert path.read_bytes() == filtered.stdout
+    ours, canonical = json.loads(path.read_bytes()), json.loads(notebook.canonical(path))
+    for number, (cell, other) in enumerate(zip(ours["cells"], canonical["cells"], strict=True)):
+        assert cell.pop("id") == str(number)
+        other.pop("id")
+    assert ours == canonical
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_calls_the_package_and_programs_nothing_itself(path: Path) -> None:
+    cells = code(path)
+    assert len(cells) <= 8
+    assert [cell["metadata"].get("tags") for cell in cells].count(["parameters"]) == 1
+    assert "config" in notebook.parameters(path.read_bytes())
+    kinds = {type(node) for cell in cells for node in ast.walk(ast.parse(cell["source"]))}
+    assert not kinds & {ast.ClassDef, ast.FunctionDef, ast.For, ast.While, ast.If, ast.Try}
+    prose = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown"]
+    assert sum(len("".join(cell["source"]).split()) for cell in prose) > 80
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_writes_what_its_stage_promises(
+    path: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone)
+    shutil.rmtree("figures")
+    Path("figures").mkdir()
+    names: dict[str, Any] = {}
+    for cell in code(path):
+        exec(compile(cell["source"], path.name, "exec"), names)
+    written = {f"figures/{file.name}" for file in Path("figures").iterdir()}
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    assert written == {name for out in stages.get(path.stem, {"outs": []})["outs"] for name in out}
+    assert all(file.stat().st_size < 400_000 for file in Path("figures").iterdir())
+
+
+def test_the_runner_executes_a_notebook_in_a_kernel_of_its_own(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(clone)
+    settings = config.load()
+    notebook.sources(Path("notebooks"), settings.paths.work / "sources")
+    executed = notebook.run("data", settings, {})
+    outputs = [output for cell in json.loads(executed.read_text())["cells"] for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert not any(output["output_type"] == "error" for output in outputs)

@@ -1,0 +1,198 @@
+"""The figures show what they are given, stay inside their frame, and are the same bytes every time."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mc3 import plots
+
+METHODS = ["CLAP", "w/o consensus", "w/o contrastive", "CMC (with a long label indeed)", "MC3"]
+
+
+class Pictures:
+    """Clips of a known colour and pitch; clip 2 has no sound."""
+
+    index = pd.DataFrame({"text": ["C cuts the $x_1$ carrot & <b>", "C pours", "C waits " * 30, "", "#C C holds"]})
+
+    def frames(self, i: int) -> np.ndarray:
+        return np.full((4, 12, 16, 3), 40 * (i + 1), np.uint8)
+
+    def waveform(self, i: int) -> tuple[np.ndarray, int]:
+        return (np.zeros(0, np.int16) if i == 2 else np.linspace(-9000, 9000, 24000).astype(np.int16)), 16000
+
+    def fbank(self, i: int) -> np.ndarray:
+        return np.random.default_rng(i).normal(size=(148, 128)).astype(np.float16)
+
+
+def curves() -> pd.DataFrame:
+    recall = np.linspace(0.01, 1, 40)
+    rows = [
+        pd.DataFrame({"pair": p, "method": m, "recall": recall, "precision": 0.9 - recall * (0.3 + 0.01 * k)})
+        for p in ("AV", "AL")
+        for k, m in enumerate(METHODS)
+    ]
+    return pd.concat(rows)
+
+
+def regions() -> pd.DataFrame:
+    rows = [
+        {
+            "checkpoint": c,
+            "pair": p,
+            "region": r,
+            "q05": 0.0,
+            "q25": 0.1,
+            "median": 0.2,
+            "q75": 0.3,
+            "q95": 0.5,
+            "mean": 0.2,
+        }
+        for c in ("align stage", "MC3")
+        for p in ("audio-video", "audio-text", "video-text")
+        for r in ("I", "II", "III")
+    ]
+    return pd.DataFrame(rows)
+
+
+def points() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    values = {"audio_video": rng.normal(0, 0.2, 60), "audio_text": rng.normal(0.2, 0.2, 60)}
+    return pd.DataFrame({"checkpoint": ["align stage", "MC3"] * 30, "region": ["I", "II", "I"] * 20, **values})
+
+
+def retrieved() -> pd.DataFrame:
+    rows = [(d, 0, k, k, k == 1, 1) for d in ("video → audio", "audio → text") for k in (1, 2, 3)]
+    return pd.DataFrame(rows, columns=["direction", "query", "retrieved", "rank", "correct", "first_correct"])
+
+
+def measured() -> pd.DataFrame:
+    rows = [
+        {"method": m, "metric": q, "ours": 0.6 + 0.01 * k, "std": np.nan, "paper": None if k == 3 else 0.58,
+         "random": 0.5, "paper_random": 0.5, "apart": q != "AV ROC"}
+        for q in ("AV ROC", "V→A @5") for k, m in enumerate(METHODS)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).astype({"paper": float})
+
+
+FIGURES = {
+    "clip_cards": lambda: plots.clip_cards(
+        Pictures(), [0, 2, 1], ["sounds", "silent", "region II: does not sound (1,0,0)"]
+    ),
+    "sounding_rates": lambda: plots.sounding_rates(
+        pd.DataFrame({"verb": ["wash", "hold"], "sounding_rate": [0.9, 0.05], "paper": [0.9, np.nan], "n": [30, 20]})
+    ),
+    "long_tail": lambda: plots.long_tail(
+        pd.DataFrame({"action_group": [f"cut thing {k}" for k in range(50)], "count": range(50, 0, -1)})
+    ),
+    "precision_recall": lambda: plots.precision_recall(curves(), {"AV": 0.54, "AL": 0.54}),
+    "clusters": lambda: plots.clusters(
+        Pictures(), pd.DataFrame({"cluster": [0, 0, 3], "row": [0, 2, 1], "title": ["a $ title", "a $ title", "other"]})
+    ),
+    "retrieval": lambda: plots.retrieval(Pictures(), retrieved()),
+    "per_class": lambda: plots.per_class(
+        pd.DataFrame(
+            {"class_id": [0, 1], "name": ["cut / chop", "water"], "n": [5, 50], "MC3": [0, 1.0], "b": [0.5, 0.5]}
+        )
+    ),
+    "confusion": lambda: plots.confusion(np.array([[3, 1], [0, 0]]), ["cut / chop", "water"]),
+    "regions": lambda: plots.regions(regions()),
+    "consensus": lambda: plots.consensus(points()),
+    "training": lambda: plots.training(
+        pd.DataFrame(
+            {"method": ["CMC", "CMC", "MC3", "MC3"], "stage": "align", "step": [0, 1, 0, 1], "loss": [2.0, 1, 3, 1]}
+        )
+    ),
+    "scatter": lambda: plots.scatter(pd.DataFrame({"x": [0.0, 1], "y": [0.0, 1], "group": ["cut", "wash"]}), "a $ map"),
+    "overview": lambda: plots.overview(measured()),
+}
+
+
+@pytest.fixture(params=FIGURES)
+def figure(request: pytest.FixtureRequest) -> Figure:
+    return FIGURES[request.param]()
+
+
+def test_nothing_is_cut_off_at_the_edge(figure: Figure, tmp_path: Path) -> None:
+    pixels = np.asarray(Image.open(plots.save(figure, tmp_path / "figure")).convert("L"))
+    assert pixels.min() < 100  # something is drawn
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == 255).all()
+
+
+def test_a_legend_does_not_lie_over_data(figure: Figure) -> None:
+    figure.draw_without_rendering()
+    for legend in figure.legends:
+        for ax in figure.axes:
+            assert not legend.get_window_extent().shrunk(0.98, 0.98).overlaps(ax.get_window_extent())
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_saved_twice_a_figure_is_the_same_bytes_and_has_no_date_in_it(name: str, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        plots.save(FIGURES[name](), tmp_path / folder / "figure")
+    for suffix in (".png", ".svg"):
+        first, second = ((tmp_path / folder / f"figure{suffix}").read_bytes() for folder in ("a", "b"))
+        assert first == second
+    assert b"<dc:date>" not in (tmp_path / "a" / "figure.svg").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["figure.png", "figure.svg"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_fits_the_papers_page(name: str, tmp_path: Path) -> None:
+    figure = FIGURES[name]()
+    assert figure.get_figwidth() <= plots.PAGE
+    assert Image.open(plots.save(figure, tmp_path / name)).width <= 200 * plots.PAGE
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) < 400_000
+
+
+def test_a_method_keeps_its_colour_over_the_panels() -> None:
+    figure = plots.precision_recall(curves(), {"AV": 0.54, "AL": 0.54})
+    colours = [[line.get_color() for line in ax.lines] for ax in figure.axes]
+    assert colours[0] == colours[1]
+    assert len(set(colours[0])) == len(METHODS) + 1
+
+
+def test_curves_pass_through_the_points_given() -> None:
+    table = curves()
+    figure = plots.precision_recall(table, {"AV": 0.54, "AL": 0.54})
+    drawn = [tuple(map(tuple, (line.get_xdata(), line.get_ydata()))) for line in figure.axes[0].lines]
+    for method in METHODS:
+        part = table[(table["pair"] == "AV") & (table["method"] == method)]
+        assert (tuple(part["recall"]), tuple(part["precision"])) in drawn
+
+
+def test_bars_are_as_long_as_the_rates() -> None:
+    figure = FIGURES["sounding_rates"]()
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [0.9, 0.05]
+
+
+def test_a_spectrograms_low_tones_are_below_and_later_is_right() -> None:
+    class Tone(Pictures):
+        def fbank(self, i: int) -> np.ndarray:
+            mel = np.zeros((148, 128), np.float16)
+            mel[100:, :20] = 1  # late and low
+            return mel
+
+    figure = plots.clip_cards(Tone(), [0], [""])
+    picture = figure.axes[2].images[0].get_array()
+    rows, columns = np.nonzero(picture > picture.min())
+    assert rows.min() > picture.shape[0] / 2
+    assert columns.min() > picture.shape[1] / 2
+
+
+@pytest.mark.parametrize("kind", ["normal", "deuteranopia", "protanopia"])
+def test_the_first_colours_are_told_apart_by_eyes_that_lack_a_cone(kind: str) -> None:
+    # Viénot, Brettel & Mollon (1999): linear RGB after the loss of the M or L cones.
+    simulate = {
+        "normal": np.eye(3),
+        "deuteranopia": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+        "protanopia": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+    }[kind]
+    seen = np.array([np.asarray(simulate) @ np.array(to_rgb(c)) ** 2.2 for c in plots.PALETTE[:3]])
+    distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+    assert distance[np.triu_indices(3, 1)].min() > 0.15

@@ -1,0 +1,155 @@
+"""The page holds all of it, needs nothing else, and runs nothing."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_work
+from PIL import Image
+
+from mc3 import config, report, tables
+from mc3.config import Config
+from mc3.data import DataError
+
+ROOT = Path(__file__).parents[1]
+NASTY = 'C <script>alert(1)</script> & "cuts"'
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return config.load(small_work.make(tmp_path_factory.mktemp("small")))
+
+
+@pytest.fixture(scope="module")
+def written(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A figures folder with real tables, blank pictures and a provenance whose texts are hostile."""
+    figures = tmp_path_factory.mktemp("figures")
+    for stem, make in (
+        ("table2_discovery", tables.table2),
+        ("table3_retrieval", tables.table3),
+        ("table4_epic_sounds", tables.table4),
+    ):
+        make(settings).to_csv(figures / f"{stem}.csv", index=False)
+    for section in report.SECTIONS:
+        for stem, _ in section.pictures:
+            Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save(figures / f"{stem}.png")
+        for stem, _ in section.numbers:
+            pd.DataFrame({"checkpoint": [NASTY], "gap": [0.12345]}).to_csv(figures / f"{stem}.csv", index=False)
+        about = {"commit": "a" * 40, "dirty": True, "device": "cpu", "inputs": {NASTY: "0"}, "notebook": "1" * 64}
+        (figures / f"{section.notebook}.provenance.json").write_text(json.dumps(about))
+    return figures
+
+
+@pytest.fixture
+def figures(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "figures"))
+
+
+class Page(HTMLParser):
+    """Start tags with attributes, and whether every tag was closed in order."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_well_formed_loads_nothing_and_runs_nothing(settings: Config, figures: Path) -> None:
+    text = report.write(settings, figures).read_text()
+    page = Page(text)
+    assert page.open == []
+    assert not {"script", "iframe", "link", "object"} & {tag for tag, _ in page.tags}
+    assert all(attrs["src"].startswith("data:image/") for tag, attrs in page.tags if tag == "img")
+    assert not re.search(r"https?://|url\(|@import|\son\w+=", text)
+    assert len(text) < 2_000_000
+
+
+def test_hostile_text_is_shown_and_not_obeyed(settings: Config, figures: Path) -> None:
+    text = report.write(settings, figures).read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_every_table_picture_caption_and_provenance_is_on_the_page(settings: Config, figures: Path) -> None:
+    text = report.write(settings, figures).read_text()
+    page = Page(text)
+    pictures = [caption for section in report.SECTIONS for _, caption in section.pictures]
+    assert [attrs["alt"] for tag, attrs in page.tags if tag == "img"][1:] == pictures
+    assert all(attrs["alt"] for tag, attrs in page.tags if tag == "img")
+    for section in report.SECTIONS:
+        assert f"notebooks/{section.notebook}.ipynb" in text
+    assert text.count("commit aaaaaaaaaaaa with uncommitted changes") == 1 + len(report.SECTIONS)
+    table = tables.cells(pd.read_csv(figures / "table2_discovery.csv"))
+    for cell in table["AV ROC"]:
+        assert f"<td>{cell}</td>" in text
+
+
+def test_sections_hold_every_notebook_but_the_explorer() -> None:
+    books = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {section.notebook for section in report.SECTIONS} == books - {"explore"}
+
+
+def test_written_twice_the_page_is_the_same_bytes(settings: Config, figures: Path) -> None:
+    first = {path.name: path.read_bytes() for path in (report.write(settings, figures).parent).iterdir()}
+    report.write(settings, figures)
+    assert {path.name: path.read_bytes() for path in figures.iterdir()} == first
+
+
+def test_overview_takes_its_numbers_from_the_tables(figures: Path) -> None:
+    shown = report.overview(figures).set_index(["metric", "method"])
+    table = pd.read_csv(figures / "table2_discovery.csv").set_index("label")
+    assert shown.at[("AV ROC", "MC3"), "ours"] == table.at["MC3", "av_roc"]
+    assert shown.at[("AV ROC", "MC3"), "paper"] == 0.598
+    assert pd.isna(shown.at[("AV ROC", "CLAP"), "ours"])
+
+
+def test_a_missing_file_is_named_with_the_command_that_makes_it(settings: Config, figures: Path) -> None:
+    (figures / "figure5_precision_recall.png").unlink()
+    before = sorted(path.name for path in figures.iterdir())
+    with pytest.raises(DataError, match=r"figure5_precision_recall\.png is missing; `dvc repro discovery`"):
+        report.write(settings, figures)
+    assert "report.html" not in before
+    assert not (figures / "report.html").exists()
+
+
+def test_results_go_between_the_readmes_markers_and_nothing_else_changes(
+    settings: Config, figures: Path, tmp_path: Path
+) -> None:
+    report.write(settings, figures)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# before\n{report.START}\nold\n{report.END}\nafter\n")
+    report.update_readme(readme, figures)
+    once = readme.read_text()
+    report.update_readme(readme, figures)
+    assert readme.read_text() == once
+    assert once == f"# before\n{report.START}\n{(figures / 'results.md').read_text()}{report.END}\nafter\n"
+    assert "| MC3 |" in once
+
+
+def test_a_readme_without_a_place_for_results_is_left_alone(figures: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# no markers\n")
+    (figures / "results.md").write_text("x\n")
+    with pytest.raises(DataError, match="no place for results"):
+        report.update_readme(readme, figures)
+    assert readme.read_text() == "# no markers\n"
+
+
+def test_the_readme_shows_the_committed_results() -> None:
+    assert report.readme_section(ROOT / "README.md") == (ROOT / "figures" / "results.md").read_text()
