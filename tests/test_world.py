@@ -194,6 +194,19 @@ def test_nouns_and_action_groups_have_a_long_tail(big_plan: list[plans.VideoPlan
     assert top > 0.5 * sum(groups.values())
 
 
+def test_a_burst_of_energy_may_come_with_a_silent_action(big: World, big_plan: list[plans.VideoPlan]) -> None:
+    silent = [a for video in big_plan for a in video.actions if a.region == "III"]
+    assert np.mean([a.off_screen == "activity" for a in silent]) > 0.1
+    world = dataclasses.replace(big, seconds=10.0)
+    video = quiet_video(world, sounding=False)
+    busy = tuple(dataclasses.replace(action, off_screen="activity") for action in video.actions)
+    calm, noisy = (
+        sound.soundtrack(dataclasses.replace(video, actions=actions), world.seconds, world.clip_every_sec)
+        for actions in (video.actions, busy)
+    )
+    assert noisy.std() > 2 * calm.std()
+
+
 def test_scenes_have_their_own_nouns(big_plan: list[plans.VideoPlan]) -> None:
     share = {}
     for name in ("kitchen", "workshop"):

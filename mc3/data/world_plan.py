@@ -29,7 +29,7 @@ ON_SCREEN = 0.35
 """A choice: share of time in which a visible source that nobody narrates (TV, machine, tap) sounds."""
 
 OFF_SCREEN = 0.4
-"""A choice: share of time in which a source out of view (traffic, speech, music, wind) sounds."""
+"""A choice: share of time in which a source out of view (traffic, speech, somebody else at work, ...) sounds."""
 
 STICKY = 0.6
 """A choice: probability that a source keeps its state from one action to the next rather than draw it anew."""
@@ -184,7 +184,9 @@ SCENES = (
 SCENE_LIFT = 5.0
 """A choice: how many times likelier a scene's own nouns are there."""
 
-OFF_SCREEN_SOURCES = ("traffic", "speech", "music", "wind")
+OFF_SCREEN_SOURCES = ("traffic", "speech", "music", "wind", "activity", "activity")
+"""Activity, somebody else at work, comes twice as often: a burst of energy alone does not tell a sounding action
+(Sec. 5)."""
 REGIONS = ("I", "II", "III", "IV", "none")
 
 
@@ -301,7 +303,7 @@ def _action(
         start=slot_start + 0.5 + 0.3 * rng.random(),
         duration=rng.uniform(1.1, 1.5),
         tempo=rng.uniform(2.0, 3.5),
-        level=rng.uniform(-30.0, -18.0),
+        level=rng.uniform(-34.0, -18.0),
         verb=verb,
         noun=_noun(rng, verb, scene),
         actor="O" if other else "C",

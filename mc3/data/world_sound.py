@@ -15,7 +15,7 @@ from itertools import groupby
 import numpy as np
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from mc3.data.world_plan import Action, VideoPlan
+from mc3.data.world_plan import NOUNS, Action, VideoPlan
 
 RATE = 24000
 """Samples a second."""
@@ -297,17 +297,6 @@ def tv(rng: np.random.Generator, seconds: float) -> Signal:
     return out / out.std()
 
 
-SOURCES: dict[str, Callable[[np.random.Generator, float], Signal]] = {
-    "tap": tap,
-    "machine": machine,
-    "tv": tv,
-    "traffic": traffic,
-    "speech": speech,
-    "music": music,
-    "wind": wind,
-}
-
-
 def contact(
     rng: np.random.Generator, excitation: str, name: str, material: str, seconds: float, tempo: float
 ) -> Signal:
@@ -318,6 +307,31 @@ def contact(
     direct = WET.get(excitation, 0.1)
     out = (1 - direct) * rung / (rung.std() + 1e-9) + direct * blow / (blow.std() + 1e-9)
     return out / (out.std() + 1e-9)
+
+
+def activity(rng: np.random.Generator, seconds: float) -> Signal:
+    """Somebody else at work: actions of any kind on any object, one after the other."""
+    out, at = np.zeros(int(seconds * RATE)), rng.uniform(0.0, 0.5)
+    kinds, things = list(EXCITATIONS), [noun for noun in NOUNS if noun.material]
+    while at < seconds:
+        kind, thing, length = kinds[rng.integers(len(kinds))], things[rng.integers(len(things))], rng.uniform(0.4, 1.5)
+        sound = contact(rng, kind, thing.label, thing.material, length, rng.uniform(2.0, 3.5))
+        start = int(at * RATE)
+        out[start : start + len(sound)] += sound[: len(out) - start]
+        at += length + rng.uniform(0.0, 0.8)
+    return out / (out.std() + 1e-9)
+
+
+SOURCES: dict[str, Callable[[np.random.Generator, float], Signal]] = {
+    "tap": tap,
+    "machine": machine,
+    "tv": tv,
+    "traffic": traffic,
+    "speech": speech,
+    "music": music,
+    "wind": wind,
+    "activity": activity,
+}
 
 
 def action_sound(rng: np.random.Generator, action: Action) -> Signal:
@@ -351,8 +365,8 @@ def _spans(names: list[str]) -> Iterator[tuple[str, int, int]]:
 def soundtrack(plan: VideoPlan, seconds: float, every: float) -> np.ndarray:
     """A video's sound: float32 [seconds * RATE] within [-1, 1]; a source plays through each `every` seconds it is on.
 
-    The levels of room tone and sources (dB of full scale, one draw a video) are choices: with the actions' -30
-    to -18 dB they make signal-to-noise ratios of about 0 to +26 dB.
+    The levels of room tone and sources (dB of full scale, one draw a video) are choices: with the actions' -34
+    to -18 dB they make signal-to-noise ratios of about -4 to +26 dB.
     """
     rng = np.random.default_rng(np.random.SeedSequence([*plan.entropy, 1]))
     out = room_tone(rng, seconds, rng.uniform(-60, -44))
