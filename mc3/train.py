@@ -144,13 +144,16 @@ def usable_precision(wanted: str) -> str:
 
 
 def fingerprint(config: Config, method: str, seed: int) -> str:
-    """A hash of what decides the weights: settings, recipe, seed, clips and the checkpoint to start from."""
+    """A hash of what decides the weights: settings, recipe, seed, code, clips and the checkpoint to start from."""
     recipe = methods.get(method)
     settings = {name: as_dict(getattr(config, name)) for name in ("model", "init", "loss", "train")}
     for name in ("workers", "threads", "checkpoint_every", "log_every"):
         del settings["train"][name]
     digest = hashlib.sha256(json.dumps([settings, repr(recipe), seed], sort_keys=True).encode())
-    files = [config.paths.work / "shards" / name for name in ("index.parquet", "tokenizer.json")]
+    package = Path(__file__).parent
+    files = [package / f"{name}.py" for name in ("batches", "losses", "model", "train")]
+    files += sorted((package / "encoders").glob("*.py"))
+    files += [config.paths.work / "shards" / name for name in ("index.parquet", "tokenizer.json")]
     if recipe.start == "align":
         files.append(align_checkpoint(config, seed) / "model.safetensors")
     for file in files:

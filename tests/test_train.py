@@ -1,5 +1,6 @@
 """The trainer: what is random and what is not, what moves and what does not, and what survives a kill."""
 
+import dataclasses
 import io
 import json
 import math
@@ -484,7 +485,7 @@ def test_a_crop_is_that_part_of_every_frame_resized():
 
 
 def test_the_rate_warms_up_in_a_line_and_falls_as_a_cosine(mini_config):
-    settings = mini_config.train
+    settings = dataclasses.replace(mini_config.train, learning_rate=1e-3, warmup_steps=20, schedule="cosine")
     rates = [train.learning_rate(settings, step, 120) for step in range(120)]
     assert rates[:20] == pytest.approx([1e-3 * (i + 1) / 20 for i in range(20)])
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
@@ -493,6 +494,8 @@ def test_the_rate_warms_up_in_a_line_and_falls_as_a_cosine(mini_config):
         assert rate == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
+    settings = dataclasses.replace(settings, schedule="constant", warmup_steps=0)
+    assert {train.learning_rate(settings, step, 5) for step in range(5)} == {1e-3}
 
 
 def test_clips_are_read_from_shards_when_they_do_not_fit_in_memory(settings, monkeypatch):
