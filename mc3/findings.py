@@ -7,6 +7,7 @@ Figures are of the test split.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 
@@ -236,6 +237,28 @@ def retrieved(config: Config, method: str, seed: int, hits: int = 2, misses: int
                 for end, at in (("query", asked), ("retrieved", got)):
                     row |= {f"{end}_clip": index["clip_id"].iloc[at], f"{end}_text": index["text"].iloc[at]}
                 rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def training(config: Config, seed: int) -> pd.DataFrame:
+    """Discovery on the validation clips after each epoch, of every method and of the align stage.
+
+    Columns: method, metric ("AV ROC", "AL ROC"), step, value. Steps count from the method's first weights, so
+    that methods which start from the align checkpoint begin where the align stage ends.
+    """
+    rows = []
+    aligned = 0
+    for method in map(methods.get, ("align", *methods.METHODS)):
+        path = config.paths.work / "checkpoints" / f"{method.name}-{seed}" / "metrics.jsonl"
+        if not path.exists():
+            raise DataError(f"{path} is missing; `mc3 train --method {method.name} --seed {seed}` writes it")
+        first = aligned if method.start == "align" else 0
+        for line in map(json.loads, path.read_text().splitlines()):
+            for name in sorted({"av_roc", "al_roc"} & set(line), reverse=True):
+                row = {"method": method.label, "metric": tables.header(name), "step": first + line["step"]}
+                rows.append({**row, "value": line[name]})
+        if method.name == "align":
+            aligned = rows[-1]["step"]
     return pd.DataFrame(rows)
 
 

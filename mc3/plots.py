@@ -361,22 +361,6 @@ def per_class(table: pd.DataFrame) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
-    """Confusion matrix [C, C] of counts (rows: true class), each row drawn as shares."""
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    figure = _figure(PAGE * 0.8, PAGE * 0.8)
-    ax = figure.subplots()
-    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="none")
-    ticks = np.arange(len(names))
-    ax.set_xticks(ticks, names, rotation=90, fontsize=5)
-    ax.set_yticks(ticks, names, fontsize=5)
-    ax.set(xlabel="predicted", ylabel="true")
-    ax.grid(False)
-    figure.colorbar(image, ax=ax, shrink=0.5, pad=0.01, label="share of the true class")
-    return figure
-
-
-@mpl.rc_context(STYLE)
 def regions(table: pd.DataFrame, strong: str = "MC3") -> Figure:
     """Figure 2 measured: similarity of each modality pair by Venn region and checkpoint, as quartile boxes.
 
@@ -455,19 +439,19 @@ def scatter(points: pd.DataFrame, title: str) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def training(metrics: pd.DataFrame, value: str = "loss", strong: str = "MC3") -> Figure:
-    """Training curves. `metrics`: method, stage, step, and `value`; one panel a stage."""
-    stages, methods = list(dict.fromkeys(metrics["stage"])), list(dict.fromkeys(metrics["method"]))
-    figure = _figure(PAGE, 2.3)
-    axes = figure.subplots(1, len(stages), squeeze=False)[0]
+def training(curves: pd.DataFrame, strong: str = "MC3") -> Figure:
+    """Validation while training, a point an epoch. `curves`: method, metric, step, value; one panel a metric."""
+    metrics, methods = list(dict.fromkeys(curves["metric"])), list(dict.fromkeys(curves["method"]))
+    figure = _figure(PAGE, 2.6)
+    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
     handles: dict[str, Any] = {}
-    for ax, stage in zip(axes, stages, strict=True):
+    for ax, metric in zip(axes, metrics, strict=True):
         for method, style in _styles(methods, strong).items():
-            part = metrics[(metrics["stage"] == stage) & (metrics["method"] == method)]
+            part = curves[(curves["metric"] == metric) & (curves["method"] == method)]
             if len(part):
-                (handles[method],) = ax.plot(part["step"], part[value], **style)
-        ax.set(title=stage, xlabel="step")
-    axes[0].set_ylabel(value)
+                (handles[method],) = ax.plot(part["step"], part["value"], marker="o", markersize=2.2, **style)
+        ax.set(title=metric, xlabel="training step, the align stage included")
+    axes[0].set_ylabel("validation clips")
     order = [m for m in methods if m in handles]
     figure.legend([handles[m] for m in order], order, loc="outside lower center", ncols=5, handlelength=3)
     return figure

@@ -82,6 +82,15 @@ SECTIONS = (
         pictures=(("epic_sounds_per_class", "Recall of each class, the most frequent to the left; first seed."),),
     ),
     Section(
+        "training",
+        "While training (Sections 4.1, 4.4)",
+        "Discovery on the validation clips after each epoch. The paper finds that consensus without the align stage "
+        "does not train well, and that the contrastive loss must stay in the refine stage.",
+        pictures=(
+            ("training_curves", "Validation ROC by training step, first seed; test results use the last point."),
+        ),
+    ),
+    Section(
         "consensus",
         "Does consensus do what Figures 2 and 3 draw?",
         "The paper argues with drawings that refinement by consensus keeps what all modalities agree on. Where the "

@@ -1,5 +1,6 @@
 """What the figures show is what is in the files: against a world whose order is known and against brute force."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,15 @@ def test_class_recall_is_hits_over_events(settings: Config) -> None:
     assert table["MC3, linear-probe"].iloc[0] == (predicted == table["class_id"].iloc[0]).mean()
     assert table["n"].sum() == len(scores["labels"])
     assert table["name"].iloc[0] == f"sound {table['class_id'].iloc[0]} / <b>"
+
+
+def test_training_curves_go_on_where_the_align_stage_ends(settings: Config) -> None:
+    curves = findings.training(settings, 0)
+    steps = curves[curves["metric"] == "AV ROC"].groupby("method")["step"].apply(list)
+    assert steps["align stage"] == [5, 10]
+    assert steps["MC3"] == [15, 20]
+    assert steps["CMC"] == [5, 10]
+    assert "CLAP" not in steps
+    lines = (settings.paths.work / "checkpoints" / "mc3-0" / "metrics.jsonl").read_text().splitlines()
+    last = curves[(curves["method"] == "MC3") & (curves["metric"] == "AL ROC")]["value"].iloc[-1]
+    assert last == json.loads(lines[-1])["al_roc"]

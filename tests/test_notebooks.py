@@ -34,12 +34,13 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
+def test_the_git_filter_finds_nothing_to_strip() -> None:
+    command = [sys.executable, "-m", "nbstripout", "--verify", *map(str, NOTEBOOKS)]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_what_the_git_filter_leaves_and_else_in_canonical_form(path: Path) -> None:
-    filtered = subprocess.run(
-        [sys.executable, "-m", "nbstripout"], input=path.read_bytes(), capture_output=True, check=True
-    )
-    assert path.read_bytes() == filtered.stdout
+def test_a_notebook_is_in_canonical_form_but_for_plain_numbers_as_ids(path: Path) -> None:
     ours, canonical = json.loads(path.read_bytes()), json.loads(notebook.canonical(path))
     for number, (cell, other) in enumerate(zip(ours["cells"], canonical["cells"], strict=True)):
         assert cell.pop("id") == str(number)

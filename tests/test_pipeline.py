@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = ["data", "discovery", "clusters", "retrieval", "epic_sounds", "consensus"]
+NOTEBOOKS = ["data", "discovery", "clusters", "retrieval", "epic_sounds", "consensus", "training"]
 
 
 def run(command: str, cwd: Path) -> str:

@@ -99,12 +99,16 @@ FIGURES = {
             {"class_id": [0, 1], "name": ["cut / chop", "water"], "n": [5, 50], "MC3": [0, 1.0], "b": [0.5, 0.5]}
         )
     ),
-    "confusion": lambda: plots.confusion(np.array([[3, 1], [0, 0]]), ["cut / chop", "water"]),
     "regions": lambda: plots.regions(regions()),
     "consensus": lambda: plots.consensus(points()),
     "training": lambda: plots.training(
         pd.DataFrame(
-            {"method": ["CMC", "CMC", "MC3", "MC3"], "stage": "align", "step": [0, 1, 0, 1], "loss": [2.0, 1, 3, 1]}
+            {
+                "method": ["CMC", "CMC", "MC3", "MC3"],
+                "metric": "AV ROC",
+                "step": [1, 2, 1, 2],
+                "value": [0.5, 0.6, 0.5, 0.7],
+            }
         )
     ),
     "scatter": lambda: plots.scatter(pd.DataFrame({"x": [0.0, 1], "y": [0.0, 1], "group": ["cut", "wash"]}), "a $ map"),
