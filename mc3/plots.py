@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from PIL import Image
 
 COLUMN, PAGE = 3.25, 6.875
-PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7570B3", "#8A8A8A")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2, 1, 2)))
 MARKERS = "osD^vPX*"
 GREY, YES, NO = "#6A6A6A", "#0072B2", "#D55E00"
@@ -451,6 +451,7 @@ def training(curves: pd.DataFrame, strong: str = "MC3") -> Figure:
             if len(part):
                 (handles[method],) = ax.plot(part["step"], part["value"], marker="o", markersize=2.2, **style)
         ax.set(title=metric, xlabel="training step, the align stage included")
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes[0].set_ylabel("validation clips")
     order = [m for m in methods if m in handles]
     figure.legend([handles[m] for m in order], order, loc="outside lower center", ncols=5, handlelength=3)
