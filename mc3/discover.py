@@ -58,7 +58,9 @@ def moments(
         embeddings = model(
             {
                 "video": torch.from_numpy(np.stack([c.frames for c in batch])).to(device),
-                "audio": torch.from_numpy(np.stack([fbank(c.waveform, RATE, model.config.audio.mel_bins) for c in batch])).to(device),
+                "audio": torch.from_numpy(
+                    np.stack([fbank(c.waveform, RATE, model.config.audio.mel_bins) for c in batch])
+                ).to(device),
             }
         )
         scores = [(embeddings["audio"] * embeddings["video"]).sum(dim=1, keepdim=True)]

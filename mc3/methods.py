@@ -96,7 +96,9 @@ def get(name: str) -> Method:
 def _stage(method: str, entry: dict[str, Any]) -> Stage:
     known = {"epochs", "pairs", "contrastive", "consensus", "temperature", "train"}
     if unknown := set(entry) - known:
-        raise KeyError(f"method {method!r} in mc3/methods.py has an unknown key {sorted(unknown)[0]!r}; known: {sorted(known)}")
+        raise KeyError(
+            f"method {method!r} in mc3/methods.py has an unknown key {sorted(unknown)[0]!r}; known: {sorted(known)}"
+        )
     if entry["pairs"] == "all":
         pairs = tuple(combinations(MODALITIES, 2))
     else:

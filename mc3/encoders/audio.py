@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from mc3.config import AudioConfig, ConfigError
+from mc3.encoders import scale_initial
 
 # Mean and standard deviation of AudioSet's log-mel values, as AST published them; AST divides by twice the latter.
 FBANK_MEAN = -4.2677393
@@ -72,6 +73,7 @@ class AudioEncoder(nn.Module):
             num_heads=config.heads,
             embed_layer=partial(OverlappingPatches, stride=config.stride),
         )
+        scale_initial(self.trunk, config.dim)
         self.projection = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, embedding_dim))
 
     def features(self, fbank: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import DistilBertConfig, DistilBertModel
 
 from mc3.config import ConfigError, TextConfig
+from mc3.encoders import scale_initial
 
 PAD = 0
 
@@ -38,6 +39,7 @@ class TextEncoder(nn.Module):
                 attn_implementation="sdpa",  # type: ignore[call-arg]
             )
         )
+        scale_initial(self.trunk, config.dim)
         self.projection = nn.Sequential(nn.ReLU(), nn.Linear(config.dim, embedding_dim))
 
     def features(self, ids: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate, linear, scaled_dot_product_attention
 
 from mc3.config import ConfigError, VideoConfig
+from mc3.encoders import scale_initial
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -170,6 +171,7 @@ class VideoEncoder(nn.Module):
                 raise ConfigError(f"model.video.{a} must be a multiple of model.video.{b}, not {config}")
         self.config = config
         self.trunk = SpaceTimeTransformer(config)
+        scale_initial(self.trunk, config.dim)
         self.projection = nn.Sequential(nn.Linear(config.dim, embedding_dim))
 
     def features(self, frames: Tensor) -> Tensor:
