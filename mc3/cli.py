@@ -89,9 +89,25 @@ def source(args: argparse.Namespace) -> int:
 
 def world(args: argparse.Namespace) -> None:
     """Generate the small world in the real data sets' own files."""
+    from mc3.config import ConfigError
+
+    config = _load(args)
+    if config.world is None:
+        raise ConfigError(f"profile {config.profile} has no `world` to generate; `mc3 profile mini` has one")
     from mc3.data import world
 
-    world.write(_load(args))
+    world.write(config)
+
+
+def inventory(args: argparse.Namespace) -> None:
+    """Check the downloaded videos; with --plan list those to download, from the annotations alone."""
+    config = _load(args)
+    from mc3.data import inventory
+
+    if args.plan:
+        inventory.plan(config)
+    else:
+        inventory.write(config)
 
 
 def manifest(args: argparse.Namespace) -> None:
@@ -117,11 +133,33 @@ def train(args: argparse.Namespace) -> None:
 
 
 def embed(args: argparse.Namespace) -> None:
-    """Embed the validation and test clips with a trained method."""
-    config, method = _load(args), _method(args)
+    """Embed the validation and test clips with one trained method, or with all that changed."""
+    config = _load(args)
+    method = _method(args) if args.method else None
     from mc3 import embed
 
-    embed.run(config, method, args.seed)
+    if method:
+        embed.run(config, method, args.seed)
+    else:
+        embed.run_all(config, args.seed)
+
+
+def discover(args: argparse.Namespace) -> None:
+    """Find the moments of a video whose sound comes from what is done in the picture."""
+    from mc3.model import MC3
+
+    folder = args.checkpoint
+    if folder is None:
+        config = _load(args)
+        folder = config.paths.work / "checkpoints" / f"mc3-{config.seeds[0]}" / "final"
+    model = MC3.load(folder)
+    from mc3 import discover
+
+    table = discover.moments(model, args.video, args.every, texts=args.text)
+    print(table.sort_values("similarity", ascending=False).head(args.top).round(3).to_string(index=False))
+    if args.out:
+        table.to_csv(args.out, index=False, float_format="%.6f")
+        print(f"{len(table)} windows in {args.out}")
 
 
 def probe(args: argparse.Namespace) -> None:
@@ -222,22 +260,31 @@ def parser() -> argparse.ArgumentParser:
         step.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return step
 
-    def add_method_and_seed(step: argparse.ArgumentParser) -> None:
-        step.add_argument(
-            "--method", required=True, help="a row of mc3/methods.py, or `align` for the shared first stage"
-        )
+    def add_seed(step: argparse.ArgumentParser) -> None:
         step.add_argument("--seed", type=int, required=True, help="one of the profile's seeds")
 
     add("profile", profile, "mc3 profile mini").add_argument("name", help="the name of a file in profiles/")
     add("source", source, "mc3 source")
     add("world", world, "mc3 world")
+    add("inventory", inventory, "mc3 inventory --plan").add_argument(
+        "--plan", action="store_true", help="only list what is needed, and print the command that downloads it"
+    )
     add("manifest", manifest, "mc3 manifest")
     add("shards", shards, "mc3 shards")
-    add_method_and_seed(add("train", train, "mc3 train --method mc3 --seed 0"))
-    add_method_and_seed(add("embed", embed, "mc3 embed --method mc3 --seed 0"))
-    add("probe", probe, "mc3 probe --seed 0").add_argument(
-        "--seed", type=int, required=True, help="one of the profile's seeds"
-    )
+    step = add("train", train, "mc3 train --method mc3 --seed 0")
+    step.add_argument("--method", required=True, help="a row of mc3/methods.py, or `align` for the shared first stage")
+    add_seed(step)
+    step = add("embed", embed, "mc3 embed --seed 0")
+    step.add_argument("--method", help="a row of mc3/methods.py, or `align`; without it all, as far as they changed")
+    add_seed(step)
+    add_seed(add("probe", probe, "mc3 probe --seed 0"))
+    step = add("discover", discover, "mc3 discover my_video.mp4")
+    step.add_argument("video", type=Path, help="a video file with sound")
+    step.add_argument("--checkpoint", type=Path, help="a checkpoint's folder (default: the first seed's mc3)")
+    step.add_argument("--every", type=float, default=0.5, metavar="SEC", help="step between windows (default: 0.5)")
+    step.add_argument("--text", action="append", default=[], help="compare the sound with this too; may be repeated")
+    step.add_argument("--top", type=int, default=10, help="how many moments to print (default: 10)")
+    step.add_argument("--out", type=Path, metavar="CSV", help="write all windows there")
     step = add("weights", weights, "mc3 weights convert --kind egovlp egovlp.pth --out weights/egovlp")
     step.add_argument("action", choices=["convert"], help="what to do with the file")
     step.add_argument("file", type=Path, help="the checkpoint as published")

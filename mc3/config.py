@@ -214,13 +214,16 @@ class Probe:
 
 @dataclass(frozen=True)
 class Config:
-    """A profile. `init` maps a modality to a converted weights file, or null to start from noise."""
+    """A profile. `init` maps a modality to a converted weights file, or null to start from noise.
+
+    `world` is null where the raw data are downloaded instead of generated.
+    """
 
     profile: str
     seeds: list[int]
     paths: Paths
     source: Source
-    world: World
+    world: World | None
     ego4d: Ego4DFiles
     epic_sounds: EpicSoundsFiles
     clips: Clips

@@ -1,0 +1,239 @@
+"""What is needed of Ego4D, known before the download, and what is wrong with the files, known before the cutting."""
+
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from raw_files import clicks, write_media, write_raw
+
+from mc3 import cli, config
+from mc3.data import DataError, inventory, manifest, media, shards, world
+
+SECONDS = 12.0
+
+
+def read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, keep_default_na=False).set_index("video_uid")
+
+
+def front(path: Path) -> Path:
+    """The same packets with the header before them, as downloads for streaming have it."""
+    moved = path.with_name("front.mp4")
+    with av.open(str(path)) as source, av.open(str(moved), "w", options={"movflags": "+faststart"}) as target:
+        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    return moved.replace(path)
+
+
+def cut_short(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+
+
+def decoded_seconds(path: Path) -> float:
+    """The reference: decode all pictures that are there and look at the last one's time."""
+    last = 0.0
+    with av.open(str(path)) as file:
+        try:
+            for frame in file.decode(video=0):
+                last = frame.time
+        except av.error.FFmpegError:
+            pass
+    return last
+
+
+def test_the_plan_lists_exactly_the_videos_of_the_manifest_before_any_is_there(mini_config, capsys):
+    raw = write_raw(mini_config, media=False)
+    manifest.write(mini_config)
+    clips = manifest.read(mini_config.paths.work / "manifest.parquet")
+    capsys.readouterr()
+    path = inventory.plan(mini_config)
+    wanted = sorted(set(clips.loc[clips["dataset"] == "ego4d", "video_uid"]))
+    assert path.read_text() == "".join(f"{uid}\n" for uid in wanted)
+    assert "s0" not in wanted  # the metadata say that it has no audio
+    told = capsys.readouterr().out
+    assert "to download: 5 videos, 0.0 h, all with audio; not needed: 1 of the 6 in ego4d.json, 1 of which" in told
+    assert f"ego4d --output_directory {raw} --datasets full_scale --version v2 --video_uid_file {path}" in told
+
+
+def test_a_smaller_sample_needs_fewer_videos_and_the_labelled_ones_always(mini_settings):
+    mini_settings["ego4d"]["train_clips"] = 2
+    small = config.build(config.Config, mini_settings)
+    write_raw(small, media=False, train=40)
+    wanted = inventory.needed(small)
+    assert {"v0", "e0"} < set(wanted.index)
+    assert len(wanted) <= 4
+    assert wanted.loc["v0", ["splits", "clips", "narrated_sec"]].tolist() == ["validation", 2, 4.0]
+
+
+def test_videos_that_the_release_does_not_list_are_named_and_left_out(mini_config, capsys):
+    raw = write_raw(mini_config, media=False)
+    folder = raw / mini_config.ego4d.videos
+    folder.mkdir(parents=True)
+    (folder / "manifest.csv").write_text("video_uid,canonical_s3_location\nt0,x\nt1,x\nv0,x\ne0,x\n")
+    assert inventory.plan(mini_config).read_text() == "e0\nt0\nt1\nv0\n"
+    assert "1 of them are not in this release's manifest.csv: t2" in capsys.readouterr().out
+
+
+def test_metadata_cut_down_to_some_videos_need_only_those(mini_config):
+    raw = write_raw(mini_config, media=False)
+    path = raw / mini_config.ego4d.metadata
+    videos = [v for v in json.loads(path.read_text())["videos"] if v["video_uid"] in ("t1", "v0", "e0")]
+    path.write_text(json.dumps({"videos": videos}))
+    assert inventory.needed(mini_config).index.tolist() == ["e0", "t1", "v0"]
+
+
+def test_good_files_have_no_problem_and_their_true_length(mini_config):
+    raw = write_raw(mini_config, seconds=SECONDS)
+    table = read(inventory.write(mini_config))
+    assert table.index.tolist() == ["e0", "t0", "t1", "t2", "v0"]
+    assert (table["problem"] == "").all()
+    assert table["has_audio"].all()
+    assert table["duration_sec"].tolist() == pytest.approx([SECONDS] * 5, abs=0.01)
+    assert table["bytes"].tolist() == [(raw / path).stat().st_size for path in table["path"]]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_where_a_file_is_cut_short_is_read_from_its_header_as_decoding_finds_it(tmp_path, share):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)  # evenly many bytes a second, all the file through
+    path = write_media(tmp_path / "a.mp4", 20.0, sound=clicks(20.0, [], 16000), gop=8, picture=lambda i: noise[i % 8])
+    front(path)
+    whole = inventory.examine(path)
+    assert (whole.cut, whole.fault) == (False, "")
+    assert whole.pictures_sec == pytest.approx(20.0)
+    cut_short(path, share)
+    found = inventory.examine(path)
+    assert found.cut
+    assert found.pictures_sec == pytest.approx(decoded_seconds(path), abs=0.5)
+    assert 0 < found.pictures_sec < 19
+
+
+def test_each_fault_is_found_and_named(mini_config, capsys):
+    raw = write_raw(mini_config, train=9, seconds=SECONDS)
+    folder = raw / mini_config.ego4d.videos
+    (folder / "t0.mp4").unlink()
+    cut_short(folder / "t1.mp4", 0.5)  # its header was at the end
+    (folder / "t2.mp4").write_bytes(b"")
+    write_media(folder / "t3.mp4", SECONDS)
+    cut_short(front(folder / "t4.mp4"), 0.95)
+    write_media(folder / "t5.mp4", 5.0, sound=clicks(5.0, [], 16000))
+    write_media(folder / "t6.mp4", SECONDS, sound=clicks(2.0, [], 16000))
+    write_media(folder / "t7.mp4", 10.0, sound=clicks(10.0, [], 16000))
+    with pytest.raises(DataError, match=r"5 of 11 videos cannot be used .*inventory.csv.*mc3 inventory --plan"):
+        inventory.write(mini_config)
+    problem = read(mini_config.paths.work / "inventory.csv")["problem"].to_dict()
+    assert problem["t0"] == "missing"
+    assert problem["t1"].startswith("unreadable: ")
+    assert problem["t2"].startswith("unreadable: ")
+    assert problem["t3"] == "no audio"
+    assert problem["t4"].startswith("truncated: ")
+    assert problem["t5"] == "truncated: 5.0 of 12.0 s; too short: pictures to 5.0 s, a narration at 7.7 s"
+    assert problem["t6"].startswith("sound ends early: at 2.")
+    assert problem["t7"] == "truncated: 10.0 of 12.0 s"
+    assert problem["t8"] == problem["v0"] == problem["e0"] == ""
+    told = capsys.readouterr().out
+    assert "10 of 11 videos are there" in told
+    assert "\n3 truncated\n    v2/full_scale/t4.mp4: " in told
+    assert "\n2 unreadable\n" in told
+    assert "\n1 missing\n    v2/full_scale/t0.mp4\n" in told
+
+
+def test_what_the_inventory_calls_unusable_is_what_cutting_refuses(mini_config):
+    raw = write_raw(mini_config, train=6, seconds=SECONDS)
+    folder = raw / mini_config.ego4d.videos
+    (folder / "t0.mp4").unlink()
+    write_media(folder / "t1.mp4", SECONDS)
+    write_media(folder / "t2.mp4", 5.0, sound=clicks(5.0, [], 16000))
+    write_media(folder / "t3.mp4", SECONDS, sound=clicks(2.0, [], 16000))
+    write_media(folder / "t4.mp4", 8.5, sound=clicks(8.5, [], 16000))
+    manifest.write(mini_config)
+    table = manifest.read(mini_config.paths.work / "manifest.parquet")
+    failed = set()
+    for job in shards.plan(table[table["dataset"] == "ego4d"], mini_config, mini_config.paths.work):
+        shards.write_shard(job)
+        failed |= {f["video_uid"] for f in json.loads((job.folder / f"{job.name}.json").read_text())["failures"]}
+    with pytest.raises(DataError, match="cannot be used"):
+        inventory.write(mini_config)
+    problem = read(mini_config.paths.work / "inventory.csv")["problem"]
+    unusable = {uid for uid, text in problem.items() if any(kind in text for kind in inventory.UNUSABLE)}
+    assert unusable == failed == {"t0", "t1", "t2"}
+
+
+def test_one_bad_video_is_listed_and_does_not_stop(mini_config):
+    raw = write_raw(mini_config)
+    (raw / mini_config.ego4d.videos / "t1.mp4").unlink()
+    table = read(inventory.write(mini_config))
+    assert table.loc["t1", ["bytes", "duration_sec", "has_audio", "problem"]].tolist() == ["", "", "", "missing"]
+
+
+def test_nothing_there_is_one_sentence_and_exit_code_1(mini_settings, tmp_path, capsys):
+    settings = config.build(config.Config, mini_settings)
+    write_raw(settings, media=False)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(mini_settings))
+    assert cli.main(["inventory", "--config", str(tmp_path / "params.yaml")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("mc3: none of the 5 videos that are needed is in ")
+    assert error.count("\n") == 1
+    assert not (settings.paths.work / "inventory.csv").exists()
+    assert cli.main(["inventory", "--plan", "--config", str(tmp_path / "params.yaml")]) == 0
+    assert (settings.paths.work / "video_uids.txt").exists()
+
+
+def test_a_repeated_check_reads_only_new_headers_and_gives_the_same_bytes(mini_config, monkeypatch):
+    raw = write_raw(mini_config)
+    first = inventory.write(mini_config).read_bytes()
+    cache = mini_config.paths.work / "inventory.cache.jsonl"
+    cache.write_bytes(cache.read_bytes()[:-20])  # as a run that was killed leaves it
+    looked, examine = [], inventory.examine
+    monkeypatch.setattr(inventory, "examine", lambda path: looked.append(path) or examine(path))
+    assert inventory.write(mini_config).read_bytes() == first
+    assert len(looked) == 1
+    changed = raw / mini_config.ego4d.videos / "t2.mp4"
+    write_media(changed, 14.0, sound=clicks(14.0, [], 16000))
+    inventory.write(mini_config)
+    assert looked[1:] == [changed]
+
+
+def test_the_number_of_workers_does_not_change_the_bytes(mini_settings):
+    written = []
+    for workers in (1, 3):
+        mini_settings["clips"]["workers"] = workers
+        settings = config.build(config.Config, mini_settings)
+        write_raw(settings)
+        (settings.paths.work / "inventory.cache.jsonl").unlink(missing_ok=True)
+        written.append(inventory.write(settings).read_bytes())
+    assert written[0] == written[1]
+
+
+def test_a_file_without_pictures_and_sounds_in_another_container_are_told_apart(tmp_path, shared_data):
+    sound_only = inventory.examine(write_media(tmp_path / "a.wav", 3.0, fps=0, sound=clicks(3.0, [1.0], 16000)))
+    assert (sound_only.pictures_sec, sound_only.sound_sec) == (0.0, pytest.approx(3.0, abs=0.01))
+    for name in ("egoblur_glasses_table.mp4", "mmaction2_test.avi", "mmaction2_test_noaudio.mp4"):
+        path = shared_data / "video" / name
+        header = inventory.examine(path)
+        assert (header.cut, header.fault) == (False, ""), name
+        assert header.pictures_sec == pytest.approx(decoded_seconds(path), abs=0.2), name
+        assert (header.sound_sec > 0) == (media.probe(path).audio_rate > 0), name
+
+
+def test_the_generated_world_passes_its_own_check(mini_settings):
+    mini_settings["world"] |= {
+        "videos": {"train": 3, "validation": 1, "test": 2}, "silent_videos": 1, "seconds": 12.0,
+        "epic_events": {"train": 50, "validation": 50}, "workers": 1,
+    }  # fmt: skip
+    settings = config.build(config.Config, mini_settings)
+    world.write(settings)
+    table = read(inventory.write(settings))
+    assert len(table) == 5
+    assert (table["problem"] == "").all()
+    folder = settings.paths.raw / settings.ego4d.videos
+    cut_short(sorted(folder.glob("*.mp4"))[0], 0.5)
+    assert read(inventory.write(settings))["problem"].str.contains("truncated").sum() <= 1
