@@ -1,7 +1,9 @@
-"""A checkpoint and clips -> embeddings, one file a method and seed.
+"""Checkpoints and clips -> embeddings, one file a method and seed.
 
 Every validation and test clip of Ego4D is embedded once in each modality the method trained; tables, figures and
-the explorer read only these files. Started with `accelerate launch`, each process embeds its share.
+the explorer read only these files. A seed's methods are embedded in one process, since starting one costs more
+than embedding the mini profile's clips, and what has not changed is left as it is. Started with `accelerate
+launch`, each process embeds its share.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from mc3.data import DataError, write_whole
 
 
 def path(config: Config, method: str, seed: int) -> Path:
-    """Where `run` writes: `work/embeddings/{method}-{seed}.safetensors`."""
-    return config.paths.work / "embeddings" / f"{method}-{seed}.safetensors"
+    """Where `run` writes: `work/embeddings/{seed}/{method}.safetensors`."""
+    return config.paths.work / "embeddings" / str(seed) / f"{method}.safetensors"
 
 
 def clips(config: Config) -> pd.DataFrame:
@@ -37,8 +39,8 @@ def load(file: str | Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, st
     """Read an embeddings file.
 
     Returns:
-        modality -> unit embeddings [N, D], and the file's metadata: method, seed and checkpoint, the SHA-256 of the
-        weights that made it.
+        modality -> unit embeddings [N, D], and the file's metadata: method, seed and inputs, the hash of the
+        checkpoint, clips and code that made it.
 
     Raises:
         DataError: there is no such file; the message has the command that makes it.
@@ -47,9 +49,9 @@ def load(file: str | Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, st
 
     file = Path(file)
     if not file.exists():
-        method, _, seed = file.stem.rpartition("-")
-        stage = f"embed_align@{seed}" if method == "align" else f"embed@{file.stem}"
-        raise DataError(f"no embeddings at {file}; `dvc repro {stage}` trains the method if need be and makes them")
+        raise DataError(
+            f"no embeddings at {file}; `dvc repro embed@{file.parent.name}` trains the method if need be and makes them"
+        )
     with safe_open(file, framework="numpy") as tensors:
         return {name: tensors.get_tensor(name) for name in tensors.keys()}, tensors.metadata()  # noqa: SIM118
 
@@ -81,6 +83,34 @@ def save(file: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -
     size = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     write_whole(file, data[:8] + header.encode().ljust(size) + data[8 + size :])
+
+
+def inputs(config: Config, method: str, seed: int) -> str:
+    """A hash of all that decides an embeddings file: the checkpoint, the clips and the code."""
+    checkpoint = config.paths.work / "checkpoints" / f"{method}-{seed}" / "final"
+    package = Path(__file__).parent
+    files = [checkpoint / name for name in ("model.safetensors", "config.json", "tokenizer.json")]
+    files += [config.paths.work / "shards" / "index.parquet", Path(__file__), package / "model.py"]
+    files += sorted((package / "encoders").glob("*.py"))
+    hashes = [hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "" for file in files]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def run_all(config: Config, seed: int) -> list[Path]:
+    """Embed with the align checkpoint and every method of `seed`; files of methods that are no more are removed.
+
+    A file whose `inputs` are what they were is kept, so that a new method costs its own embedding only.
+    """
+    names = ["align", *methods.METHODS]
+    files = [path(config, name, seed) for name in names]
+    for leftover in set(files[0].parent.glob("*.safetensors")) - set(files):
+        leftover.unlink()
+    for name, file in zip(names, files, strict=True):
+        if file.exists() and load(file)[1].get("inputs") == inputs(config, name, seed):
+            print(f"{name}-{seed}: unchanged")
+        else:
+            run(config, name, seed)
+    return files
 
 
 def run(config: Config, method: str, seed: int) -> Path:
@@ -122,7 +152,6 @@ def run(config: Config, method: str, seed: int) -> Path:
     tensors = {modality: torch.cat(gather_object(parts)).numpy() for modality, parts in found.items()}
     file = path(config, method, seed)
     if state.is_main_process:
-        checkpoint = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-        save(file, tensors, {"method": method, "seed": str(seed), "checkpoint": checkpoint})
+        save(file, tensors, {"method": method, "seed": str(seed), "inputs": inputs(config, method, seed)})
     state.wait_for_everyone()
     return file

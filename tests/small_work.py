@@ -117,7 +117,7 @@ def _shard(folder: Path, index: pd.DataFrame, rng: np.random.Generator) -> None:
 
 
 def _embeddings(folder: Path, index: pd.DataFrame, truth: pd.DataFrame, rng: np.random.Generator, dim: int) -> None:
-    folder.mkdir()
+    (folder / "0").mkdir(parents=True)
     ego = index[index["dataset"] == "ego4d"]
     kept = (ego["split"] != "train").to_numpy()
     names = sorted(set(ego["action_group"]))
@@ -131,7 +131,7 @@ def _embeddings(folder: Path, index: pd.DataFrame, truth: pd.DataFrame, rng: np.
                 shift = np.where((region == stranger)[:, None], rng.normal(size=centre.shape), centre)
                 points = shift + noise * rng.normal(size=centre.shape)
                 tensors[modality] = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
-        save_file(tensors, folder / f"{name}-0.safetensors", {"method": name, "seed": "0", "checkpoint": "0" * 64})
+        save_file(tensors, folder / "0" / f"{name}.safetensors", {"method": name, "seed": "0", "inputs": "0" * 64})
 
 
 def _probe(folder: Path, raw: Path, index: pd.DataFrame, rng: np.random.Generator) -> None:

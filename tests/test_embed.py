@@ -1,6 +1,5 @@
 """Embeddings files: the right rows in the right order, the same bytes, and words for what is missing."""
 
-import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
-from mc3 import config, embed, train
+from mc3 import config, embed, methods, train
 from mc3.data import DataError, tokenizer
 from mc3.data.shards import ClipDataset
 from mc3.model import MC3
@@ -60,8 +59,7 @@ def test_each_row_is_its_clip_embedded_alone(settings: config.Config) -> None:
     for tensor in tensors.values():
         assert (tensor.shape, tensor.dtype) == ((48, settings.model.embedding_dim), np.float32)
         np.testing.assert_allclose(np.linalg.norm(tensor, axis=1), 1, atol=1e-5)
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    assert metadata == {"method": "mc3", "seed": "0", "checkpoint": weights}
+    assert metadata == {"method": "mc3", "seed": "0", "inputs": embed.inputs(settings, "mc3", 0)}
 
 
 def test_only_what_a_method_trained_is_embedded_and_align_is_a_method_too(settings: config.Config) -> None:
@@ -79,10 +77,29 @@ def test_a_missing_checkpoint_is_named_with_the_command_that_makes_it(settings: 
         embed.run(settings, "cmc", 0)
 
 
-@pytest.mark.parametrize(("stem", "stage"), [("mc3-4", "embed@mc3-4"), ("align-0", "embed_align@0")])
-def test_missing_embeddings_are_named_with_the_stage_that_makes_them(tmp_path: Path, stem: str, stage: str) -> None:
-    with pytest.raises(DataError, match=f"dvc repro {stage}`"):
-        embed.load(tmp_path / f"{stem}.safetensors")
+def test_missing_embeddings_are_named_with_the_stage_that_makes_them(mini_config: config.Config) -> None:
+    with pytest.raises(DataError, match="dvc repro embed@4`"):
+        embed.load(embed.path(mini_config, "mc3", 4))
+
+
+def test_only_what_changed_is_embedded_again_and_what_no_method_makes_goes(
+    settings: config.Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in ("mc3", "clap")})
+    leftover = embed.path(settings, "gone", 0)
+    embed.run_all(settings, 0)
+    leftover.write_bytes(b"")
+    folder = settings.paths.work / "checkpoints" / "clap-0" / "final"
+    before = embed.path(settings, "clap", 0).read_bytes()
+    train.initial(settings, 7).save(folder)
+    capsys.readouterr()
+    files = embed.run_all(settings, 0)
+    assert [line for line in capsys.readouterr().out.splitlines() if "unchanged" in line] == [
+        "align-0: unchanged",
+        "mc3-0: unchanged",
+    ]
+    assert embed.path(settings, "clap", 0).read_bytes() != before
+    assert sorted(files[0].parent.iterdir()) == sorted(files)
 
 
 def test_missing_shards_are_named_with_the_stage_that_makes_them(mini_config: config.Config) -> None:

@@ -21,7 +21,9 @@ def run(command: str, cwd: Path) -> str:
     env = {**os.environ, "PYTHONPATH": str(cwd), "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         env.pop(name, None)
-    done = subprocess.run(command, shell=True, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        command, shell=True, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout[-6000:]}"
     return done.stdout
 
@@ -50,7 +52,9 @@ def shrink(clone: Path) -> None:
     mc3 = re.search(r'    "mc3": \{.*?\]\},\n', text, re.S)
     assert clap
     assert mc3
-    mine = mc3.group().replace('"mc3"', '"mine"').replace('"label": "MC3", "paper": "MC3"', '"label": "Mine", "paper": ""')
+    mine = (
+        mc3.group().replace('"mc3"', '"mine"').replace('"label": "MC3", "paper": "MC3"', '"label": "Mine", "paper": ""')
+    )
     methods.write_text(text[:start] + "METHODS = {\n" + clap.group() + mc3.group() + mine + text[end:])
 
 
@@ -58,7 +62,9 @@ def shrink(clone: Path) -> None:
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of the work tree, in a path with a space, run through once."""
     clone = tmp_path_factory.mktemp("work") / "a clone"
-    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True
+    )
     for name in listed.stdout.decode().split("\0"):
         if name and (ROOT / name).is_file():
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
@@ -77,8 +83,19 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_command_writes_every_table_figure_and_the_report(clone: Path) -> None:
     figures = {path.name for path in (clone / "figures").iterdir()}
-    assert {"table1_verb_groups.csv", "table2_discovery.csv", "table3_retrieval.csv", "table4_epic_sounds.csv"} <= figures
-    for stem in ("figure2_regions", "figure4_long_tail", "figure5_precision_recall", "figure6_clusters", "figure7_retrieval"):
+    assert {
+        "table1_verb_groups.csv",
+        "table2_discovery.csv",
+        "table3_retrieval.csv",
+        "table4_epic_sounds.csv",
+    } <= figures
+    for stem in (
+        "figure2_regions",
+        "figure4_long_tail",
+        "figure5_precision_recall",
+        "figure6_clusters",
+        "figure7_retrieval",
+    ):
         assert {f"{stem}.png", f"{stem}.svg"} <= figures
     for name in NOTEBOOKS:
         provenance = json.loads((clone / "figures" / f"{name}.provenance.json").read_text())
@@ -127,7 +144,9 @@ def test_changing_one_method_leaves_the_others_trained(clone: Path) -> None:
     before = methods.read_text()
     start, end = before.split('"mine"')
     methods.write_text(start + '"mine"' + end.replace('"consensus": 1.0', '"consensus": 0.5', 1))
-    assert [name for name in json.loads(run("dvc status --json", clone)) if name.startswith(("align", "train"))] == ["train@mine-0"]
+    assert [name for name in json.loads(run("dvc status --json", clone)) if name.startswith(("align", "train"))] == [
+        "train@mine-0"
+    ]
     methods.write_text(before)
 
 
@@ -136,6 +155,8 @@ def test_a_clone_with_the_cache_pulled_trains_nothing(clone: Path, tmp_path: Pat
     run(f"dvc remote add --local -d shelf '{remote}' && dvc push -q", clone)
     run(f"git clone -q '{clone}' '{second}'", tmp_path)
     run(f"dvc remote add --local -d shelf '{remote}' && dvc pull -q", second)
-    assert [s for s in ran(run("dvc repro", second)) if s.startswith(("raw", "shards", "align", "train", "embed", "probe"))] == []
+    assert [
+        s for s in ran(run("dvc repro", second)) if s.startswith(("raw", "shards", "align", "train", "embed", "probe"))
+    ] == []
     for table in ("table2_discovery", "table3_retrieval", "table4_epic_sounds"):
         assert (second / "figures" / f"{table}.csv").read_bytes() == (clone / "figures" / f"{table}.csv").read_bytes()

@@ -142,7 +142,7 @@ def test_html_is_well_formed_and_has_a_caption(work: Config) -> None:
 
 def test_missing_results_say_which_command_makes_them(work: Config) -> None:
     embed.path(work, "cmc", 1).unlink()
-    with pytest.raises(DataError, match="dvc repro embed@cmc-1"):
+    with pytest.raises(DataError, match="dvc repro embed@1"):
         tables.table2(work)
     probe.path(work, 1).unlink()
     with pytest.raises(DataError, match="dvc repro probe@1"):
