@@ -219,7 +219,8 @@ def _headers(files: dict[str, Path], cache: Path, workers: int) -> dict[str, Hea
             for done, future in enumerate(as_completed(futures), 1):
                 uid = futures[future]
                 headers[uid] = future.result()
-                file.write(json.dumps([*keys[uid], asdict(headers[uid])]) + "\n")
+                # the line feed first: what a killed run left unfinished must not spoil the next entry
+                file.write("\n" + json.dumps([*keys[uid], asdict(headers[uid])]))
                 now = time.monotonic()
                 if now - reported > REPORT_EVERY_SEC:
                     reported, left = now, (now - started) / done * (len(new) - done)
@@ -238,7 +239,7 @@ def _remembered(cache: Path) -> dict[tuple[str, int, int], Header]:
         try:
             path, size, changed, header = json.loads(line)
             known[path, size, changed] = Header(**header)
-        except (ValueError, TypeError):  # a run was killed while it wrote this line
+        except (ValueError, TypeError):  # empty, or a run was killed while it wrote this line
             continue
     return known
 
