@@ -89,14 +89,9 @@ def source(args: argparse.Namespace) -> int:
 
 def world(args: argparse.Namespace) -> None:
     """Generate the small world in the real data sets' own files."""
-    from mc3.config import ConfigError
-
-    config = _load(args)
-    if config.world is None:
-        raise ConfigError(f"profile {config.profile} has no `world` to generate; `mc3 profile mini` has one")
     from mc3.data import world
 
-    world.write(config)
+    world.write(_load(args))
 
 
 def inventory(args: argparse.Namespace) -> None:
@@ -142,6 +137,13 @@ def embed(args: argparse.Namespace) -> None:
         embed.run(config, method, args.seed)
     else:
         embed.run_all(config, args.seed)
+
+
+def tune(args: argparse.Namespace) -> None:
+    """Compare the readings of Eq. 2-3 on the validation split."""
+    from mc3 import tune
+
+    tune.run(_load(args))
 
 
 def discover(args: argparse.Namespace) -> None:
@@ -278,6 +280,7 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--method", help="a row of mc3/methods.py, or `align`; without it all, as far as they changed")
     add_seed(step)
     add_seed(add("probe", probe, "mc3 probe --seed 0"))
+    add("tune", tune, "mc3 tune")
     step = add("discover", discover, "mc3 discover my_video.mp4")
     step.add_argument("video", type=Path, help="a video file with sound")
     step.add_argument("--checkpoint", type=Path, help="a checkpoint's folder (default: the first seed's mc3)")

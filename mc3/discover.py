@@ -54,13 +54,11 @@ def moments(
     video = model.config.video
     clips = clips_of(path, windows, video.frames, video.image_size, RATE)
     rows: list[np.ndarray] = []
-    for batch in _batches(clips):
+    for batch in _batches(clips, model.config.audio.mel_bins):
         embeddings = model(
             {
-                "video": torch.from_numpy(np.stack([c.frames for c in batch])).to(device),
-                "audio": torch.from_numpy(
-                    np.stack([fbank(c.waveform, RATE, model.config.audio.mel_bins) for c in batch])
-                ).to(device),
+                "video": torch.from_numpy(np.stack([frames for frames, _ in batch])).to(device),
+                "audio": torch.from_numpy(np.stack([sound for _, sound in batch])).to(device),
             }
         )
         scores = [(embeddings["audio"] * embeddings["video"]).sum(dim=1, keepdim=True)]
@@ -72,6 +70,8 @@ def moments(
     return table
 
 
-def _batches(clips: Iterator[Clip]) -> Iterator[list[Clip]]:
+def _batches(clips: Iterator[Clip], mel_bins: int) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    """Frames and log-mel of `BATCH` windows at a time."""
     while batch := list(islice(clips, BATCH)):
-        yield batch
+        pairs = [(clip.frames, clip.waveform) for clip in batch]
+        yield [(f, fbank(w, RATE, mel_bins)) for f, w in pairs if f is not None and w is not None]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,16 +106,23 @@ def run_all(config: Config, seed: int) -> list[Path]:
     files = [path(config, name, seed) for name in names]
     for leftover in set(files[0].parent.glob("*.safetensors")) - set(files):
         leftover.unlink()
+    held: dict[str, Any] = {}
     for name, file in zip(names, files, strict=True):
         if file.exists() and load(file)[1].get("inputs") == inputs(config, name, seed):
             print(f"{name}-{seed}: unchanged")
         else:
-            run(config, name, seed)
+            run(config, name, seed, held)
     return files
 
 
-def run(config: Config, method: str, seed: int) -> Path:
+def run(config: Config, method: str, seed: int, held: dict[str, Any] | None = None) -> Path:
     """Embed every validation and test clip with `method`'s final checkpoint of `seed`.
+
+    Args:
+        config: the profile.
+        method: a row of `mc3.methods`, or "align".
+        seed: of the checkpoint.
+        held: where to find, and to leave for the next call, the clips in memory.
 
     Returns:
         The safetensors file: `audio`, `video`, `text` (those the method trained), each float32 [N, D] of unit
@@ -126,7 +134,7 @@ def run(config: Config, method: str, seed: int) -> Path:
     from rich.progress import track
     from torch.utils.data import DataLoader, Subset
 
-    from mc3.data.shards import ClipDataset
+    from mc3 import train
     from mc3.model import MC3
 
     torch.set_num_threads(config.train.threads)
@@ -134,13 +142,10 @@ def run(config: Config, method: str, seed: int) -> Path:
     folder = config.paths.work / "checkpoints" / f"{method}-{seed}" / "final"
     model = MC3.load(folder, device=str(state.device)).eval()
     modalities = methods.get(method).modalities
-    dataset = ClipDataset(
-        config.paths.work / "shards",
-        split="validation+test",
-        modalities=modalities,
-        tokenizer=model.tokenizer,
-        max_length=model.config.text.max_length,
-    )
+    held = {} if held is None else held
+    if "clips" not in held:
+        held["clips"] = train.clips(config, "validation+test", model, methods.MODALITIES)
+    dataset = held["clips"]
     found: dict[str, list[torch.Tensor]] = {modality: [] for modality in modalities}
     with state.split_between_processes(list(range(len(dataset)))) as mine, torch.inference_mode():
         loader = DataLoader(Subset(dataset, mine), config.evaluate.batch_size, num_workers=config.train.workers)

@@ -25,9 +25,9 @@ from typing import Any
 
 MODALITIES = ("audio", "video", "text")
 
-ALIGN = {"label": "align stage", "start": "init", "stages": [{"epochs": "align", "pairs": "all"}]}
+ALIGN: dict[str, Any] = {"label": "align stage", "start": "init", "stages": [{"epochs": "align", "pairs": "all"}]}
 
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "clap": {"label": "CLAP", "paper": "CLAP", "start": "init",
              "stages": [{"epochs": "both", "pairs": ["audio-text"]}]},
     "cm_acc": {"label": "CM-ACC (without active sampling)", "paper": "CM-ACC", "start": "init",

@@ -151,7 +151,8 @@ def _own_kernel() -> Iterator[None]:
 
     before = os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory() as folder:
-        write_kernel_spec(Path(folder) / "kernels" / "python3")
+        # Errors only: a kernel of this machine's own warns at each start that its port is not encrypted.
+        write_kernel_spec(Path(folder) / "kernels" / "python3", extra_arguments=["--IPKernelApp.log_level=40"])
         os.environ["JUPYTER_PATH"] = folder if before is None else os.pathsep.join((folder, before))
         try:
             yield

@@ -398,7 +398,7 @@ def consensus(points: pd.DataFrame) -> Figure:
     `points`: checkpoint, audio_video, audio_text, region. On the diagonal both agree: consensus asks for it.
     """
     shown = list(dict.fromkeys(points["checkpoint"]))
-    figure = _figure(PAGE, 2.65)
+    figure = _figure(PAGE, 3.2)
     axes = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
     low = float(points[["audio_video", "audio_text"]].to_numpy().min()) - 0.03
     high = float(points[["audio_video", "audio_text"]].to_numpy().max()) + 0.03

@@ -162,10 +162,10 @@ def fingerprint(config: Config, method: str, seed: int) -> str:
 
 
 def clips(config: Config, split: str, model: MC3, modalities: tuple[str, ...]) -> ClipDataset:
-    """Ego4D's clips of a split, decoded beforehand if all fit in `IN_MEMORY_BYTES`."""
+    """Ego4D's clips of a split (or several, "a+b"), decoded beforehand if all fit in `IN_MEMORY_BYTES`."""
     folder = config.paths.work / "shards"
     index = read_index(folder)
-    rows = index[(index["dataset"] == "ego4d") & (index["split"] == split)]
+    rows = index[(index["dataset"] == "ego4d") & index["split"].isin(split.split("+"))]
     decoded = len(rows) * config.clips.frames * config.clips.frame_size**2 * 3 + rows["fbank_size"].sum()
     fits = bool(decoded < IN_MEMORY_BYTES)
     length = config.model.text.max_length

@@ -47,7 +47,7 @@ def shrink(clone: Path) -> None:
     (clone / "params.yaml").write_text(yaml.safe_dump(params))
     methods = clone / "mc3" / "methods.py"
     text = methods.read_text()
-    start, end = text.index("METHODS = {"), text.index("}  # fmt: skip")
+    start, end = text.index("METHODS: dict"), text.index("}  # fmt: skip")
     clap = re.search(r'    "clap": \{.*?\]\},\n', text, re.S)
     mc3 = re.search(r'    "mc3": \{.*?\]\},\n', text, re.S)
     assert clap
@@ -55,7 +55,9 @@ def shrink(clone: Path) -> None:
     mine = (
         mc3.group().replace('"mc3"', '"mine"').replace('"label": "MC3", "paper": "MC3"', '"label": "Mine", "paper": ""')
     )
-    methods.write_text(text[:start] + "METHODS = {\n" + clap.group() + mc3.group() + mine + text[end:])
+    methods.write_text(
+        text[:start] + "METHODS: dict[str, dict[str, Any]] = {\n" + clap.group() + mc3.group() + mine + text[end:]
+    )
 
 
 @pytest.fixture(scope="module")

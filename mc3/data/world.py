@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mc3.config import Config, ConfigError, World
+from mc3.config import Config, ConfigError, Ego4DFiles, EpicSoundsFiles, World
 from mc3.data.world_epic import epic_audio, epic_plan, epic_rows
 from mc3.data.world_picture import frames
 from mc3.data.world_plan import HAND, NOUNS, VERBS, Noun, Verb, VideoPlan, plan
@@ -164,8 +164,7 @@ def _narrations(videos: list[VideoPlan], world: World) -> dict[str, Any]:
     return {"version": "mini", "videos": out}
 
 
-def _write_annotations(raw: Path, videos: list[VideoPlan], config: Config) -> None:
-    files, world = config.ego4d, config.world
+def _write_annotations(raw: Path, videos: list[VideoPlan], files: Ego4DFiles, world: World) -> None:
     for name, content in ((files.metadata, _metadata(videos, world)), (files.narrations, _narrations(videos, world))):
         (raw / name).write_text(json.dumps(content, indent=1) + "\n")
     groups: tuple[tuple[Path, tuple[Verb, ...] | tuple[Noun, ...]], ...]
@@ -217,8 +216,8 @@ def truth(videos: list[VideoPlan]) -> list[dict[str, Any]]:
     ]
 
 
-def _write_epic_sounds(raw: Path, config: Config, workers: Workers) -> None:
-    files, videos = config.epic_sounds, epic_plan(config.world)
+def _write_epic_sounds(raw: Path, files: EpicSoundsFiles, world: World, workers: Workers) -> None:
+    videos = epic_plan(world)
     for split, path in files.annotations.items():
         rows = epic_rows(videos, split)
         _write_table(raw / path, list(rows[0]), rows)
@@ -233,9 +232,11 @@ def _write_epic_sounds(raw: Path, config: Config, workers: Workers) -> None:
 def write(config: Config) -> None:
     """Make the whole of `paths.raw` from `config.world`, replacing an older world only when all is written.
 
-    Raises `ConfigError` where `paths.raw` holds anything that is not a generated world.
+    Raises `ConfigError` where the profile has no world, or `paths.raw` holds anything that is not a generated one.
     """
     raw, world = config.paths.raw, config.world
+    if world is None:
+        raise ConfigError(f"profile {config.profile} has no `world` to generate; `mc3 profile mini` has one")
     if raw.exists() and any(raw.iterdir()) and not (raw / TRUTH).exists():
         raise ConfigError(
             f"{raw} holds data that were not generated; set paths.raw to another folder or move them away"
@@ -245,12 +246,12 @@ def write(config: Config) -> None:
     for path in (config.ego4d.metadata, config.ego4d.narrations, config.ego4d.videos / "any"):
         (new / path).parent.mkdir(parents=True, exist_ok=True)
     videos = plan(world)
-    _write_annotations(new, videos, config)
+    _write_annotations(new, videos, config.ego4d, world)
     rows = truth(videos)
     _write_table(new / TRUTH, list(rows[0]), rows)
     render = partial(_render, world=world, folder=new / config.ego4d.videos)
     with Workers(world.workers) as workers:
-        _write_epic_sounds(new, config, workers)
+        _write_epic_sounds(new, config.epic_sounds, world, workers)
         for _ in workers.map(render, videos, "videos"):
             pass
     old = raw.with_name(raw.name + ".old")
