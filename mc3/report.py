@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ code { overflow-wrap: anywhere; }
 
 
 def write(config: Config, figures: Path = Path("figures")) -> Path:
-    """Write `report.html`, `results.md` and the overview figure to `figures`; return the page's path.
+    """Write `report.html`, `results.md`, `metrics.json` and the overview figure to `figures`; return the page's path.
 
     Raises `DataError` naming the first file that is missing and the command that makes it.
     """
@@ -154,6 +155,7 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     chosen.to_csv(figures / "overview.csv", index=False)
     plots.save(plots.overview(chosen), figures / "overview")
     write_whole(figures / "results.md", results(figures).encode())
+    write_whole(figures / "metrics.json", (json.dumps(metrics(figures), indent=1) + "\n").encode())
     page = figures / "report.html"
     write_whole(page, render(config, figures).encode())
     return page
@@ -172,6 +174,23 @@ def overview(figures: Path) -> pd.DataFrame:
                 apart = stem == "table3_retrieval"  # recall depends on the size of the pool: an axis each
                 rows.append({"method": row["label"], "metric": tables.header(metric), **ours, **chance, "apart": apart})
     return pd.DataFrame(rows)
+
+
+def metrics(figures: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Our numbers of Tables 2-4 for `dvc metrics`: {table: {method, or method and protocol: {metric: value}}}."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for section in SECTIONS:
+        if section.table:
+            table = _csv(figures, section.table, section.notebook)
+            names = [name for name in table if f"paper_{name}" in table]
+            rows = {}
+            for row in table.to_dict("records"):
+                protocol = row.get("protocol")
+                key = f"{row['method']} {protocol}" if isinstance(protocol, str) and protocol else row["method"]
+                if values := {name: round(row[name], 6) for name in names if not math.isnan(row[name])}:
+                    rows[key] = values
+            found[section.table] = rows
+    return found
 
 
 def results(figures: Path) -> str:

@@ -106,6 +106,23 @@ def test_one_command_writes_every_table_figure_and_the_report(clone: Path) -> No
     assert "<table" in (clone / "figures" / "report.html").read_text()
 
 
+def test_the_readmes_python_finds_moments_in_a_video(clone: Path) -> None:
+    snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert snippet
+    video = sorted((clone / "data" / "mini" / "world" / "v2" / "full_scale").glob("*.mp4"))[-1]
+    (clone / "snippet.py").write_text(snippet[1].replace("my_video.mp4", str(video)))
+    printed = run(f"'{sys.executable}' snippet.py && mc3 discover '{video}' --text 'washes a plate' --top 3", clone)
+    (clone / "snippet.py").unlink()
+    assert printed.count("similarity") == 2
+    assert "washes a plate" in printed
+
+
+def test_dvc_shows_metrics(clone: Path) -> None:
+    shown = json.loads(run("dvc metrics show --json", clone))
+    data = shown[""]["data"]["figures/metrics.json"]["data"]
+    assert {"random", "clap", "mc3", "mine"} == set(data["table2_discovery"])
+
+
 def test_a_method_added_in_methods_py_is_a_row_of_every_table(clone: Path) -> None:
     for table in ("table2_discovery", "table3_retrieval", "table4_epic_sounds"):
         assert "Mine" in set(pd.read_csv(clone / "figures" / f"{table}.csv")["label"]), table

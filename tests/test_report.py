@@ -12,7 +12,7 @@ import pytest
 import small_work
 from PIL import Image
 
-from mc3 import config, report, tables
+from mc3 import config, methods, report, tables
 from mc3.config import Config
 from mc3.data import DataError
 
@@ -153,3 +153,13 @@ def test_a_readme_without_a_place_for_results_is_left_alone(figures: Path, tmp_p
 
 def test_the_readme_shows_the_committed_results() -> None:
     assert report.readme_section(ROOT / "README.md") == (ROOT / "figures" / "results.md").read_text()
+
+
+def test_metrics_are_the_tables_own_numbers_without_the_papers(figures: Path) -> None:
+    found = report.metrics(figures)
+    table = pd.read_csv(figures / "table2_discovery.csv").set_index("method")
+    assert found["table2_discovery"]["mc3"]["av_roc"] == pytest.approx(table.loc["mc3", "av_roc"], abs=1e-6)
+    assert set(found["table2_discovery"]) == {"random", *methods.METHODS}
+    assert "av_roc" not in found["table2_discovery"]["clap"]
+    assert "mc3 fine-tune" in found["table4_epic_sounds"]
+    assert not [name for rows in found.values() for row in rows.values() for name in row if name.startswith("paper")]

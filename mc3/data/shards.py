@@ -23,16 +23,22 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
 from mc3.config import Clips, Config
-from mc3.data import DataError, epic_sounds, manifest, media, tokenizer, write_whole
+from mc3.data import DataError, write_whole
+
+# Notebooks read pictures and sound from shards without torch, whose import would be most of their time.
+if TYPE_CHECKING:
+    import torch
+    from torch.utils.data import Dataset
+else:
+    Dataset = object
 
 MEMBERS = {"frames": "jpg", "fbank": "npy", "audio": "wav"}
 FAILED_VIDEOS = 0.01  # more videos than this share at fault (and more than one) is a broken download, not bad luck
@@ -70,6 +76,8 @@ def write(config: Config) -> Path:
     Raises:
         DataError: if the manifest is absent or more than 1 % of the videos (and more than one) fail.
     """
+    from mc3.data import manifest, tokenizer
+
     work = config.paths.work
     folder, partial = work / "shards", work / "shards.partial"
     table = manifest.read(work / "manifest.parquet")
@@ -125,6 +133,8 @@ def _run(jobs: list[Job], workers: int) -> tuple[list[dict[str, Any]], list[dict
     total, done, started, reported = sum(len(job.rows) for job in jobs), 0, time.monotonic(), time.monotonic()
     # forked, like DataLoader's workers, so that torch is imported once; the pool is used for one worker too,
     # so that their number cannot matter
+    import torch
+
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(
         max(1, workers), mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
@@ -172,6 +182,8 @@ def write_shard(job: Job) -> None:
 
 def _cut(job: Job, video: str, rows: pd.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Clip by clip of one video, the bytes of its members."""
+    from mc3.data import epic_sounds, media
+
     settings, path = job.clips, job.raw / rows["path"].iloc[0]
     windows = list(zip(rows["start_sec"], rows["end_sec"], strict=True))
     if rows["dataset"].iloc[0] == "ego4d":
@@ -242,7 +254,7 @@ def _judge(failures: list[dict[str, Any]], table: pd.DataFrame) -> None:
         )
 
 
-class ClipDataset(torch.utils.data.Dataset):
+class ClipDataset(Dataset):
     """Clips of one data set and split, map-style, as `write` left them.
 
     Args:
@@ -285,6 +297,8 @@ class ClipDataset(torch.utils.data.Dataset):
             words = tokenizer or Tokenizer.from_file(str(self.folder / "tokenizer.json"))
             self._held["text"] = list(encode(words, self.index["text"], max_length))
         if in_memory:
+            import torch
+
             for modality, read in (("video", self.frames), ("audio", self.fbank)):
                 if modality in self.modalities:
                     self._held[modality] = [torch.from_numpy(read(i)) for i in range(len(self))]
@@ -294,6 +308,8 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """Clip `i`: "video" uint8 [T, H, W, 3], "audio" float16 [L, mel_bins], "text" int64 [max_length], "index"."""
+        import torch
+
         item: dict[str, Any] = {"index": i}
         for modality in self.modalities:
             if modality in self._held:
@@ -345,6 +361,8 @@ def read_index(folder: Path) -> pd.DataFrame:
 
 def encode(words: Tokenizer, texts: Sequence[str], max_length: int) -> torch.Tensor:
     """Token ids of texts, int64 [N, max_length], cut or padded with 0."""
+    import torch
+
     words = Tokenizer.from_str(words.to_str())  # the caller's keeps its own padding
     words.enable_truncation(max_length)
     words.enable_padding(length=max_length)
