@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make repro      every table and figure of the paper from nothing, about 15 minutes on two CPU cores'
+	@echo 'make repro      every table and figure of the paper from nothing, about 12 minutes on two CPU cores'
 	@echo 'make test       linters, types and the tests that take minutes'
 	@echo 'make test-slow  the tests marked slow as well'
 	@echo 'make lab        the notebooks in JupyterLab'
