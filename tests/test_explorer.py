@@ -135,7 +135,7 @@ def test_an_unknown_projection_or_modality_is_named(settings: Config) -> None:
 
 
 def test_embeddings_that_were_not_made_are_answered_with_the_command(settings: Config) -> None:
-    with pytest.raises(DataError, match="mc3-5"):
+    with pytest.raises(DataError, match="embed@5"):
         Explorer.of(settings, "mc3", 5)
 
 

@@ -163,7 +163,8 @@ def test_every_recipe_trains_what_it_says_on_the_loss_it_says(settings, method):
         terms = [value for key, value in row.items() if key.count("-") == 1 and "/" not in key]
         assert len(terms) == 2 * len(stage.pairs)
         assert ("consensus" in row) == (stage.consensus > 0)
-        expected = stage.contrastive * sum(terms) + stage.consensus * row.get("consensus", 0.0)
+        consensus = config.loss.consensus_weight * row.get("consensus", 0.0)
+        expected = stage.contrastive * sum(terms) + stage.consensus * consensus
         assert row["loss"] == pytest.approx(expected, rel=1e-5)
 
 
@@ -416,7 +417,14 @@ def test_three_processes_with_unequal_shares_end_with_the_weights_of_one(setting
     start(config, params)
     three = load_file(alone / "final" / "model.safetensors")
     for name, tensor in one.items():
-        torch.testing.assert_close(three[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
+        # A bias of attention's keys shifts all scores of a query alike, so its gradient is 0 but for rounding,
+        # and Adam divides rounding by itself: what such a bias does is noise, in one process as in three.
+        if name.endswith("k_lin.bias"):
+            continue
+        ours, theirs = three[name], tensor
+        if name.endswith("qkv.bias"):
+            ours, theirs = ours.view(3, -1)[[0, 2]], theirs.view(3, -1)[[0, 2]]
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5, msg=name)
     for a, b in zip(steps_of(alone), lines, strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
 
