@@ -135,7 +135,8 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; } a { color: inherit; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
-th, td { padding: .25rem .5rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: .25rem .4rem; text-align: left; border-bottom: 1px solid var(--line); }
+td:first-child { white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--line); } tbody tr:nth-child(even) { background: var(--band); }
 figure { margin: 1.5rem 0; }
 figure img { max-width: 100%; height: auto; background: #fff; padding: 8px; border-radius: 4px; }
