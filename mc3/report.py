@@ -194,14 +194,30 @@ def metrics(figures: Path) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def results(figures: Path) -> str:
-    """Tables 2-4 as Markdown, for the README and for looking at in a text editor."""
+def place(figures: Path) -> str:
+    """Where MC3 stands in each of the overview's columns, here and in the paper, in one sentence; "" without MC3."""
     parts = []
+    for stem, metrics in OVERVIEW.items():
+        table = _csv(figures, stem, "discovery" if stem == "table2_discovery" else "retrieval").set_index("method")
+        trained = table.drop(index="random")
+        for metric in metrics:
+            if "mc3" in trained.index:
+                ours, theirs = trained[metric].dropna(), trained[f"paper_{metric}"].dropna()
+                rank, theirs_rank = (1 + int((column > column["mc3"]).sum()) for column in (ours, theirs))
+                number = tables.header(metric)
+                parts.append(f"{number}: {rank} of {len(ours)} (the paper: {theirs_rank} of {len(theirs)})")
+    seeds = int(trained["seeds"].max())
+    return f"MC3's rank, with {seeds} seed{'s' * (seeds != 1)}: {'; '.join(parts)}." if parts else ""
+
+
+def results(figures: Path) -> str:
+    """MC3's place and Tables 2-4 as Markdown, for the README and for looking at in a text editor."""
+    parts = [f"{sentence}\n\n"] if (sentence := place(figures)) else []
     for section in SECTIONS:
         if section.table:
             table = _csv(figures, section.table, section.notebook)
-            parts.append(f"**{HEADINGS[section.table]}**\n\n{tables.to_markdown(table)}")
-    return "\n".join(parts)
+            parts.append(f"**{HEADINGS[section.table]}**\n\n{tables.to_markdown(table)}\n")
+    return "".join(parts).rstrip("\n") + "\n"
 
 
 def update_readme(readme: Path = Path("README.md"), figures: Path = Path("figures")) -> None:
@@ -246,6 +262,7 @@ def render(config: Config, figures: Path) -> str:
 <p>{html.escape(about)}</p>
 <nav>{links}</nav>
 {picture}
+<p>{html.escape(place(figures))}</p>
 <h2>How to read it</h2>
 <p>In tables, each cell is ours, then in brackets the paper's number and the difference. Another data set than the
 paper's changes levels; what carries over is the order of the methods, and whether a claim holds.</p>

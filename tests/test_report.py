@@ -1,5 +1,6 @@
 """The page holds all of it, needs nothing else, and runs nothing."""
 
+import html
 import json
 import re
 import shutil
@@ -163,3 +164,19 @@ def test_metrics_are_the_tables_own_numbers_without_the_papers(figures: Path) ->
     assert "av_roc" not in found["table2_discovery"]["clap"]
     assert "mc3 fine-tune" in found["table4_epic_sounds"]
     assert not [name for rows in found.values() for row in rows.values() for name in row if name.startswith("paper")]
+
+
+def test_mc3s_place_is_counted_in_each_column_and_told_on_page_and_readme(settings: Config, figures: Path) -> None:
+    file = figures / "table2_discovery.csv"
+    table = pd.read_csv(file).set_index("method")
+    table["av_roc"] = np.linspace(0.5, 0.6, len(table))
+    table.loc["mc3", "av_roc"] = table["av_roc"].nlargest(3).iloc[2] - 1e-6
+    table.loc["clap", "av_roc"] = np.nan
+    table.reset_index().to_csv(file, index=False)
+    above = (table.drop(index="random")["av_roc"] > table.loc["mc3", "av_roc"]).sum()
+    sentence = report.place(figures)
+    assert f"AV ROC: {1 + above} of 7 (the paper: 1 of 7)" in sentence
+    assert sentence.startswith("MC3's rank, with 1 seed: ")
+    page = report.write(settings, figures).read_text()
+    assert html.escape(sentence) in page
+    assert (figures / "results.md").read_text().startswith(sentence + "\n\n**Table 2")
