@@ -127,18 +127,12 @@ def test_two_processes_give_the_rows_of_one_in_order(settings: config.Config, pa
     alone, _ = embed.load(embed.run(settings, "mc3", 0))
     embed.path(settings, "mc3", 0).unlink()
     program = params.with_name("embed_mc3.py")
-    program.write_text(f"from mc3 import config, embed; embed.run(config.load({str(params)!r}), 'mc3', 0)")
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    subprocess.run([*launch, "--mixed_precision", "no", "--dynamo_backend", "no", str(program)], check=True)
+    program.write_text(
+        "from accelerate import PartialState; assert PartialState(cpu=True).num_processes == 2; "
+        f"from mc3 import config, embed; embed.run(config.load({str(params)!r}), 'mc3', 0)"
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*launch, str(program)], check=True)
     together, _ = embed.load(embed.path(settings, "mc3", 0))
     for modality, tensor in alone.items():
         np.testing.assert_allclose(together[modality], tensor, atol=1e-5)

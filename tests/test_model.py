@@ -88,7 +88,6 @@ def test_the_papers_configuration_has_the_published_sizes(tokenizer):
     )
 
 
-@pytest.mark.slow
 def test_the_papers_configuration_embeds_a_sample(tokenizer):
     mc3 = MC3(build(ModelConfig, PAPER), tokenizer).eval()
     with torch.inference_mode():
