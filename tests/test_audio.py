@@ -25,17 +25,20 @@ def fbank(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 4.6 - 4.3
 
 
-@pytest.mark.parametrize("length", [SECOND_AND_A_HALF, TEN_SECONDS])
-@pytest.mark.parametrize("stride", [10, 16])
-def test_trunk_is_transformers_ast_at_a_clips_length_and_at_ten_seconds(length, stride):
-    model = encoder(AudioConfig(length=length, mel_bins=128, patch=16, stride=stride, dim=24, depth=2, heads=3))
-    clips = fbank(2, length, 128)
+def assert_trunk_is_transformers_ast(model, clips):
     with torch.no_grad():
         ours = model.features(clips)
         theirs = published.audio_model(model.trunk.state_dict(), model.config)(
             (clips + 4.2677393) / (2 * 4.5689974)
         ).pooler_output
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [SECOND_AND_A_HALF, TEN_SECONDS])
+@pytest.mark.parametrize("stride", [10, 16])
+def test_trunk_is_transformers_ast_at_a_clips_length_and_at_ten_seconds(length, stride):
+    model = encoder(AudioConfig(length=length, mel_bins=128, patch=16, stride=stride, dim=24, depth=2, heads=3))
+    assert_trunk_is_transformers_ast(model, fbank(2, length, 128))
 
 
 @pytest.mark.slow
@@ -43,13 +46,7 @@ def test_trunk_is_transformers_ast_at_a_clips_length_and_at_ten_seconds(length, 
 def test_full_size_trunk_is_transformers_ast(length):
     config = AudioConfig(length=length, mel_bins=128, patch=16, stride=10, dim=768, depth=12, heads=12)
     model = encoder(config, noise=0.0)
-    clips = fbank(1, length, 128)
-    with torch.no_grad():
-        ours = model.features(clips)
-        theirs = published.audio_model(model.trunk.state_dict(), model.config)(
-            (clips + 4.2677393) / (2 * 4.5689974)
-        ).pooler_output
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert_trunk_is_transformers_ast(model, fbank(1, length, 128))
 
 
 def test_a_clip_of_149_frames_and_128_bins_is_170_tokens():
