@@ -151,7 +151,7 @@ def forest(differences: pd.DataFrame, ks: Sequence[int] = (5, 10)) -> pd.DataFra
     columns, rows = [*evaluate.PAIRS, *evaluate.DIRECTIONS], ["untrained", *methods.METHODS]
     first = shown["metric"].str.split("_").str[0]
     shown = shown.assign(
-        line=shown["table"] + cut[shown.index].fillna("").str.zfill(3),
+        line=shown["table"] + ("@" + cut[shown.index].str.zfill(3)).fillna(""),
         panel=shown["metric"].map(tables.header),
         label=short + np.where(shown["protocol"] == "", "", ", " + shown["protocol"].str.replace("-probe", "")),
         tuned=shown["protocol"].map(["", "linear-probe", "linear-probe-official", "fine-tune"].index),
