@@ -377,10 +377,11 @@ def table(checked: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFra
             against = ((found["margin"] - found["low"]) / width).fillna(0.5)  # above 1 it fails, below 0 it holds
             weakest = found.loc[against.idxmax()]
             row |= {"checks": f"{verdicts.count(HOLDS)} of {len(verdicts)}"}
-            row |= {"weakest": f"{weakest['above']} > {weakest['below']}"}
+            margin = f" {weakest['margin']:+g}" if weakest["margin"] else ""
+            row |= {"weakest": f"{weakest['above']} > {weakest['below']}{margin}"}
             row |= {name: weakest[name] for name in ("paper", "difference", "low", "high")}
             row |= {"verdict": verdicts[found.index.get_loc(against.idxmax())], "note": ""}
-        rows.append({**row, "seeds": checked["seeds"].max()})
+        rows.append({**row, "seeds": int(checked["seeds"].fillna(0).max())})
     return pd.DataFrame(rows)
 
 
@@ -402,7 +403,7 @@ def sentence(judged: pd.DataFrame) -> str:
     """How many of the claims of `table` hold, do not and cannot be told, in one sentence."""
     counts = judged["verdict"].value_counts()
     holds, fails, undecided, unmeasured = (int(counts.get(v, 0)) for v in (HOLDS, FAILS, UNDECIDED, UNMEASURED))
-    seeds = int(judged["seeds"].fillna(0).max())
+    seeds = int(judged["seeds"].max())
     over = f"videos and {seeds} seeds" if seeds > 1 else "videos, with 1 seed"
     return (
         f"Of {len(judged) - unmeasured} claims of the paper that can be measured here, {holds} hold, {fails} do not, "
@@ -429,9 +430,11 @@ def _total(values: Mapping[Cell, float], check: Check) -> float:
 
 
 def _words(cells: Sequence[Cell]) -> str:
-    """Cells in words: "MC3, AV ROC"."""
+    """Cells in words: "MC3, AV ROC", without what a label has in brackets."""
     parts = []
     for row, metric in cells:
         protocol, _, method = row.rpartition("/")
-        parts.append(", ".join(filter(None, (uncertainty.label(method), protocol, tables.header(metric)))))
+        parts.append(
+            ", ".join(filter(None, (uncertainty.label(method).split(" (")[0], protocol, tables.header(metric))))
+        )
     return " + ".join(parts)
