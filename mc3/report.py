@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from mc3 import plots, tables
+from mc3 import claims, plots, tables
 from mc3.config import Config
 from mc3.data import DataError, write_whole
 
@@ -43,6 +43,17 @@ class Section:
 
 
 SECTIONS = (
+    Section(
+        "claims",
+        "What holds of the paper",
+        "Every sentence of the paper that compares results, as paired differences on the same test videos and seeds. A "
+        "claim holds if the 95 % intervals of all its comparisons lie above zero, does not if one lies below, and is "
+        "undecided otherwise. The weakest comparison decides and is shown; figures/claim_checks.csv has all of them.",
+        pictures=(("differences", "MC3 minus every other row, with 95 % intervals; recall and top-k in percent."),),
+        numbers=(
+            ("claims", "The paper's claims, in our words. In the paper: comparisons that its own numbers bear out."),
+        ),
+    ),
     Section(
         "data",
         "Data: clips, how often actions sound, and the long tail (Table 1, Figure 4)",
@@ -141,6 +152,8 @@ BEYOND = (
 
 OVERVIEW = {"table2_discovery": ("av_roc", "al_roc"), "table3_retrieval": ("v2a_r5", "a2l_r5")}
 
+TEXT = {"claims": claims.cells}  # numbers that are not printed as they are
+
 HEADINGS = {
     "table2_discovery": "Table 2. Sounding action discovery",
     "table3_retrieval": "Table 3. Sounding action retrieval, recall in percent",
@@ -153,8 +166,8 @@ NOT_MEASURED = (
     "ASF and SSAST (Table 4) are quoted, not trained.",
     "The supplement's ablations (clip length, anchor, exponents) are settings, not tables: change params.yaml and "
     "run again.",
-    "Differences between methods that are smaller than the standard deviation over seeds, or than what one seed can "
-    "show, are not findings.",
+    "Differences between methods whose interval holds 0 are not findings; of one seed the interval does not know what "
+    "another seed would change.",
 )
 
 CSS = """
@@ -246,12 +259,17 @@ def place(figures: Path) -> str:
 
 
 def results(figures: Path) -> str:
-    """MC3's place and Tables 2-4 as Markdown, for the README and for looking at in a text editor."""
-    parts = [f"{sentence}\n\n"] if (sentence := place(figures)) else []
+    """MC3's place, how many claims hold, and Tables 2-4 as Markdown, for the README and a text editor."""
+    parts = [
+        f"{sentence}\n\n"
+        for sentence in (place(figures), claims.sentence(_csv(figures, "claims", "claims")))
+        if sentence
+    ]
+    apart = _apart(figures)
     for section in SECTIONS:
         if section.table:
             table = _csv(figures, section.table, section.notebook)
-            parts.append(f"**{HEADINGS[section.table]}**\n\n{tables.to_markdown(table)}\n")
+            parts.append(f"**{HEADINGS[section.table]}**\n\n{tables.to_markdown(table, apart=apart)}\n")
     return "".join(parts).rstrip("\n") + "\n"
 
 
@@ -299,6 +317,7 @@ def render(config: Config, figures: Path) -> str:
 <nav>{links}</nav>
 {picture}
 <p>{html.escape(place(figures))}</p>
+<p>{html.escape(claims.sentence(_csv(figures, "claims", "claims")))}</p>
 <h2>How to read it</h2>
 <p>In tables, each cell is ours, then in brackets the paper's number and the difference. Another data set than the
 paper's changes levels; what carries over is the order of the methods, and whether a claim holds.</p>
@@ -313,10 +332,10 @@ def _section(section: Section, figures: Path) -> str:
     parts = [f'<h2 id="{section.notebook}">{html.escape(section.title)}</h2>', f"<p>{html.escape(section.text)}</p>"]
     if section.table:
         table = _csv(figures, section.table, section.notebook)
-        parts.append(f'<div class="table">{tables.to_html(table)}</div>')
+        parts.append(f'<div class="table">{tables.to_html(table, apart=_apart(figures))}</div>')
     parts += [_picture(figures, stem, caption, section.notebook) for stem, caption in section.pictures]
     for stem, caption in section.numbers:
-        shown = _csv(figures, stem, section.notebook)
+        shown = TEXT.get(stem, pd.DataFrame)(_csv(figures, stem, section.notebook))
         text = shown.to_html(index=False, border=0, escape=True, float_format="{:.3f}".format)
         parts.append(f'<p class="soft">{html.escape(caption)}</p><div class="table">{text}</div>')
     return "\n".join([*parts, _details(section, figures)])
@@ -352,6 +371,13 @@ def _picture(figures: Path, stem: str, caption: str, notebook: str) -> str:
         f'<figure><img src="{uri}" width="{width}" height="{height}" alt="{words}">'
         f"<figcaption>{words}</figcaption></figure>\n"
     )
+
+
+def _apart(figures: Path) -> set[tables.Place]:
+    """The numbers whose difference to MC3's has an interval without 0."""
+    found = _csv(figures, "differences", "claims").fillna({"protocol": ""})
+    found = found[(found["low"] > 0) | (found["high"] < 0)]
+    return set(zip(found["method"], found["protocol"], found["metric"], strict=True))
 
 
 def _csv(figures: Path, stem: str, notebook: str) -> pd.DataFrame:
