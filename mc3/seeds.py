@@ -95,5 +95,5 @@ def write(config: Config) -> dict[str, pd.DataFrame]:
     save(overview(report.overview(FIGURES)), FIGURES / "overview")
     inputs = [config.paths.work / "embeddings" / str(seed) for seed in config.seeds]
     inputs += [probe.path(config, seed) for seed in config.seeds]
-    trials.record(config, "seeds/seeds", {}, inputs)
+    trials.record(config, "seeds", {}, inputs)
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -28,7 +30,8 @@ def study(gaps: pd.DataFrame) -> Figure:
     columns = 4
     rows = -(-len(axes) // columns)
     figure = Figure(figsize=(PAGE, 1.7 * (rows + bool(pairs)) + 0.5), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(rows, 1.15 if pairs else 0.01))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(rows, 1.15 if pairs else 0.01))
+    upper, lower = parts
     grid = upper.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for ax, name in zip(grid, axes, strict=False):
         single = gaps["point"].map(lambda point, name=name: point.startswith(f"{name} ") and ", " not in point)
