@@ -1,4 +1,4 @@
-"""Ablations are settings that exist, share what they may share, and tuning is fair: the same number of trials for all."""
+"""Ablations are settings that exist and share what they may share; tuning gives every method as many trials."""
 
 import itertools
 

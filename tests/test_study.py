@@ -1,4 +1,4 @@
-"""The study: every point is one world with one or two rates changed, its numbers are those of that world's test clips."""
+"""The study: a point is one world with one or two rates changed, and its numbers are of that world's test clips."""
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,8 @@ def tiny(repository, monkeypatch) -> Config:
 
 def gaps(levels: list[dict[str, float]]) -> pd.DataFrame:
     """A table as `run` writes it, with a gap that grows with on_screen."""
-    usual = {axis: (0.5, 48)[axis == "videos"] for axis in study.AXES}
+    usual = {**config.as_dict(config.load(ROOT / "profiles" / "mini.yaml").world.rates), "videos": 48}
+    usual = {axis: usual[axis] for axis in study.AXES}
     rows = []
     for point in levels:
         for seed in (0, 1):
@@ -133,7 +134,8 @@ def test_a_point_measures_the_gap_on_its_own_clips_and_is_not_measured_twice(tin
     monkeypatch.setattr(study.shutil, "rmtree", lambda folder, *rest, **more: None)
     whole = study.gap
     monkeypatch.setattr(study, "gap", lambda point, seed: kept.setdefault("point", point) and whole(point, seed))
-    monkeypatch.setattr(study.sweep_plots, "study", lambda table: sweep_plots.study(gaps([{}, {"on_screen": 0.7}])))
+    drawn = sweep_plots.study(gaps([{}, {"on_screen": 0.7}]))
+    monkeypatch.setattr(sweep_plots, "study", lambda table: drawn)  # which takes more than one point
     table = study.run(tiny, 1.0, [0], [{"on_screen": 0.7}])
     point, (row,) = kept["point"], table.to_dict("records")
     index = embed.clips(point)
@@ -171,4 +173,4 @@ def test_the_figure_draws_each_rate_and_each_pair():
     assert titles == [*study.AXES, *["AV gap", "AL gap"] * len(study.PAIRS)]
     heat = figure.subfigs[1].axes[0]
     shown = [text.get_text() for text in heat.texts]
-    assert shown == [f"{0.1 * x + 0.005:+.3f}" for _ in range(3) for x in (0.0, 0.5, 0.7)]
+    assert shown == [f"{0.1 * x + 0.005:+.3f}" for _ in range(3) for x in (0.0, 0.35, 0.7)]
