@@ -13,6 +13,16 @@ from matplotlib.figure import Figure
 from mc3.plots import GREY, PAGE, PALETTE, STYLE
 
 NAMES = {"av": "AV", "al": "AL"}
+RATES = {
+    "on_screen": "on-screen source",
+    "off_screen": "off-screen source",
+    "unseen": "actions not seen",
+    "sounding": "sounding rate, × Table 1",
+    "signal_db": "louder actions, dB",
+    "misnarrated": "wrong narrations",
+    "videos": "training videos",
+}
+"""What the study's axes are, in words."""
 LOOKS = {"av": ("o", PALETTE[0]), "al": ("s", PALETTE[1])}
 
 
@@ -64,7 +74,7 @@ def _curve(ax: Axes, rows: pd.DataFrame, name: str) -> None:
         ax.plot(x, rows[f"{metric}_gap"], marker, color=colour, markersize=2.2)
         mean = rows.groupby(name)[f"{metric}_gap"].mean()
         ax.plot(mean.index, mean, color=colour, label=NAMES[metric])
-    ax.set_title(name)
+    ax.set_xlabel(RATES.get(name, name))
 
 
 def _heat(ax: Axes, rows: pd.DataFrame, pair: tuple[str, ...], column: str, limit: float) -> None:
@@ -77,7 +87,7 @@ def _heat(ax: Axes, rows: pd.DataFrame, pair: tuple[str, ...], column: str, limi
             ax.text(column_number, row, f"{value:+.3f}", ha="center", va="center", fontsize=5.5, color=ink)
     ax.set_xticks(range(cells.shape[1]), [f"{v:g}" for v in cells.columns])
     ax.set_yticks(range(cells.shape[0]), [f"{v:g}" for v in cells.index])
-    ax.set(xlabel=x, ylabel=y, title=f"{NAMES[column.split('_')[0]]} gap")
+    ax.set(xlabel=RATES.get(x, x), ylabel=RATES.get(y, y), title=f"{NAMES[column.split('_')[0]]} gap")
     ax.grid(False)
 
 
@@ -99,7 +109,8 @@ def study_regions(regions: pd.DataFrame) -> Figure:
         for checkpoint, marker, colour in zip(checkpoints, "os^", (GREY, PALETTE[1], PALETTE[0]), strict=False):
             ax.plot(mean[checkpoint], y, marker, color=colour, markersize=3, label=checkpoint)
         ax.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
-        ax.set(title=f"I against {region}", xlabel="ROC of audio-video similarity")
+        ax.set(title=f"I against {region}")
+    figure.supxlabel("ROC of audio-video similarity")
     axes[0].set_yticks(y, names)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(checkpoints))

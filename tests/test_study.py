@@ -169,8 +169,9 @@ def test_a_profile_without_a_world_has_no_study():
 
 def test_the_figure_draws_each_rate_and_each_pair():
     figure = sweep_plots.study(gaps(study.points()))
-    titles = [ax.get_title() for part in figure.subfigs for ax in part.axes if ax.get_visible()]
-    assert titles == [*study.AXES, *["AV gap", "AL gap"] * len(study.PAIRS)]
+    curves = [ax.get_xlabel() for ax in figure.subfigs[0].axes if ax.get_visible()]
+    assert curves == [sweep_plots.RATES[axis] for axis in study.AXES]
+    assert [ax.get_title() for ax in figure.subfigs[1].axes] == ["AV gap", "AL gap"] * len(study.PAIRS)
     heat = figure.subfigs[1].axes[0]
     shown = [text.get_text() for text in heat.texts]
     assert shown == [f"{0.1 * x + 0.005:+.3f}" for _ in range(3) for x in (0.0, 0.35, 0.7)]
