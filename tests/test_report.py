@@ -110,8 +110,11 @@ def test_what_commands_outside_the_pipeline_wrote_is_shown_where_it_is_there(set
     before = report.write(settings, figures).read_text()
     for section in report.BEYOND:
         assert html.escape(section.title) not in before
+        (figures / "seeds").mkdir(exist_ok=True)
         for stem, _ in section.pictures:
             Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save(figures / f"{stem}.png")
+        for stem, _, _ in section.tables:
+            shutil.copy(figures / f"{Path(stem).name}.csv", figures / f"{stem}.csv")
         for stem, _ in section.numbers:
             pd.DataFrame({"row": [NASTY], "roc": [0.12345]}).to_csv(figures / f"{stem}.csv", index=False)
     about = {"commit": "b" * 40, "dirty": False, "inputs": {NASTY: "0"}}
@@ -123,6 +126,14 @@ def test_what_commands_outside_the_pipeline_wrote_is_shown_where_it_is_there(set
         assert f"Made by <code>{section.command}</code>" in text
     assert text.count("commit bbbbbbbbbbbb") == 1
     assert "<script" not in text
+
+
+def test_recall_at_1_of_every_method_is_shown_beside_table_3(settings: Config, figures: Path) -> None:
+    text = report.write(settings, figures).read_text()
+    recall = tables.cells(pd.read_csv(figures / "table3_retrieval.csv"), ["v2a_r1", "a2v_r1", "l2a_r1", "a2l_r1"])
+    assert list(recall.columns[-4:]) == ["V→A @1", "A→V @1", "L→A @1", "A→L @1"]
+    for cell in recall["L→A @1"]:
+        assert f"<td>{cell}</td>" in text
 
 
 def test_sections_hold_every_notebook_but_the_explorer() -> None:
