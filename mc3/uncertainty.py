@@ -268,10 +268,10 @@ def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
             scored = tables.discovery_scores(config, name, seed)
             for pair in evaluate.PAIRS:
                 if pair in scored:
-                    for metric, values in _discovery(scored[pair], scored["positive"], weights).items():
+                    for metric, values in _discovery(scored[pair], scored["positive"], weights, RECALLS).items():
                         cells.setdefault((name, f"{pair}_{metric}"), []).append(values)
     # Of a constant score all clips are tied: area one half, and the resample's prevalence as precision.
-    for metric, values in _discovery(np.zeros(len(scored)), scored["positive"], weights).items():
+    for metric, values in _discovery(np.zeros(len(scored)), scored["positive"], weights, RECALLS).items():
         for pair in evaluate.PAIRS:
             cells[RANDOM, f"{pair}_{metric}"] = [values] * len(config.seeds)
     areas = {cell: values for cell, values in cells.items() if cell[1].endswith(("_roc", "_pr"))}
@@ -279,10 +279,12 @@ def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
     return {name: _measured("clips", videos, part) for name, part in (("table2", areas), ("figure5", points))}
 
 
-def _discovery(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+def _discovery(
+    scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32], recalls: Sequence[float] = ()
+) -> dict[str, NDArray[np.float64]]:
     """Areas and precisions of `weights` [D, N], two million counts at a time."""
     blocks = np.array_split(weights, -(-weights.size // 2_000_000))
-    parts = [evaluate.resampled_discovery(scores, labels, block, RECALLS) for block in blocks]
+    parts = [evaluate.resampled_discovery(scores, labels, block, recalls) for block in blocks]
     return {metric: np.concatenate([part[metric] for part in parts]) for metric in parts[0]}
 
 
