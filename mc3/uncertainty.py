@@ -164,8 +164,10 @@ def forest(differences: pd.DataFrame, ks: Sequence[int] = (5, 10)) -> pd.DataFra
 
 
 def label(method: str) -> str:
-    """A row's name in print."""
-    return {RANDOM: "Random", "untrained": "untrained"}.get(method) or methods.get(method).label
+    """A row's name in print; that of a method which is not in mc3/methods.py (any more) is its name."""
+    if method in ("align", *methods.METHODS):
+        return methods.get(method).label
+    return "Random" if method == RANDOM else method
 
 
 def resamples(videos: ArrayLike, draws: int) -> NDArray[np.float32]:
