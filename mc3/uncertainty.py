@@ -320,9 +320,11 @@ def _table4(config: Config, draws: int) -> Measured:
     files = [probe.load_scores(probe.path(config, seed)) for seed in config.seeds]
     videos = probe.events(config)["video_uid"]
     weights = resamples(videos, draws)
+    known = {probe.UNTRAINED, *methods.METHODS}  # a method that was removed keeps its scores until the next probe
+    rows = sorted(row for row in set.intersection(*map(set, files)) if row.rpartition("/")[2] in known)
     cells: dict[Cell, list[NDArray[np.float64]]] = {}
     for scores in files:
-        for row in sorted(set.intersection(*map(set, files)) - {"labels"}):
+        for row in rows:
             for metric, values in classification(scores[row], scores["labels"], weights).items():
                 cells.setdefault((row, metric), []).append(values * (100 if metric in PERCENT else 1))
     return _measured("events", videos, cells)
