@@ -17,13 +17,15 @@ from typing import Any
 
 import pandas as pd
 
-from mc3 import evaluate, findings, methods, sweep_plots, tables, trials
+from mc3 import embed, evaluate, findings, methods, sweep_plots, tables, trials
 from mc3.config import Config, ConfigError, as_dict
 from mc3.data import DataError, manifest, prepare, world, write_whole
-from mc3.plots import save
+from mc3.data.shards import ClipDataset
+from mc3.plots import clip_cards, save
 
 TABLE = Path("figures") / "study.csv"
 REGIONS = Path("figures") / "study_regions.csv"
+FAILURES = Path("figures") / "study_failures"
 SEEDS = (0, 1, 2)
 COMPARED = {"mc3": "mc3", "without": "wo_consensus"}
 
@@ -154,11 +156,24 @@ def run(
     trials.write_table(REGIONS, regions)
     save(sweep_plots.study(gaps), TABLE.with_suffix(""))
     save(sweep_plots.study_regions(regions), REGIONS.with_suffix(""))
+    draw_failures(config)
     trials.record(config, "study", {"points": {name: prints[name] for name in found}, "seeds": list(seeds)})
     if schedule.skipped:
         print(f"{len(schedule.skipped)} points did not fit into {hours:g} hours: {'; '.join(schedule.skipped)}")
         print("the same command goes on with them")
     return gaps
+
+
+def draw_failures(config: Config) -> None:
+    """Clips of the pipeline's own world where consensus failed, as cards; said and left out before `make repro`."""
+    seed = config.seeds[0]
+    if not all(embed.path(config, name, seed).exists() for name in COMPARED.values()):
+        print(f"no embeddings of the pipeline's seed {seed}, so {FAILURES.name} is not drawn; `make repro` makes them")
+        return
+    rows, notes = findings.failures(config, seed, COMPARED["without"], COMPARED["mc3"])
+    save(
+        clip_cards(ClipDataset(config.paths.work / "shards", "ego4d", findings.SPLITS), rows, notes), FAILURES, dpi=120
+    )
 
 
 def one(point: Config, folder: Path, result: Path, seeds: Sequence[int]) -> None:

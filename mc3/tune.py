@@ -41,18 +41,24 @@ def space(method: str) -> list[str]:
     return [name for name in SPACE if name in free]
 
 
-def settings(config: Config, method: str, count: int) -> list[dict[str, float]]:
-    """`count` trials of a method: {} for the profile's settings, then points of the Halton sequence in its space."""
-    usual = {
+def usual(config: Config) -> dict[str, float]:
+    """The value of each of `SPACE` in these settings."""
+    return {
         "train.learning_rate": config.train.learning_rate,
         "loss.temperature": config.loss.temperature,
         "loss.consensus_weight": config.loss.consensus_weight,
     }
+
+
+def settings(config: Config, method: str, count: int) -> list[dict[str, float]]:
+    """`count` trials of a method: {} for the profile's settings, then points of the Halton sequence in its space."""
     sequence = qmc.Halton(len(SPACE), scramble=False)
-    sequence.fast_forward(1)  # its first point is a corner
+    sequence.fast_forward(2)  # its first point is a corner, its second has the profile's learning rate
     drawn = [dict(zip(SPACE, point, strict=True)) for point in sequence.random(count - 1)]
-    own = space(method)
-    rounded = [{name: float(f"{usual[name] * SPACE[name] ** (2 * at[name] - 1):.3g}") for name in own} for at in drawn]
+    own, at_profile = space(method), usual(config)
+    rounded = [
+        {name: float(f"{at_profile[name] * SPACE[name] ** (2 * at[name] - 1):.3g}") for name in own} for at in drawn
+    ]
     return [{}, *rounded]
 
 
@@ -78,7 +84,7 @@ def run(config: Config, count: int = TRIALS) -> pd.DataFrame:
     rows = []
     for job in schedule:
         method, number, changes, trial, seed = jobs[job]
-        short = {name.split(".")[1]: value for name, value in changes.items()}
+        short = {place.split(".")[1]: value for place, value in usual(trial).items() if place in space(method)}
         row: dict[str, Any] = {"method": method, "label": methods.get(method).label, "trial": number, "seed": seed}
         rows.append({**row, **short, **trials.validation(trial, method, seed)})
     table = chosen(pd.DataFrame(rows))
@@ -110,7 +116,7 @@ def chosen(each: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"methods had different numbers of trials: {table['method'].value_counts().to_dict()}")
     rocs = [name for name in ("av_roc", "al_roc") if name in table]
     table["mean"] = table[rocs].mean(axis=1)
-    table["chosen"] = table["mean"] == table.groupby("method")["mean"].transform("max")
+    table["chosen"] = table.index.isin(table.groupby("method")["mean"].idxmax())  # the earlier one of equals
     order = {name: number for number, name in enumerate(dict.fromkeys(table["method"]))}
     table = table.rename(columns={name: f"validation_{name}" for name in rocs})
     return table.sort_values(

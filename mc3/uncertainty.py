@@ -164,8 +164,10 @@ def forest(differences: pd.DataFrame, ks: Sequence[int] = (5, 10)) -> pd.DataFra
 
 
 def label(method: str) -> str:
-    """A row's name in print."""
-    return {RANDOM: "Random", "untrained": "untrained"}.get(method) or methods.get(method).label
+    """A row's name in print; that of a method which is not in mc3/methods.py (any more) is its name."""
+    if method in ("align", *methods.METHODS):
+        return methods.get(method).label
+    return "Random" if method == RANDOM else method
 
 
 def resamples(videos: ArrayLike, draws: int) -> NDArray[np.float32]:
@@ -268,10 +270,10 @@ def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
             scored = tables.discovery_scores(config, name, seed)
             for pair in evaluate.PAIRS:
                 if pair in scored:
-                    for metric, values in _discovery(scored[pair], scored["positive"], weights).items():
+                    for metric, values in _discovery(scored[pair], scored["positive"], weights, RECALLS).items():
                         cells.setdefault((name, f"{pair}_{metric}"), []).append(values)
     # Of a constant score all clips are tied: area one half, and the resample's prevalence as precision.
-    for metric, values in _discovery(np.zeros(len(scored)), scored["positive"], weights).items():
+    for metric, values in _discovery(np.zeros(len(scored)), scored["positive"], weights, RECALLS).items():
         for pair in evaluate.PAIRS:
             cells[RANDOM, f"{pair}_{metric}"] = [values] * len(config.seeds)
     areas = {cell: values for cell, values in cells.items() if cell[1].endswith(("_roc", "_pr"))}
@@ -279,10 +281,12 @@ def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
     return {name: _measured("clips", videos, part) for name, part in (("table2", areas), ("figure5", points))}
 
 
-def _discovery(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+def _discovery(
+    scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32], recalls: Sequence[float] = ()
+) -> dict[str, NDArray[np.float64]]:
     """Areas and precisions of `weights` [D, N], two million counts at a time."""
     blocks = np.array_split(weights, -(-weights.size // 2_000_000))
-    parts = [evaluate.resampled_discovery(scores, labels, block, RECALLS) for block in blocks]
+    parts = [evaluate.resampled_discovery(scores, labels, block, recalls) for block in blocks]
     return {metric: np.concatenate([part[metric] for part in parts]) for metric in parts[0]}
 
 
@@ -316,9 +320,11 @@ def _table4(config: Config, draws: int) -> Measured:
     files = [probe.load_scores(probe.path(config, seed)) for seed in config.seeds]
     videos = probe.events(config)["video_uid"]
     weights = resamples(videos, draws)
+    known = {probe.UNTRAINED, *methods.METHODS}  # a method that was removed keeps its scores until the next probe
+    rows = sorted(row for row in set.intersection(*map(set, files)) if row.rpartition("/")[2] in known)
     cells: dict[Cell, list[NDArray[np.float64]]] = {}
     for scores in files:
-        for row in sorted(set.intersection(*map(set, files)) - {"labels"}):
+        for row in rows:
             for metric, values in classification(scores[row], scores["labels"], weights).items():
                 cells.setdefault((row, metric), []).append(values * (100 if metric in PERCENT else 1))
     return _measured("events", videos, cells)

@@ -133,6 +133,18 @@ def test_without_a_truth_file_regions_two_to_four_are_one(
     assert judged.loc["align_agreement", "checks"].endswith("of 2")
 
 
+def test_claims_about_methods_that_were_removed_are_not_measured_and_the_rest_is_judged(
+    settings: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in set(methods.METHODS) - {"clap", "mc3"}:
+        monkeypatch.delitem(methods.METHODS, name)
+    monkeypatch.setattr("mc3.findings.CHECKPOINTS", ("align", "mc3"))
+    judged = claims.table(claims.checks(uncertainty.measure(settings, draws=20))).set_index("claim")
+    assert judged.loc["consensus_helps", "verdict"] == claims.UNMEASURED
+    assert judged.loc["al_discovery", "checks"].endswith("of 2")
+    assert judged.loc["consensus_pulls", "checks"].endswith("of 2")
+
+
 def test_the_sentence_counts_all_claims(measured: dict[str, uncertainty.Measured]) -> None:
     judged = claims.table(claims.checks(measured))
     sentence = claims.sentence(judged)
