@@ -24,10 +24,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,19 +33,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import gather_object
-from timm.models import vision_transformer as timm_block
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Subset
-from transformers.models.distilbert import modeling_distilbert as distilbert
 
 from mc3 import batches, cost, evaluate, methods, objectives, runs
 from mc3.config import Config, ConfigError, Train, as_dict
 from mc3.data import DataError
 from mc3.data.shards import ClipDataset, read_index
-from mc3.encoders import video
 from mc3.methods import Method
-from mc3.model import MC3
+from mc3.model import MC3, freeze, recompute
 from mc3.objectives import Objective
 
 STOPPED = 75  # sysexits.h EX_TEMPFAIL
@@ -109,38 +103,6 @@ def make_optimizer(train: Train, model: MC3, objective: Objective | None = None)
     if objective is not None and (own := [p for p in objective.parameters() if p.requires_grad]):
         optimizer.add_param_group({"params": own, "weight_decay": 0.0})
     return optimizer
-
-
-def freeze(model: MC3, learning: tuple[str, ...], patterns: Sequence[str] = ()) -> None:
-    """Only these modalities' encoders learn; the others are fixed, dropout included.
-
-    Parameters whose name fits one of `patterns` (of fnmatch) are fixed too.
-
-    Raises:
-        ConfigError: a pattern fits no parameter, or nothing is left to learn.
-    """
-    for modality, encoder in model.encoders.items():
-        encoder.requires_grad_(modality in learning).train(modality in learning)
-    for pattern in patterns:
-        fixed = [parameter for name, parameter in model.named_parameters() if fnmatchcase(name, pattern)]
-        if not fixed:
-            name = next(name for name, _ in model.named_parameters())
-            raise ConfigError(f"train.freeze has {pattern!r}, which fits no parameter; they are named like {name}")
-        for parameter in fixed:
-            parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError(f"train.freeze {list(patterns)} leaves nothing to learn in {', '.join(learning)}")
-
-
-def recompute(model: MC3) -> None:
-    """Keep only the inputs of transformer blocks for the backward pass, which computes the rest again.
-
-    Dropout draws the same again. Half the memory and less, for a third more time.
-    """
-    for module in model.modules():
-        if isinstance(module, video.Block | timm_block.Block | distilbert.TransformerBlock):
-            whole = partial(checkpoint, module.forward, use_reentrant=False)
-            module.forward = whole  # type: ignore[method-assign]  # in place, so that parameters keep their names
 
 
 def check(train: Train) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mc3 import cli, config, cost, methods, train
+from mc3 import cli, config, cost, methods
 from mc3.config import AudioConfig, ModelConfig, TextConfig, VideoConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +70,7 @@ def test_kept_bytes_are_those_that_are_really_kept(precision, recompute):
     )
     encoders = torch.nn.ModuleDict(cost.make_encoders(profile.model))
     if recompute:
-        train.recompute(encoders)  # type: ignore[arg-type]
+        recompute(encoders)
     own = {parameter.data_ptr() for parameter in encoders.parameters()}
 
     def kept(clips: int) -> int:

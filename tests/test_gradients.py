@@ -13,6 +13,7 @@ from torch import Tensor
 from mc3 import batches, losses, methods, objectives, runs, train
 from mc3.config import Config, ConfigError
 from mc3.data import media
+from mc3.model import recompute
 
 CLOSE = {torch.float32: 4e-6, torch.float64: 1e-12}  # of a gradient's norm: what the order of sums changes at tau .05
 
@@ -35,7 +36,7 @@ def gradients(config: Config, method: str, dtype: torch.dtype = torch.float64) -
     recipe, model = methods.get(method), train.initial(config, SEED).to(dtype)
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     if config.train.recompute:
-        train.recompute(model)
+        recompute(model)
     files = runs.Run(config, f"{method}-{SEED}", "", main=False)
     trainer, found = train.Trainer(config, recipe, SEED, accelerator, model, files), {}
     for k in range(len(recipe.stages)):
@@ -135,7 +136,7 @@ def saved_bytes(config: Config) -> int:
     """What autograd holds between forward and backward."""
     model, held = train.initial(config, SEED), {}
     if config.train.recompute:
-        train.recompute(model)
+        recompute(model)
     inputs = {"video": torch.zeros(8, 4, 32, 32, 3), "text": torch.ones(8, 16, dtype=torch.int64)}
     keep = []
 
