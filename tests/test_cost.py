@@ -70,7 +70,7 @@ def test_kept_bytes_are_those_that_are_really_kept(precision, recompute):
     )
     encoders = torch.nn.ModuleDict(cost.make_encoders(profile.model))
     if recompute:
-        recompute(encoders)
+        forget(encoders)
     own = {parameter.data_ptr() for parameter in encoders.parameters()}
 
     def kept(clips: int) -> int:
