@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mc3 import cli, config, cost, methods
 from mc3.config import AudioConfig, ModelConfig, TextConfig, VideoConfig
+from mc3.model import recompute as forget
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGE = methods.get("mc3").stages[0]
