@@ -7,11 +7,13 @@ PY = .venv/bin/python
 # the recipes; the others would let packages from outside .venv in.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: help setup repro test test-slow lint lab clean
+.PHONY: help setup repro seeds study test test-slow lint lab clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make repro      every table and figure of the paper from nothing, about 12 minutes on two CPU cores'
+	@echo 'make seeds      Tables 2-4 over five seeds, into figures/seeds: 40 minutes after make repro'
+	@echo 'make study      when does consensus help? worlds of other rates, at most 2 hours'
 	@echo 'make test       linters, types and the tests that take minutes'
 	@echo 'make test-slow  the tests marked slow as well: 20 to 60 minutes and 25 GB of disk'
 	@echo 'make lab        the notebooks in JupyterLab'
@@ -62,6 +64,15 @@ repro: setup
 	@$(PY) -m mc3.cli repro
 	@$(PY) -m mc3.cli compare
 	@$(PY) -m mc3.cli summary
+
+seeds: setup
+	@$(PY) -m mc3.cli repro
+	@$(PY) -m mc3.cli seeds
+	@$(PY) -m mc3.cli report
+
+study: setup
+	@$(PY) -m mc3.cli study
+	@$(PY) -m mc3.cli report
 
 test: lint
 	@echo '== tests (some minutes)'

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mc3 import batches, config, cost, losses, methods, train
+from mc3 import batches, config, cost, losses, methods, objectives, train
 from mc3.data import tokenizer
-from mc3.model import MC3
+from mc3.model import MC3, freeze, recompute
 
 STAGE = methods.get("mc3").stages[0]
 WAYS = ("mc3", "straightforward")
@@ -124,14 +124,14 @@ def stepper(settings: config.Config, way: str, precision: str) -> Callable[[int]
     torch.manual_seed(0)
     words = tokenizer.train(["C cuts a carrot", "C washes a plate"], settings.model.text.vocab_size)
     model = MC3(settings.model, words).to(device())
-    train.freeze(model, STAGE.train)
+    freeze(model, STAGE.train)
     called: Any = model
     if way == "straightforward":
         called = Straightforward(model)
         optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), settings.train.learning_rate)
     else:
         if settings.train.recompute:
-            train.recompute(model)
+            recompute(model)
         if settings.train.compile:
             for encoder in model.encoders.values():
                 encoder.compile()
@@ -150,7 +150,8 @@ def stepper(settings: config.Config, way: str, precision: str) -> Callable[[int]
         inputs["video"] = batches.augment(inputs["video"], theta, settings.model.video.image_size)
         with torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16"):
             embeddings = called({m: inputs[m] if m == "text" else inputs[m].float() for m in STAGE.modalities})
-        loss, _ = train.losses_of(settings, STAGE, embeddings, [size])
+        batch = objectives.Batch(inputs, [slice(size)], torch.arange(size), [size], number)
+        loss, _ = objectives.Objective(settings, STAGE)(embeddings, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.train.gradient_clip)
         optimizer.step()

@@ -179,11 +179,46 @@ def embed(args: argparse.Namespace) -> None:
         embed.run_all(config, args.seed)
 
 
+def seeds(args: argparse.Namespace) -> None:
+    """Tables 2-4 over five seeds, written to figures/seeds; the pipeline and its figures stay as they are."""
+    config = _load(args)
+    from mc3 import seeds, tables
+
+    found = seeds.run(config, args.seeds)
+    for stem, table in found.items():
+        print(f"\n{stem}\n{tables.to_markdown(table)}")
+
+
 def tune(args: argparse.Namespace) -> None:
-    """Compare the readings of Eq. 2-3 on the validation split."""
+    """Tune every method on the validation split, the same number of trials each; or compare readings of Eq. 2-3."""
+    config = _load(args)
     from mc3 import tune
 
-    tune.run(_load(args))
+    if args.what == "readings":
+        tune.readings(config)
+    else:
+        tune.run(config, args.trials)
+
+
+def ablate(args: argparse.Namespace) -> None:
+    """Train MC3 under the changed settings of one ablation, of several or of all; writes figures/ablations.csv."""
+    config = _load(args)
+    from mc3 import ablations
+
+    if args.list:
+        for name, settings in ablations.ABLATIONS.items():
+            print(f"{name}: {'; '.join(settings)}")
+        return
+    table = ablations.run(config, args.names, args.seeds)
+    print(table.round(3).to_string(index=False))
+
+
+def study(args: argparse.Namespace) -> None:
+    """Measure what consensus gains in worlds of other rates: figures/study.csv, curves and heat maps."""
+    config = _load(args)
+    from mc3 import study
+
+    study.run(config, args.hours, args.seeds)
 
 
 def discover(args: argparse.Namespace) -> None:
@@ -385,7 +420,18 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("folder", type=Path, help="the top of ESC-50 or ESC-10, as published")
     step.add_argument("--seed", type=int, default=0, help="of the checkpoints (default: 0)")
     step.add_argument("--full-size", action="store_true", help="also an untrained encoder of the paper's size: minutes")
-    add("tune", tune, "mc3 tune")
+    step = add("seeds", seeds, "mc3 seeds --seeds 0 1 2 3 4")
+    step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
+    step = add("tune", tune, "mc3 tune --trials 4")
+    step.add_argument("what", nargs="?", choices=["methods", "readings"], default="methods", help="default: methods")
+    step.add_argument("--trials", type=int, default=4, help="of each method, the profile's settings first (default: 4)")
+    step = add("ablate", ablate, "mc3 ablate anchor frames")
+    step.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
+    step.add_argument("--seeds", type=int, nargs="+", help="default: the profile's")
+    step.add_argument("--list", action="store_true", help="only print the ablations and their settings")
+    step = add("study", study, "mc3 study --hours 2")
+    step.add_argument("--hours", type=float, default=2.0, help="begin no point that would end later (default: 2)")
+    step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="trainings a point (default: 0 1 2)")
     step = add("discover", discover, "mc3 discover my_video.mp4")
     step.add_argument("video", type=Path, help="a video file with sound")
     step.add_argument("--checkpoint", type=Path, help="a checkpoint's folder (default: the first seed's mc3)")

@@ -40,6 +40,26 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Rates:
+    """How often the generated world's modalities agree. The profile's are choices, where the paper has no number.
+
+    `unseen`: share of the actions outside of region I that the camera misses; `heard_unseen`: share of those that are
+    heard all the same (region IV). `on_screen`: share of time in which a visible source that nobody narrates (TV,
+    machine, tap) sounds (region II); `off_screen`: one out of view (traffic, speech, somebody else at work).
+    `sounding` multiplies Table 1's sounding rates and `signal_db` is added to the actions' level. `misnarrated`: share
+    of the training narrations that name another action; labelled clips are narrated as they are.
+    """
+
+    unseen: float
+    heard_unseen: float
+    on_screen: float
+    off_screen: float
+    sounding: float
+    signal_db: float
+    misnarrated: float
+
+
+@dataclass(frozen=True)
 class World:
     """The generated world: videos a split (the last `silent_videos` training ones lack audio), EPIC-Sounds events."""
 
@@ -51,6 +71,7 @@ class World:
     fps: int
     size: int
     epic_events: dict[str, int]
+    rates: Rates
     workers: int
 
 

@@ -19,6 +19,7 @@ from mc3.config import Config, ModelConfig
 from mc3.encoders.audio import patch_grid
 from mc3.encoders.weights import ENCODERS
 from mc3.methods import Stage
+from mc3.model import freeze, recompute
 
 PEAK_TFLOPS: dict[
     str, dict[str, float]
@@ -122,17 +123,15 @@ def saved_bytes(config: Config, stage: Stage) -> tuple[float, float]:
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from mc3 import train
-
-    def kept(clips: int, recompute: bool) -> int:
+    def kept(clips: int, twice: bool) -> int:
         model = torch.nn.Module()
         with torch.device("meta"):
             model.encoders = torch.nn.ModuleDict(make_encoders(config.model))
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to_empty(device="cpu")
-            train.freeze(model, stage.train, config.train.freeze)  # type: ignore[arg-type]
-            if recompute:
-                train.recompute(model)  # type: ignore[arg-type]
+            freeze(model, stage.train, config.train.freeze)
+            if twice:
+                recompute(model)
             own = {p.untyped_storage()._cdata for p in model.parameters()}
             found: dict[int, int] = {}
             held: list[Tensor] = []  # so that no storage is freed and its place taken by another
@@ -153,13 +152,13 @@ def saved_bytes(config: Config, stage: Stage) -> tuple[float, float]:
             del outputs
             return sum(found.values())
 
-    def a_clip(recompute: bool) -> tuple[float, float]:
-        one, three = kept(1, recompute), kept(3, recompute)
+    def a_clip(twice: bool) -> tuple[float, float]:
+        one, three = kept(1, twice), kept(3, twice)
         return (three - one) / 2, one - (three - one) / 2
 
     clip, fixed = a_clip(config.train.recompute)
     if config.train.recompute:  # what one block computes again is there while its gradient is taken
-        clip += (a_clip(recompute=False)[0] - clip) / max(config.model.video.depth, config.model.audio.depth)
+        clip += (a_clip(twice=False)[0] - clip) / max(config.model.video.depth, config.model.audio.depth)
     return clip, fixed
 
 

@@ -97,6 +97,12 @@ def inputs(config: Config, method: str, seed: int) -> str:
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
+def unchanged(config: Config, method: str, seed: int) -> bool:
+    """Whether there are embeddings of just these `inputs`."""
+    file = path(config, method, seed)
+    return file.exists() and load(file)[1].get("inputs") == inputs(config, method, seed)
+
+
 def run_all(config: Config, seed: int) -> list[Path]:
     """Embed with the align checkpoint and every method of `seed`; files of methods that are no more are removed.
 
@@ -107,8 +113,8 @@ def run_all(config: Config, seed: int) -> list[Path]:
     for leftover in set(files[0].parent.glob("*.safetensors")) - set(files):
         leftover.unlink()
     held: dict[str, Any] = {}
-    for name, file in zip(names, files, strict=True):
-        if file.exists() and load(file)[1].get("inputs") == inputs(config, name, seed):
+    for name in names:
+        if unchanged(config, name, seed):
             print(f"{name}-{seed}: unchanged")
         else:
             run(config, name, seed, held)

@@ -83,29 +83,48 @@ def bootstrap(scores: ArrayLike, labels: ArrayLike, draws: int = 1000, seed: int
     paired: subtract them for an interval of the difference. A resample of one class is NaN.
     """
     scores, labels = _scored(scores, labels)
-    order = np.argsort(-scores, kind="stable")
-    positive = labels[order].astype(np.float64)
-    # Clips with the same score cross the threshold together: sums up to the last of each run.
-    last = np.r_[np.flatnonzero(np.diff(scores[order])), len(scores) - 1]
     rng = np.random.default_rng(seed)
-    roc, pr = [], []
+    found: list[dict[str, NDArray[np.float64]]] = []
     n = len(scores)
     block = max(1, 2_000_000 // n)
     for begin in range(0, draws, block):
         size = min(block, draws - begin)
         drawn = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)[:, order]
-        true = np.cumsum(counts * positive, axis=1)[:, last]
-        seen = np.cumsum(counts, axis=1)[:, last]
-        false = seen - true
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found = np.diff(true, axis=1, prepend=0) / true[:, -1:]
-            precision = np.where(seen > 0, true / seen, 0)
-            pr.append(np.where(true[:, -1] > 0, np.sum(found * precision, axis=1), np.nan))
-            middle = true - np.diff(true, axis=1, prepend=0) / 2
-            roc.append(np.sum(np.diff(false, axis=1, prepend=0) * middle, axis=1) / (true[:, -1] * false[:, -1]))
-    both = {"roc": np.concatenate(roc), "pr": np.concatenate(pr)}
-    return {name: np.where(np.isnan(both["roc"]), np.nan, values) for name, values in both.items()}
+        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
+        found.append(resampled_discovery(scores, labels, counts))
+    return {name: np.concatenate([part[name] for part in found]) for name in ("roc", "pr")}
+
+
+def resampled_discovery(
+    scores: ArrayLike, labels: ArrayLike, counts: NDArray, recalls: Sequence[float] = ()
+) -> dict[str, NDArray[np.float64]]:
+    """`discovery`'s areas of given resamples, each [D]; a resample of one class is NaN.
+
+    Args:
+        scores: [N].
+        labels: [N], 0 and 1.
+        counts: [D, N], how often each clip was drawn.
+        recalls: for each also `p{percent}`, the precision of the highest threshold that reaches it.
+    """
+    scores, labels = _scored(scores, labels)
+    order = np.argsort(-scores, kind="stable")
+    positive = labels[order].astype(np.float64)
+    # Clips with the same score cross the threshold together: sums up to the last of each run.
+    last = np.r_[np.flatnonzero(np.diff(scores[order])), len(scores) - 1]
+    counts = counts[:, order]
+    true = np.cumsum(counts * positive, axis=1)[:, last]
+    seen = np.cumsum(counts, axis=1, dtype=np.float64)[:, last]
+    false = seen - true
+    with np.errstate(invalid="ignore", divide="ignore"):
+        step = np.diff(true, axis=1, prepend=0)
+        precision = np.where(seen > 0, true / seen, 0)
+        values = {"roc": np.sum(np.diff(false, axis=1, prepend=0) * (true - step / 2), axis=1)}
+        values["roc"] /= true[:, -1] * false[:, -1]
+        values["pr"] = np.sum(step / true[:, -1:] * precision, axis=1)
+    for recall in recalls:
+        first = np.argmax(true >= (recall - 1e-9) * true[:, -1:], axis=1)
+        values[f"p{round(100 * recall)}"] = np.take_along_axis(precision, first[:, None], axis=1)[:, 0]
+    return {name: np.where(np.isnan(values["roc"]), np.nan, drawn) for name, drawn in values.items()}
 
 
 def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:

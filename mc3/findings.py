@@ -122,6 +122,30 @@ def similarities(config: Config, seed: int, checkpoints: Sequence[str] = CHECKPO
     return pd.concat(frames, ignore_index=True)
 
 
+def failures(
+    config: Config, seed: int, before: str = "wo_consensus", after: str = "mc3"
+) -> tuple[list[int], list[str]]:
+    """Where refinement failed: of each region the test clip that it moved furthest to the wrong side.
+
+    A clip's place is the share of the test clips with a similarity of sound and picture not above its own. Those of
+    region I should rise from `before` to `after`, the others fall. Rows and a note (region, both places) for each.
+    """
+    index = clips(config)
+    points = similarities(config, seed, (before, after))
+    places = points.groupby("checkpoint")["audio_video"].rank(pct=True, method="max")
+    by_clip = points.assign(place=places).pivot(index="clip_id", columns="checkpoint", values="place")
+    old, new = (by_clip[methods.get(name).label] for name in (before, after))
+    region = index.set_index("clip_id")["region"].reindex(by_clip.index)
+    wrong = (new - old) * np.where(region == "I", -1, 1)
+    row_of = dict(zip(index["clip_id"], index.index, strict=True))
+    rows, notes = [], []
+    for name in sorted(region.unique()):
+        worst = str(wrong[region == name].idxmax())
+        rows.append(int(row_of[worst]))
+        notes.append(f"region {name}: place {old[worst]:.0%} w/o consensus, {new[worst]:.0%} with it")
+    return rows, notes
+
+
 def by_region(points: pd.DataFrame) -> pd.DataFrame:
     """`similarities` summed up: quantiles, and how well each pair's similarity tells region I from each other region.
 

@@ -30,7 +30,9 @@ def _exact(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def info_nce(queries: Tensor, keys: Tensor, temperature: float, offset: int = 0) -> Tensor:
+def info_nce(
+    queries: Tensor, keys: Tensor, temperature: float | Tensor, offset: int = 0, excluded: Tensor | None = None
+) -> Tensor:
     """Eq. 1, one direction: each query must find the key of its own sample among all keys.
 
     Args:
@@ -38,12 +40,15 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float, offset: int = 0)
         keys: [N, D] unit embeddings of modality j, N >= B.
         temperature: tau; logits are cosines over tau.
         offset: query t's own key is row `offset + t`.
+        excluded: bool, [B, N], true where a key is not to be compared with a query.
 
     Returns:
         The mean over the queries, a scalar; log N when all logits are equal.
     """
     with torch.autocast(queries.device.type, enabled=False):
         logits_BN = _exact(queries) @ _exact(keys).T / temperature
+        if excluded is not None:
+            logits_BN = logits_BN.masked_fill(excluded, -torch.inf)
         targets_B = torch.arange(offset, offset + len(queries), device=queries.device)
         return cross_entropy(logits_BN, targets_B)
 
@@ -51,7 +56,7 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float, offset: int = 0)
 def pairwise(
     embeddings: Mapping[str, Tensor],
     pairs: Sequence[tuple[str, str]],
-    temperature: float,
+    temperature: float | Tensor,
     keys: Mapping[str, Tensor] | None = None,
     offset: int = 0,
 ) -> dict[str, Tensor]:

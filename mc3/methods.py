@@ -15,6 +15,9 @@ Keys of an entry
         consensus    weight of the consensus loss, Eq. 3, in units of the profile's `loss.consensus_weight` (0)
         temperature  its own temperature, where the method's paper fixes one (the profile's)
         train        modalities whose encoders learn; the others are frozen (those in `pairs`)
+        loss         its kind of contrastive loss and that kind's settings, one of `LOSSES` ({"kind": "info_nce"})
+
+`OTHERS` are recipes that `mc3 train` knows but no table has.
 """
 
 from __future__ import annotations
@@ -25,13 +28,23 @@ from typing import Any
 
 MODALITIES = ("audio", "video", "text")
 
+# The kinds of contrastive loss (`mc3.objectives`) and the settings that each takes
+LOSSES: dict[str, set[str]] = {
+    "info_nce": set(),  # Eq. 1: the batch's other clips are the negatives
+    "learnt_scale": {"highest"},  # the same, times a learnt scale instead of over a fixed temperature
+    "active_negatives": {"pool", "negatives", "momentum"},
+    "memory_bank": {"negatives", "momentum"},
+}
+
 ALIGN: dict[str, Any] = {"label": "align stage", "start": "init", "stages": [{"epochs": "align", "pairs": "all"}]}
 
 METHODS: dict[str, dict[str, Any]] = {
     "clap": {"label": "CLAP", "paper": "CLAP", "start": "init",
-             "stages": [{"epochs": "both", "pairs": ["audio-text"]}]},
-    "cm_acc": {"label": "CM-ACC (without active sampling)", "paper": "CM-ACC", "start": "init",
-               "stages": [{"epochs": "both", "pairs": ["audio-video"]}]},
+             "stages": [{"epochs": "both", "pairs": ["audio-text"], "contrastive": 0.5, "temperature": 0.07,
+                         "loss": {"kind": "learnt_scale", "highest": 100.0}}]},
+    "cm_acc": {"label": "CM-ACC", "paper": "CM-ACC", "start": "init",
+               "stages": [{"epochs": "both", "pairs": ["audio-video"], "temperature": 0.7,
+                           "loss": {"kind": "active_negatives", "pool": 1024, "negatives": 128, "momentum": 0.99}}]},
     "cmc": {"label": "CMC", "paper": "CMC", "start": "init",
             "stages": [{"epochs": "both", "pairs": "all", "temperature": 0.07}]},
     "imagebind": {"label": "ImageBind", "paper": "ImageBind", "start": "init",
@@ -47,6 +60,12 @@ METHODS: dict[str, dict[str, Any]] = {
             "stages": [{"epochs": "refine", "pairs": "all", "consensus": 1.0}]},
 }  # fmt: skip
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "cmc_bank": {"label": "CMC, memory bank", "start": "init",
+                 "stages": [{"epochs": "both", "pairs": "all", "temperature": 0.07,
+                             "loss": {"kind": "memory_bank", "negatives": 256, "momentum": 0.5}}]},
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -58,6 +77,8 @@ class Stage:
     consensus: float
     temperature: float | None
     train: tuple[str, ...]
+    loss: str
+    settings: dict[str, Any]
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -85,7 +106,7 @@ class Method:
 
 def get(name: str) -> Method:
     """The recipe called `name`; "align" is the shared first stage. KeyError names the known ones."""
-    entries: dict[str, dict[str, Any]] = {"align": ALIGN, **METHODS}
+    entries: dict[str, dict[str, Any]] = {"align": ALIGN, **METHODS, **OTHERS}
     if name not in entries:
         raise KeyError(f"no method {name!r} in mc3/methods.py; known: {', '.join(entries)}")
     entry = entries[name]
@@ -94,7 +115,7 @@ def get(name: str) -> Method:
 
 
 def _stage(method: str, entry: dict[str, Any]) -> Stage:
-    known = {"epochs", "pairs", "contrastive", "consensus", "temperature", "train"}
+    known = {"epochs", "pairs", "contrastive", "consensus", "temperature", "train", "loss"}
     if unknown := set(entry) - known:
         raise KeyError(
             f"method {method!r} in mc3/methods.py has an unknown key {sorted(unknown)[0]!r}; known: {sorted(known)}"
@@ -106,6 +127,11 @@ def _stage(method: str, entry: dict[str, Any]) -> Stage:
     for modality in {m for pair in pairs for m in pair} | set(entry.get("train", ())):
         if modality not in MODALITIES:
             raise KeyError(f"method {method!r} in mc3/methods.py names {modality!r}; modalities are {MODALITIES}")
+    settings = dict(entry.get("loss", {"kind": "info_nce"}))
+    kind = settings.pop("kind", None)
+    if set(settings) != LOSSES.get(kind):
+        takes = "; ".join(f"{k} takes {', '.join(sorted(names)) or 'nothing'}" for k, names in LOSSES.items())
+        raise KeyError(f"method {method!r} in mc3/methods.py has the loss {entry['loss']}; {takes}")
     stage = Stage(entry["epochs"], pairs, entry.get("contrastive", 1.0), entry.get("consensus", 0.0),
-                  entry.get("temperature"), ())  # fmt: skip
+                  entry.get("temperature"), (), kind, settings)  # fmt: skip
     return Stage(**{**stage.__dict__, "train": tuple(entry.get("train", stage.modalities))})

@@ -9,22 +9,28 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from timm.models import vision_transformer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
+from transformers.models.distilbert.modeling_distilbert import TransformerBlock
 
 from mc3.config import ConfigError, ModelConfig, as_dict, build
 from mc3.data import DataError
 from mc3.encoders import text
 from mc3.encoders.audio import AudioEncoder
 from mc3.encoders.text import TextEncoder
-from mc3.encoders.video import VideoEncoder
+from mc3.encoders.video import Block, VideoEncoder
 from mc3.encoders.weights import mismatch
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
@@ -136,6 +142,38 @@ class MC3(nn.Module):
             raise DataError(f"the checkpoint at {folder} is damaged ({error}); {command} again") from error
         _load(model, tensors, folder / WEIGHTS)
         return model.to(device).eval()
+
+
+def freeze(model: nn.Module, learning: tuple[str, ...], patterns: Sequence[str] = ()) -> None:
+    """Only these modalities' encoders learn; the others are fixed, dropout included.
+
+    Parameters whose name fits one of `patterns` (of fnmatch) are fixed too.
+
+    Raises:
+        ConfigError: a pattern fits no parameter, or nothing is left to learn.
+    """
+    for modality, encoder in cast(nn.ModuleDict, model.encoders).items():
+        encoder.requires_grad_(modality in learning).train(modality in learning)
+    for pattern in patterns:
+        fixed = [parameter for name, parameter in model.named_parameters() if fnmatchcase(name, pattern)]
+        if not fixed:
+            name = next(name for name, _ in model.named_parameters())
+            raise ConfigError(f"train.freeze has {pattern!r}, which fits no parameter; they are named like {name}")
+        for parameter in fixed:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"train.freeze {list(patterns)} leaves nothing to learn in {', '.join(learning)}")
+
+
+def recompute(model: nn.Module) -> None:
+    """Keep only the inputs of transformer blocks for the backward pass, which computes the rest again.
+
+    Dropout draws the same again. Half the memory and less, for a third more time.
+    """
+    for module in model.modules():
+        if isinstance(module, Block | vision_transformer.Block | TransformerBlock):
+            whole = partial(checkpoint, module.forward, use_reentrant=False)
+            module.forward = whole  # type: ignore[method-assign]  # in place, so that parameters keep their names
 
 
 def _read(path: Path, remedy: str) -> dict[str, Tensor]:

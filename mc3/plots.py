@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from PIL import Image
 
@@ -518,6 +519,40 @@ def overview(table: pd.DataFrame, strong: str = "MC3") -> Figure:
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
     names = ["measured here", "paper (Ego4D; where there is an axis above, on that one)"]
     figure.legend([bars[-1], marks], names, loc="outside lower center", ncols=2)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def differences(table: pd.DataFrame, strong: str = "MC3") -> Figure:
+    """MC3 minus each other row, with intervals; blue where it is ahead beyond them, orange where it is behind.
+
+    `table`: line (panels that stand in one line of the figure and share their rows), panel, label, row (the label's
+    place), difference, low, high.
+    """
+    lines = [part for _, part in table.groupby("line", sort=False)]
+    heights = [0.115 * part["label"].nunique() + 0.42 for part in lines]
+    figure = _figure(PAGE, sum(heights) + 0.25, dpi=200)  # laid out as it is saved: hinting widens the long labels
+    for panel, part in zip(
+        figure.subfigures(len(lines), 1, squeeze=False, height_ratios=heights)[:, 0], lines, strict=True
+    ):
+        labels, names = list(dict.fromkeys(part.sort_values("row")["label"])), list(dict.fromkeys(part["panel"]))
+        axes = panel.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for ax, name in zip(axes, names, strict=True):
+            rows = part[part["panel"] == name].set_index("label").reindex(labels)
+            y = np.arange(len(labels))
+            colours = np.select([rows["low"] > 0, rows["high"] < 0], [YES, NO], GREY)
+            ax.axvline(0, color="black", linewidth=0.7)
+            ax.hlines(y, rows["low"], rows["high"], color=colours, linewidth=1.1)
+            ax.scatter(rows["difference"], y, s=11, c=colours, linewidths=0, zorder=3)
+            ax.set_title(name)
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.tick_params(axis="y", length=0)
+            ax.grid(axis="y", visible=False)
+        axes[0].set_yticks(y, [_wrap(label, 32, 1) for label in labels], fontsize=6)
+        axes[0].set_ylim(len(labels) - 0.4, -0.6)
+    handles = [Line2D([], [], color=c, marker="o", markersize=3.4, linewidth=1.1) for c in (YES, GREY, NO)]
+    words = [f"{strong} ahead", "interval includes 0", f"{strong} behind"]
+    figure.legend(handles, words, loc="outside lower center", ncols=3)
     return figure
 
 

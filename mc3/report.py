@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from mc3 import plots, tables
+from mc3 import claims, plots, tables
 from mc3.config import Config
 from mc3.data import DataError, write_whole
 
@@ -30,6 +30,7 @@ START, END = "<!-- results -->", "<!-- /results -->"
 class Section:
     """What one notebook wrote: its table, its pictures with captions, and numbers worth a table of their own.
 
+    `tables` are more tables like Tables 2-4: stem, caption and the metrics to show, none for those of the paper.
     Or what a `command` outside of the pipeline wrote, under the name `notebook`; it is shown where it was run.
     """
 
@@ -39,10 +40,22 @@ class Section:
     table: str = ""
     pictures: tuple[tuple[str, str], ...] = ()
     numbers: tuple[tuple[str, str], ...] = ()
+    tables: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
     command: str = ""
 
 
 SECTIONS = (
+    Section(
+        "claims",
+        "What holds of the paper",
+        "Every sentence of the paper that compares results, as paired differences on the same test videos and seeds. A "
+        "claim holds if the 95 % intervals of all its comparisons lie above zero, does not if one lies below, and is "
+        "undecided otherwise. The weakest comparison decides and is shown; figures/claim_checks.csv has all of them.",
+        pictures=(("differences", "MC3 minus every other row, with 95 % intervals; recall and top-k in percent."),),
+        numbers=(
+            ("claims", "The paper's claims, in our words. In the paper: comparisons that its own numbers bear out."),
+        ),
+    ),
     Section(
         "data",
         "Data: clips, how often actions sound, and the long tail (Table 1, Figure 4)",
@@ -76,6 +89,13 @@ SECTIONS = (
         table="table3_retrieval",
         pictures=(
             ("figure7_retrieval", "Figure 7. Queries drawn by chance: two that are answered and one that is not."),
+        ),
+        tables=(
+            (
+                "table3_retrieval",
+                "The supplement's recall at 1, in percent, whose numbers the paper does not print.",
+                ("v2a_r1", "a2v_r1", "l2a_r1", "a2l_r1"),
+            ),
         ),
     ),
     Section(
@@ -113,6 +133,55 @@ SECTIONS = (
 
 BEYOND = (
     Section(
+        "seeds",
+        "More seeds: Tables 2-4 over five",
+        "The tables above are of the profile's seeds, so that they can be made again in minutes. These are of more: "
+        "the same clips, other initial weights and orders of the clips.",
+        pictures=(("seeds/overview", "Main results beside the paper's; bars: standard deviation over seeds."),),
+        tables=(
+            ("seeds/table2_discovery", "Table 2.", ()),
+            ("seeds/table3_retrieval", "Table 3.", ()),
+            ("seeds/table4_epic_sounds", "Table 4.", ()),
+        ),
+        command="mc3 seeds",
+    ),
+    Section(
+        "study",
+        "Beyond the paper: when does consensus help?",
+        "MC3 beside w/o consensus in generated worlds that differ in one rate, or in two, from the profile's. Each "
+        "world is smaller and training shorter, so levels are not those of Table 2; what counts is the gap.",
+        pictures=(
+            ("study", "Gap in test ROC by rate: a mark a seed, its bar 95 % over clips; and for two rates at once."),
+            ("study_regions", "Region I against each other region, before and after refinement; mean over seeds."),
+        ),
+        command="mc3 study",
+    ),
+    Section(
+        "study_failures",
+        "Beyond the paper: where consensus fails",
+        "Of each region the test clip whose audio-video similarity refinement moved furthest to the wrong side; its "
+        "place is the share of test clips that are less similar.",
+        pictures=(("study_failures", "First seed; region I should rise, the others should fall."),),
+        command="mc3 study",
+    ),
+    Section(
+        "ablations",
+        "Ablations of Section 6 and of the supplement",
+        "MC3 under changed settings, scored on the test clips. None of it was used to choose a setting.",
+        pictures=(("ablations", "Test ROC by setting; dotted: the profile's own."),),
+        numbers=(("ablations", "All trials, with validation and recall."),),
+        command="mc3 ablate",
+    ),
+    Section(
+        "tuning",
+        "Every method tuned with the same number of trials",
+        "Chosen by the mean of the validation ROCs; test numbers are of the chosen trial and of the profile's (trial "
+        "0). The tables above use the profile's settings for all methods.",
+        pictures=(("tuning", "Every trial on validation; filled: chosen."),),
+        numbers=(("tuning", "All trials."),),
+        command="mc3 tune",
+    ),
+    Section(
         "real_audio",
         "Beyond the paper: real recordings (ESC-10)",
         "Logistic regression on frozen features, five folds. What training in the generated world is worth on real "
@@ -135,11 +204,13 @@ BEYOND = (
         "Choices: the reading of Eq. 2-3",
         "What the paper leaves open, chosen by the mean of both ROCs on the validation split, never on test.",
         numbers=(("consensus_choice", "Readings, the chosen one first."),),
-        command="mc3 tune",
+        command="mc3 tune readings",
     ),
 )
 
 OVERVIEW = {"table2_discovery": ("av_roc", "al_roc"), "table3_retrieval": ("v2a_r5", "a2l_r5")}
+
+TEXT = {"claims": claims.cells}  # numbers that are not printed as they are
 
 HEADINGS = {
     "table2_discovery": "Table 2. Sounding action discovery",
@@ -151,10 +222,10 @@ NOT_MEASURED = (
     "The paper's numbers are of Ego4D and EPIC-Sounds with encoders of 114 M parameters; only the profile ego4d "
     "is that setting.",
     "ASF and SSAST (Table 4) are quoted, not trained.",
-    "The supplement's ablations (clip length, anchor, exponents) are settings, not tables: change params.yaml and "
-    "run again.",
-    "Differences between methods that are smaller than the standard deviation over seeds, or than what one seed can "
-    "show, are not findings.",
+    "The supplement is not public here: its ablations (clip length, anchor, exponents, frames) are measured with "
+    "values of our choice where the paper's text does not name them.",
+    "Differences between methods whose interval holds 0 are not findings; of one seed the interval does not know what "
+    "another seed would change.",
 )
 
 CSS = """
@@ -246,12 +317,17 @@ def place(figures: Path) -> str:
 
 
 def results(figures: Path) -> str:
-    """MC3's place and Tables 2-4 as Markdown, for the README and for looking at in a text editor."""
-    parts = [f"{sentence}\n\n"] if (sentence := place(figures)) else []
+    """MC3's place, how many claims hold, and Tables 2-4 as Markdown, for the README and a text editor."""
+    parts = [
+        f"{sentence}\n\n"
+        for sentence in (place(figures), claims.sentence(_csv(figures, "claims", "claims")))
+        if sentence
+    ]
+    apart = _apart(figures)
     for section in SECTIONS:
         if section.table:
             table = _csv(figures, section.table, section.notebook)
-            parts.append(f"**{HEADINGS[section.table]}**\n\n{tables.to_markdown(table)}\n")
+            parts.append(f"**{HEADINGS[section.table]}**\n\n{tables.to_markdown(table, apart=apart)}\n")
     return "".join(parts).rstrip("\n") + "\n"
 
 
@@ -271,7 +347,7 @@ def readme_section(readme: Path = Path("README.md")) -> str:
 
 def render(config: Config, figures: Path) -> str:
     """The whole page as HTML; every text that comes from a file is escaped."""
-    shown = (*SECTIONS, *(s for s in BEYOND if all((figures / f"{stem}.csv").exists() for stem, _ in s.numbers)))
+    shown = (*SECTIONS, *(section for section in BEYOND if _was_run(section, figures)))
     provenance = {s.notebook: _json(figures / f"{s.notebook}.provenance.json", s.notebook) for s in SECTIONS}
     first = provenance[SECTIONS[0].notebook]
     seeds = ", ".join(map(str, config.seeds))
@@ -299,6 +375,7 @@ def render(config: Config, figures: Path) -> str:
 <nav>{links}</nav>
 {picture}
 <p>{html.escape(place(figures))}</p>
+<p>{html.escape(claims.sentence(_csv(figures, "claims", "claims")))}</p>
 <h2>How to read it</h2>
 <p>In tables, each cell is ours, then in brackets the paper's number and the difference. Another data set than the
 paper's changes levels; what carries over is the order of the methods, and whether a claim holds.</p>
@@ -309,15 +386,25 @@ paper's changes levels; what carries over is the order of the methods, and wheth
 """
 
 
+def _was_run(section: Section, figures: Path) -> bool:
+    """Whether all that a section beyond the pipeline shows is there."""
+    csvs = [stem for stem, *_ in (*section.numbers, *section.tables)]
+    files = [f"{stem}.csv" for stem in csvs] + [f"{stem}.png" for stem, _ in section.pictures]
+    return all((figures / file).exists() for file in files)
+
+
 def _section(section: Section, figures: Path) -> str:
     parts = [f'<h2 id="{section.notebook}">{html.escape(section.title)}</h2>', f"<p>{html.escape(section.text)}</p>"]
     if section.table:
         table = _csv(figures, section.table, section.notebook)
-        parts.append(f'<div class="table">{tables.to_html(table)}</div>')
+        parts.append(f'<div class="table">{tables.to_html(table, apart=_apart(figures))}</div>')
     parts += [_picture(figures, stem, caption, section.notebook) for stem, caption in section.pictures]
     for stem, caption in section.numbers:
-        shown = _csv(figures, stem, section.notebook)
+        shown = TEXT.get(stem, pd.DataFrame)(_csv(figures, stem, section.notebook))
         text = shown.to_html(index=False, border=0, escape=True, float_format="{:.3f}".format)
+        parts.append(f'<p class="soft">{html.escape(caption)}</p><div class="table">{text}</div>')
+    for stem, caption, metrics in section.tables:
+        text = tables.to_html(_csv(figures, stem, section.notebook), metrics or None)
         parts.append(f'<p class="soft">{html.escape(caption)}</p><div class="table">{text}</div>')
     return "\n".join([*parts, _details(section, figures)])
 
@@ -352,6 +439,13 @@ def _picture(figures: Path, stem: str, caption: str, notebook: str) -> str:
         f'<figure><img src="{uri}" width="{width}" height="{height}" alt="{words}">'
         f"<figcaption>{words}</figcaption></figure>\n"
     )
+
+
+def _apart(figures: Path) -> set[tables.Place]:
+    """The numbers whose difference to MC3's has an interval without 0."""
+    found = _csv(figures, "differences", "claims").fillna({"protocol": ""})
+    found = found[(found["low"] > 0) | (found["high"] < 0)]
+    return set(zip(found["method"], found["protocol"], found["metric"], strict=True))
 
 
 def _csv(figures: Path, stem: str, notebook: str) -> pd.DataFrame:

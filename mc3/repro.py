@@ -73,8 +73,6 @@ class Progress:
 def run(config: Config, arguments: list[str]) -> int:
     """Run `dvc repro ARGUMENTS` and return its exit code; a stage's seconds go to work/timings.json.
 
-    Typical seconds come from that file and, before the first run, from `profiles/PROFILE.timings.json`,
-    which is such a file of another machine.
     Raises `ConfigError` when there is no pipeline here, DVC cannot read it, or its outputs would be out of DVC's reach.
     """
     if not Path("dvc.yaml").exists():
@@ -93,10 +91,7 @@ def run(config: Config, arguments: list[str]) -> int:
     listing = subprocess.run([*dvc, "stage", "list", "--name-only"], capture_output=True, text=True, env=environment)
     if listing.returncode:
         raise ConfigError(f"DVC cannot read dvc.yaml: {listing.stderr.strip()}")
-    recorded = config.paths.work / "timings.json"
-    shipped = Path("profiles") / f"{config.profile}.timings.json"
-    timings = {**_read(shipped), **_read(recorded)}
-    progress = Progress(listing.stdout.split(), timings)
+    progress = Progress(listing.stdout.split(), typical(config))
     print(f"{progress.total} stages; those that are up to date are skipped", flush=True)
 
     process = subprocess.Popen([*dvc, "repro", *arguments], stdout=subprocess.PIPE, env=environment)
@@ -114,12 +109,19 @@ def run(config: Config, arguments: list[str]) -> int:
         + (f"; DVC ended with exit code {code}" if code else "")
     )
     if progress.seconds:
+        recorded = config.paths.work / "timings.json"
         seconds = {name: round(value, 1) for name, value in ({**_read(recorded), **progress.seconds}).items()}
         recorded.parent.mkdir(parents=True, exist_ok=True)
         part = recorded.with_name(recorded.name + ".part")
         part.write_text(json.dumps(seconds, indent=1, sort_keys=True) + "\n")
         part.replace(recorded)
     return code
+
+
+def typical(config: Config) -> dict[str, float]:
+    """Seconds by stage name: those of the last runs here, and of `profiles/PROFILE.timings.json`, another machine's."""
+    shipped = Path("profiles") / f"{config.profile}.timings.json"
+    return {**_read(shipped), **_read(config.paths.work / "timings.json")}
 
 
 def _follow(process: subprocess.Popen[bytes], progress: Progress) -> None:

@@ -8,7 +8,7 @@ and read back, it renders the same.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +112,19 @@ def table4(config: Config) -> pd.DataFrame:
     return table.assign(events=results[0]["test_events"])
 
 
-def cells(table: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+Place = tuple[str, str, str]
+"""Of a number: method, protocol ("" but in Table 4), metric."""
+
+
+def cells(
+    table: pd.DataFrame, metrics: Sequence[str] | None = None, apart: Collection[Place] | None = None
+) -> pd.DataFrame:
     """A table as text: each cell ours ± standard deviation, then in brackets the paper's and the difference.
 
     Args:
         table: of this module, or read back from its CSV.
         metrics: the columns to show; those that the paper has, if not given.
+        apart: the numbers that get a dagger, because they differ from MC3's beyond their interval.
     """
     if metrics is None:
         metrics = [name for name in _metrics(table) if f"paper_{name}" in table]
@@ -128,20 +135,21 @@ def cells(table: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataF
         if modality in table and "protocol" not in table:
             shown[letter] = np.where(table[modality] == 1, "✓", "")
     for name in metrics:
-        shown[header(name)] = [_cell(row, name) for _, row in table.iterrows()]
+        shown[header(name)] = [_cell(row, name, apart or ()) for _, row in table.iterrows()]
     return shown
 
 
 def header(metric: str) -> str:
-    """A metric's column name in print: "av_roc" is "AV ROC", "v2a_r5" is "V→A @5"."""
+    """A metric's column name in print: "av_roc" is "AV ROC", "v2a_r5" is "V→A @5", "av_p10" is "AV precision @10"."""
     words = []
     for part in metric.split("_"):
         kind = part.rstrip("0123456789")
-        words.append(_HEADERS.get(part) or {"r": "@", "hit": "hit@"}.get(kind, kind) + part[len(kind) :])
+        short = {"r": "@", "hit": "hit@", "p": "precision @"}
+        words.append(_HEADERS.get(part) or short.get(kind, kind) + part[len(kind) :])
     return " ".join(words)
 
 
-def note(table: pd.DataFrame) -> str:
+def note(table: pd.DataFrame, apart: Collection[Place] | None = None) -> str:
     """One sentence on what was measured: how many seeds and clips, and how to read a cell."""
     seeds = int(table["seeds"].max())
     parts = [f"{seeds} seed{'s' if seeds != 1 else ''}"]
@@ -156,24 +164,27 @@ def note(table: pd.DataFrame) -> str:
     if "prevalence" in table:
         parts.append(f"prevalence {table['prevalence'].iloc[0]:.3f}")
     spread = " ± standard deviation over seeds" if seeds > 1 else ""
-    return f"{', '.join(parts)}. Each cell: ours{spread} (the paper's, difference)."
+    daggers = " † differs from MC3: the 95 % interval of the paired difference excludes 0." if apart is not None else ""
+    return f"{', '.join(parts)}. Each cell: ours{spread} (the paper's, difference).{daggers}"
 
 
-def to_markdown(table: pd.DataFrame, metrics: Sequence[str] | None = None) -> str:
+def to_markdown(
+    table: pd.DataFrame, metrics: Sequence[str] | None = None, apart: Collection[Place] | None = None
+) -> str:
     """`cells` as a Markdown table with `note` beneath it."""
-    shown = cells(table, metrics)
+    shown = cells(table, metrics, apart)
     lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
     escaped = [
         "| " + " | ".join(html.escape(v, quote=False).replace("|", r"\|") for v in line) + " |" for line in lines
     ]
-    return "\n".join([*escaped, "", note(table)]) + "\n"
+    return "\n".join([*escaped, "", note(table, apart)]) + "\n"
 
 
-def to_html(table: pd.DataFrame, metrics: Sequence[str] | None = None) -> str:
+def to_html(table: pd.DataFrame, metrics: Sequence[str] | None = None, apart: Collection[Place] | None = None) -> str:
     """`cells` as an HTML table, escaped, with `note` as its caption."""
-    text = cells(table, metrics).to_html(index=False, border=0, escape=True, na_rep="")
+    text = cells(table, metrics, apart).to_html(index=False, border=0, escape=True, na_rep="")
     start = text.index(">") + 1
-    return f"{text[:start]}\n  <caption>{html.escape(note(table))}</caption>{text[start:]}\n"
+    return f"{text[:start]}\n  <caption>{html.escape(note(table, apart))}</caption>{text[start:]}\n"
 
 
 def _method(name: str) -> dict[str, Any]:
@@ -234,10 +245,12 @@ def _decimals(metric: str) -> int:
     return 1 if metric.split("_")[0] in evaluate.DIRECTIONS else 3
 
 
-def _cell(row: pd.Series, metric: str) -> str:
+def _cell(row: pd.Series, metric: str, apart: Collection[Place]) -> str:
     ours, spread, paper = (row.get(name, np.nan) for name in (metric, f"{metric}_std", f"paper_{metric}"))
     places = _decimals(metric)
     if pd.isna(ours):
         return f"({paper:.{places}f})" if pd.notna(paper) else "–"
     text = f"{ours:.{places}f}" + (f" ± {spread:.{places}f}" if pd.notna(spread) else "")
+    protocol = row.get("protocol", "")
+    text += "†" * ((row["method"], protocol if isinstance(protocol, str) else "", metric) in apart)
     return text + (f" ({paper:.{places}f}, {ours - paper:+.{places}f})" if pd.notna(paper) else "")

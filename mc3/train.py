@@ -24,10 +24,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,19 +33,16 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.utils import gather_object
-from timm.models import vision_transformer as timm_block
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Subset
-from transformers.models.distilbert import modeling_distilbert as distilbert
 
-from mc3 import batches, cost, evaluate, losses, methods, runs
+from mc3 import batches, cost, evaluate, methods, objectives, runs
 from mc3.config import Config, ConfigError, Train, as_dict
 from mc3.data import DataError
 from mc3.data.shards import ClipDataset, read_index
-from mc3.encoders import video
-from mc3.methods import Method, Stage
-from mc3.model import MC3
+from mc3.methods import Method
+from mc3.model import MC3, freeze, recompute
+from mc3.objectives import Objective
 
 STOPPED = 75  # sysexits.h EX_TEMPFAIL
 IN_MEMORY_BYTES = 2 * 2**30
@@ -97,67 +92,17 @@ def learning_rate(train: Train, step: int, total: int) -> float:
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_optimizer(train: Train, model: MC3) -> torch.optim.Optimizer:
-    """Adam (the paper's) or AdamW (EgoVLP's code) over what learns, in one fused kernel."""
+def make_optimizer(train: Train, model: MC3, objective: Objective | None = None) -> torch.optim.Optimizer:
+    """Adam (the paper's) or AdamW (EgoVLP's code) over what learns, in one fused kernel.
+
+    What the objective learns (a scale) does not decay.
+    """
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
     learning = [p for p in model.parameters() if p.requires_grad]
-    return kind(learning, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
-
-
-def freeze(model: MC3, learning: tuple[str, ...], patterns: Sequence[str] = ()) -> None:
-    """Only these modalities' encoders learn; the others are fixed, dropout included.
-
-    Parameters whose name fits one of `patterns` (of fnmatch) are fixed too.
-
-    Raises:
-        ConfigError: a pattern fits no parameter, or nothing is left to learn.
-    """
-    for modality, encoder in model.encoders.items():
-        encoder.requires_grad_(modality in learning).train(modality in learning)
-    for pattern in patterns:
-        fixed = [parameter for name, parameter in model.named_parameters() if fnmatchcase(name, pattern)]
-        if not fixed:
-            name = next(name for name, _ in model.named_parameters())
-            raise ConfigError(f"train.freeze has {pattern!r}, which fits no parameter; they are named like {name}")
-        for parameter in fixed:
-            parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError(f"train.freeze {list(patterns)} leaves nothing to learn in {', '.join(learning)}")
-
-
-def recompute(model: MC3) -> None:
-    """Keep only the inputs of transformer blocks for the backward pass, which computes the rest again.
-
-    Dropout draws the same again. Half the memory and less, for a third more time.
-    """
-    for module in model.modules():
-        if isinstance(module, video.Block | timm_block.Block | distilbert.TransformerBlock):
-            whole = partial(checkpoint, module.forward, use_reentrant=False)
-            module.forward = whole  # type: ignore[method-assign]  # in place, so that parameters keep their names
-
-
-def losses_of(
-    config: Config, stage: Stage, embeddings: dict[str, Tensor], rows: list[int]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a stage on this process's rows, and its parts, each such that the mean over processes is the batch's.
-
-    Args:
-        config: for temperature, weight and reading of the consensus.
-        stage: its pairs and weights.
-        embeddings: {modality: unit [B, D]} of this process.
-        rows: how many rows each process has.
-    """
-    keys, offset, share = losses.gather(embeddings, rows)
-    temperature = stage.temperature or config.loss.temperature
-    parts = losses.pairwise(embeddings, stage.pairs, temperature, keys, offset)
-    loss = stage.contrastive * torch.stack(list(parts.values())).sum()
-    if stage.consensus:
-        parts["consensus"] = losses.consensus(embeddings, **as_dict(config.loss.consensus))
-        loss = loss + stage.consensus * config.loss.consensus_weight * parts["consensus"]
-    with torch.no_grad():
-        for i, j in stage.pairs:
-            parts[f"similarity/{i}-{j}"] = (embeddings[i] * embeddings[j]).sum(dim=1).mean()
-    return share * loss, {name: share * part.detach() for name, part in {"loss": loss, **parts}.items()}
+    optimizer = kind(learning, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
+    if objective is not None and (own := [p for p in objective.parameters() if p.requires_grad]):
+        optimizer.add_param_group({"params": own, "weight_decay": 0.0})
+    return optimizer
 
 
 def check(train: Train) -> None:
@@ -194,7 +139,7 @@ def fingerprint(config: Config, method: str, seed: int) -> str:
         del settings["train"][name]
     digest = hashlib.sha256(json.dumps([settings, repr(recipe), seed], sort_keys=True).encode())
     package = Path(__file__).parent
-    files = [package / f"{name}.py" for name in ("batches", "losses", "model", "train")]
+    files = [package / f"{name}.py" for name in ("batches", "losses", "model", "objectives", "train")]
     files += sorted((package / "encoders").glob("*.py"))
     files += [config.paths.work / "shards" / name for name in ("index.parquet", "tokenizer.json")]
     if recipe.start == "align":
@@ -291,15 +236,24 @@ class Trainer:
             for k in range(first, len(self.plans)):
                 self.train_stage(k, state if k == first else None, stop, show)
 
+    def begin(self, k: int) -> None:
+        """Make the model and the objective ready for the first step of stage `k`."""
+        stage = self.recipe.stages[k]
+        freeze(self.model, stage.train, self.config.train.freeze)
+        seed = batches.seed_of(self.seed, k)
+        self.objective = objectives.make(self.config, stage, self.model, len(self.clips), seed)
+        self.objective.to(self.accelerator.device)
+
     def train_stage(
         self, k: int, state: dict[str, Any] | None, stop: list[int], show: Callable[[int, str], None]
     ) -> None:
         """Stage `k`, from the optimizer and step of `state` if given."""
         train, stage, plan = self.config.train, self.recipe.stages[k], self.plans[k]
         before, done = sum(map(len, self.plans[:k])), 0
-        freeze(self.model, stage.train, train.freeze)
-        optimizer = make_optimizer(train, self.model)
+        self.begin(k)
+        optimizer = make_optimizer(train, self.model, self.objective)
         if state is not None:
+            self.objective.load_state_dict(state["objective"])
             optimizer.load_state_dict(state["optimizer"])
             done = state["step"]
         model = self.accelerator.prepare_model(self.model)
@@ -331,6 +285,7 @@ class Trainer:
                 self.end_epoch(k, {"step": before + step + 1, "stage": k, "epoch": epoch})
             if save or stopping:
                 tensors = {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
+                tensors["objective"] = self.objective.state_dict()
                 self.files.save(before + step + 1, stage=k, step=step + 1, best=self.best, **tensors)
             if stopping:
                 print(
@@ -347,11 +302,13 @@ class Trainer:
         """One update; the loss, its parts and the gradient's norm, to be averaged over processes."""
         train = self.config.train
         parts = self.backward(k, step, model, self.inputs(k, step, batch))
-        parts["grad_norm"] = self.accelerator.clip_grad_norm_(model.parameters(), train.gradient_clip)
+        learning = [*model.parameters(), *self.objective.parameters()]
+        parts["grad_norm"] = self.accelerator.clip_grad_norm_(learning, train.gradient_clip)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
+        self.objective.after_step(self.model)
         return parts
 
     def inputs(self, k: int, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -369,7 +326,7 @@ class Trainer:
         return inputs
 
     def backward(self, k: int, step: int, model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the gradient of stage `k`'s loss on the whole batch to the parameters; the loss and its parts.
+        """Add the gradient of stage `k`'s loss on the whole batch to what learns; the loss and its parts.
 
         With `train.chunk`, in two passes over pieces of this process's rows: dropout is drawn from a piece's own seed,
         so both passes see the same.
@@ -383,15 +340,19 @@ class Trainer:
             torch.manual_seed(batches.seed_of(*place, *[number] * (number > 0)))  # dropout
             return model({m: inputs[m][pieces[number]] for m in modalities})
 
+        clips = torch.from_numpy(self.plans[k][step]).to(self.accelerator.device)
+        batch = objectives.Batch(inputs, pieces, clips, self.rows, batches.seed_of(self.seed, k, step))
         if len(pieces) == 1:
-            loss, parts = losses_of(self.config, stage, embed(0, stage.modalities), self.rows)
+            loss, parts = self.loss(embed(0, stage.modalities), batch)
             self.accelerator.backward(loss)
+            self.average_objective()
             return parts
         with torch.no_grad():
             held = [embed(number, stage.modalities) for number in range(len(pieces))]
         embeddings = {m: torch.cat([part[m] for part in held]).requires_grad_() for m in stage.modalities}
-        loss, parts = losses_of(self.config, stage, embeddings, self.rows)
+        loss, parts = self.loss(embeddings, batch)
         loss.backward()
+        self.average_objective()
         for number, piece in enumerate(pieces):
             last = number == len(pieces) - 1  # where processes add up their gradients
             with nullcontext() if last else self.accelerator.no_sync(model):
@@ -400,6 +361,17 @@ class Trainer:
                 gradients = [cast(Tensor, embeddings[m].grad)[piece] for m in learning]
                 torch.autograd.backward([again[m] for m in learning], gradients)
         return parts
+
+    def loss(self, embeddings: dict[str, Tensor], batch: objectives.Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective of the batch, in the precision of the encoders where it has some of its own."""
+        with self.accelerator.autocast():
+            return self.objective(embeddings, batch)
+
+    def average_objective(self) -> None:
+        """Give what the objective learns the gradient of the whole batch, as the encoders have it."""
+        for parameter in self.objective.parameters():
+            if parameter.grad is not None:
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
     def loader(self, plan: np.ndarray) -> DataLoader:
         """This process's part of every batch of `plan`, in order."""

@@ -1,64 +1,149 @@
-"""The reading of Eq. 2-3 that the profile uses, chosen on the validation split.
+"""Hyper-parameters on the validation split (`mc3 tune`): every method gets the same number of trials.
 
-The paper leaves open which inverse brings the smallest score back, whether the consensus is a constant target, and
-how much Eq. 3 weighs beside Eq. 1 (see `mc3.losses.consensus`). Every combination is refined from the same align
-checkpoint and scored by discovery on the validation clips; test clips are not looked at.
+`methods` tunes the learning rate of each method, and the temperature and the weight of Eq. 3 of those that have one
+to tune, over the same points of a Halton sequence, so that the third learning rate is the third for all. The first
+trial is the profile's own settings. A method is chosen by the mean of its validation ROCs; only the chosen trial, and
+the profile's, are then scored on the test clips.
+
+`readings` compares what the paper leaves open in Eq. 2-3 (see `mc3.losses.consensus`): which inverse brings the
+smallest score back, whether the consensus is a constant target, and how much Eq. 3 weighs. Test clips are not seen.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from scipy.stats import qmc
 
-from mc3 import losses, train
-from mc3.config import Config
-from mc3.data import write_whole
+from mc3 import losses, methods, sweep_plots, trials
+from mc3.config import Config, ConfigError
+from mc3.plots import save
 
 WEIGHTS = (1.0, 5.0)
 TABLE = Path("figures") / "consensus_choice.csv"
+TUNING = Path("figures") / "tuning.csv"
+TRIALS = 4
+SPACE = {"train.learning_rate": 4.0, "loss.temperature": 2.0, "loss.consensus_weight": 4.0}
+"""What is tuned, and by which factor at most above and below the profile's value, on a logarithmic scale."""
 
 
-def trials(config: Config) -> list[Config]:
-    """One configuration a reading and weight; each trains in a folder of its own that shares the clips."""
-    found = []
-    for inverse, stop_gradient, weight in product(losses.INVERSES, (True, False), WEIGHTS):
-        reading = dataclasses.replace(config.loss.consensus, inverse=inverse, stop_gradient=stop_gradient)
-        loss = dataclasses.replace(config.loss, consensus=reading, consensus_weight=weight)
-        found.append(dataclasses.replace(config, loss=loss))
-    return found
+def space(method: str) -> list[str]:
+    """Those of `SPACE` that change `method`: not a temperature that its recipe fixes, nor a weight of nothing."""
+    stages = methods.get(method).stages
+    free = {"train.learning_rate"}
+    if any(stage.contrastive and stage.temperature is None for stage in stages):
+        free.add("loss.temperature")
+    if any(stage.contrastive and stage.consensus for stage in stages):
+        free.add("loss.consensus_weight")
+    return [name for name in SPACE if name in free]
 
 
-def score(config: Config, trial: Config, seed: int) -> dict[str, float]:
-    """Train `trial`'s MC3, unless that was done before, and return its last validation ROCs."""
-    work = config.paths.work.resolve()
-    folder = work / "tune" / train.fingerprint(trial, "mc3", seed)[:16]
-    metrics = folder / "checkpoints" / f"mc3-{seed}" / "metrics.jsonl"
-    if not metrics.exists():
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        for shared in ("shards", f"checkpoints/align-{seed}"):
-            (folder / shared).unlink(missing_ok=True)
-            (folder / shared).symlink_to(work / shared)
-        paths = dataclasses.replace(trial.paths, work=folder)
-        train.run(dataclasses.replace(trial, paths=paths), "mc3", seed)
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return {name: [row[name] for row in rows if name in row][-1] for name in ("av_roc", "al_roc")}
+def usual(config: Config) -> dict[str, float]:
+    """The value of each of `SPACE` in these settings."""
+    return {
+        "train.learning_rate": config.train.learning_rate,
+        "loss.temperature": config.loss.temperature,
+        "loss.consensus_weight": config.loss.consensus_weight,
+    }
 
 
-def run(config: Config) -> pd.DataFrame:
-    """Score every trial on every seed and write the table, the best mean of both ROCs first."""
+def settings(config: Config, method: str, count: int) -> list[dict[str, float]]:
+    """`count` trials of a method: {} for the profile's settings, then points of the Halton sequence in its space."""
+    sequence = qmc.Halton(len(SPACE), scramble=False)
+    sequence.fast_forward(2)  # its first point is a corner, its second has the profile's learning rate
+    drawn = [dict(zip(SPACE, point, strict=True)) for point in sequence.random(count - 1)]
+    own, at_profile = space(method), usual(config)
+    rounded = [
+        {name: float(f"{at_profile[name] * SPACE[name] ** (2 * at[name] - 1):.3g}") for name in own} for at in drawn
+    ]
+    return [{}, *rounded]
+
+
+def run(config: Config, count: int = TRIALS) -> pd.DataFrame:
+    """Train `count` trials of every method on every seed, choose on validation, and write `TUNING` and its figure.
+
+    The methods that start from the align checkpoint share the pipeline's own: their refine stage is tuned. Goes on
+    where it was stopped; the table is written when every method has had its trials.
+    """
+    if count < 1:
+        raise ConfigError(f"--trials {count}: a method needs one trial or more")
+    jobs: dict[str, tuple[str, int, dict[str, float], Config, int]] = {}
+    for number, method, seed in product(range(count), methods.METHODS, config.seeds):
+        changes = settings(config, method, count)[number]
+        align = methods.get(method).start == "align"
+        trial = trials.placed(config, changes, seed, own_align=not align)
+        jobs[f"{method} {number + 1}/{count} {told(changes)}, seed {seed}"] = (method, number, changes, trial, seed)
+    done = {job: (at.paths.work / "done" / f"{m}-{s}").exists() for job, (m, _, _, at, s) in jobs.items()}
+    schedule = trials.Schedule(
+        {job: 0.0 if done[job] else trials.seconds(config, at, m) for job, (m, _, _, at, _) in jobs.items()}
+    )
+    print(schedule.told())
     rows = []
-    for number, trial in enumerate(options := trials(config), 1):
-        loss = trial.loss
-        print(f"== reading {number} of {len(options)}: {loss.consensus}, weight {loss.consensus_weight}")
-        scores = pd.DataFrame([score(config, trial, seed) for seed in config.seeds]).mean()
-        reading = {"inverse": loss.consensus.inverse, "stop_gradient": loss.consensus.stop_gradient}
-        rows.append({**reading, "weight": loss.consensus_weight, **scores, "mean": scores.mean()})
+    for job in schedule:
+        method, number, changes, trial, seed = jobs[job]
+        short = {place.split(".")[1]: value for place, value in usual(trial).items() if place in space(method)}
+        row: dict[str, Any] = {"method": method, "label": methods.get(method).label, "trial": number, "seed": seed}
+        rows.append({**row, **short, **trials.validation(trial, method, seed)})
+    table = chosen(pd.DataFrame(rows))
+    held: dict[str, Any] = {}
+    for index, row in table[table["chosen"] | (table["trial"] == 0)].iterrows():
+        tests = []
+        for method, number, _, trial, seed in jobs.values():
+            if (method, number) == (row["method"], row["trial"]):
+                trials.embedded(trial, method, seed, held)
+                tests.append(trials.discovery(trial, method, seed))
+        for name, value in pd.DataFrame(tests).mean().items():
+            table.loc[index, f"test_{name}"] = value
+    trials.write_table(TUNING, table)
+    save(sweep_plots.tuning(table), TUNING.with_suffix(""))
+    trials.record(config, "tuning", {"space": SPACE, "trials": count}, [config.paths.work / "shards"])
+    print(table[table["chosen"]].drop(columns="chosen").round(3).to_string(index=False))
+    return table
+
+
+def chosen(each: pd.DataFrame) -> pd.DataFrame:
+    """The mean over seeds of each trial; `mean` of its validation ROCs, and the best of each method as `chosen`.
+
+    Raises `ValueError` if the methods did not have the same number of trials.
+    """
+    keys = ["method", "label", "trial"]
+    seeds = each.groupby(keys, sort=False)["seed"].nunique().rename("seeds")
+    table = each.drop(columns="seed").groupby(keys, sort=False).mean().join(seeds).reset_index()
+    if table["method"].value_counts().nunique() != 1 or seeds.nunique() != 1:
+        raise ValueError(f"methods had different numbers of trials: {table['method'].value_counts().to_dict()}")
+    rocs = [name for name in ("av_roc", "al_roc") if name in table]
+    table["mean"] = table[rocs].mean(axis=1)
+    table["chosen"] = table.index.isin(table.groupby("method")["mean"].idxmax())  # the earlier one of equals
+    order = {name: number for number, name in enumerate(dict.fromkeys(table["method"]))}
+    table = table.rename(columns={name: f"validation_{name}" for name in rocs})
+    return table.sort_values(
+        ["method", "trial"], key=lambda c: c.map(order) if c.name == "method" else c, ignore_index=True
+    )
+
+
+def told(changes: dict[str, float]) -> str:
+    """A trial's settings in words."""
+    return ", ".join(f"{name.split('.')[1]} {value:g}" for name, value in changes.items()) or "the profile's settings"
+
+
+def readings(config: Config) -> pd.DataFrame:
+    """Score every reading and weight on every seed and write `TABLE`, the best mean of both ROCs first."""
+    rows = []
+    options = list(product(losses.INVERSES, (True, False), WEIGHTS))
+    for number, (inverse, stop_gradient, weight) in enumerate(options, 1):
+        target = "constant" if stop_gradient else "moving"
+        print(f"== reading {number} of {len(options)}: {inverse}, {target} target, weight {weight}")
+        reading = {"loss.consensus.inverse": inverse, "loss.consensus.stop_gradient": stop_gradient}
+        changes = {**reading, "loss.consensus_weight": weight}
+        found = [trials.validation(trials.placed(config, changes, seed), "mc3", seed) for seed in config.seeds]
+        scores = pd.DataFrame(found).mean()
+        row = {"inverse": inverse, "stop_gradient": stop_gradient, "weight": weight}
+        rows.append({**row, **scores, "mean": scores.mean()})
     table = pd.DataFrame(rows).assign(seeds=len(config.seeds))
     table = table.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
-    write_whole(TABLE, table.to_csv(index=False, float_format="%.4f").encode())
+    trials.write_table(TABLE, table)
     print(table.round(3).to_string(index=False))
     return table

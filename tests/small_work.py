@@ -73,7 +73,8 @@ def _clips(rng: np.random.Generator, clips: int, events: int) -> tuple[pd.DataFr
     })  # fmt: skip
     epic = pd.DataFrame({
         "clip_id": [f"P01_01_{i}" for i in range(events)], "dataset": "epic_sounds",
-        "split": np.where(np.arange(events) < events // 2, "train", "validation"), "video_uid": "P01_01",
+        "split": np.where(np.arange(events) < events // 2, "train", "validation"),
+        "video_uid": [f"P01_{1 + i // 10:02d}" for i in range(events)],
         "narration_time": np.nan, "start_sec": np.arange(events) * 1.0, "end_sec": np.arange(events) + 1.0,
         "text": "", "verb": "", "noun": "", "action_group": "", "positive": pd.array([None] * events, dtype="Int8"),
         "votes": "", "class_id": pd.array((np.arange(events) ** 2 // 7) % 44, dtype="Int16"), "path": "EPIC_audio.hdf5",

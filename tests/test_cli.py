@@ -15,7 +15,8 @@ from mc3.data import DataError
 from mc3.notebook import NotebookError
 
 STEPS = ("profile", "source", "world", "manifest", "shards", "train", "embed", "probe", "narrated", "submission",
-         "transfer", "sources", "notebook", "report", "compare", "summary", "repro")  # fmt: skip
+         "transfer", "seeds", "tune", "ablate", "study", "sources", "notebook", "report", "compare", "summary",
+         "repro")  # fmt: skip
 
 
 def mc3_process(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:

@@ -51,6 +51,7 @@ QUANTITIES = {
 WORLD = config.World(
     seed=0, videos={"train": 2, "validation": 1, "test": 2}, silent_videos=0, seconds=10.0, clip_every_sec=2.5,
     fps=10, size=320, epic_events={"train": 8, "validation": 8}, workers=1,
+    rates=config.load(ROOT / "profiles" / "mini.yaml").world.rates,
 )  # fmt: skip
 UID = "00000000-0000-4000-8000-00000000000{}"  # real videos under uids of Ego4D's form
 GLASSES, PENCIL, SILENT, LOST = (UID.format(i) for i in range(4))

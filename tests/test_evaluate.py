@@ -105,6 +105,24 @@ def test_bootstrap_interval_has_the_width_that_theory_gives_for_a_random_score()
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(701 / (12 * 400 * 300)), rel=0.1)
 
 
+@given(st.integers(0, 10_000), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_discovery_of_a_resample_is_that_of_the_clips_repeated(seed, ties):
+    scores, labels = scored(seed, n=30, ties=ties)
+    counts = np.random.default_rng(seed).integers(0, 4, size=(5, 30))
+    found = evaluate.resampled_discovery(scores, labels, counts, recalls=(0.3, 1.0))
+    for k, count in enumerate(counts):
+        rows = np.repeat(np.arange(30), count)
+        if len(set(labels[rows])) == 2:
+            expected = evaluate.discovery(scores[rows], labels[rows])
+            curve = evaluate.pr_curve(scores[rows], labels[rows])
+            assert found["roc"][k] == pytest.approx(expected["roc"])
+            assert found["pr"][k] == pytest.approx(expected["pr"])
+            for percent in (30, 100):
+                reached = curve.loc[curve["recall"] >= percent / 100 - 1e-9, "precision"].iloc[0]
+                assert found[f"p{percent}"][k] == pytest.approx(reached)
+
+
 def test_a_bootstrap_resample_of_one_class_is_nan_in_both():
     draws = evaluate.bootstrap([0.1, 0.2, 0.3], [0, 0, 1], draws=200)
     assert 0 < np.isnan(draws["roc"]).sum() < 200

@@ -204,3 +204,20 @@ def test_training_curves_go_on_where_the_align_stage_ends(settings: Config) -> N
     lines = (settings.paths.work / "checkpoints" / "mc3-0" / "metrics.jsonl").read_text().splitlines()
     last = curves[(curves["method"] == "MC3") & (curves["metric"] == "AL ROC")]["value"].iloc[-1]
     assert last == json.loads(lines[-1])["al_roc"]
+
+
+def test_failures_are_the_clips_that_consensus_moved_furthest_to_the_wrong_side(settings: Config) -> None:
+    rows, notes = findings.failures(settings, 0)
+    index = findings.clips(settings)
+    test = index[index["split"] == "test"]
+    place = {}
+    for method in ("wo_consensus", "mc3"):
+        found = embed.read(settings, method, 0)[1]
+        similarity = (found["audio"] * found["video"]).sum(axis=1)[test.index]
+        place[method] = np.array([(similarity <= value).mean() for value in similarity])
+    moved = pd.Series(place["mc3"] - place["wo_consensus"], test.index)
+    assert [index["region"][row] for row in rows] == sorted(test["region"].unique())
+    for row, note in zip(rows, notes, strict=True):
+        others = moved[test["region"] == index["region"][row]]
+        assert moved[row] == pytest.approx(others.min() if index["region"][row] == "I" else others.max())
+        assert note.startswith(f"region {index['region'][row]}: ")

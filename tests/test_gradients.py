@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from small_training import SEED, configured
 from torch import Tensor
 
-from mc3 import batches, losses, methods, runs, train
+from mc3 import batches, losses, methods, objectives, runs, train
 from mc3.config import Config, ConfigError
 from mc3.data import media
+from mc3.model import recompute
 
 CLOSE = {torch.float32: 4e-6, torch.float64: 1e-12}  # of a gradient's norm: what the order of sums changes at tau .05
 
@@ -35,11 +36,11 @@ def gradients(config: Config, method: str, dtype: torch.dtype = torch.float64) -
     recipe, model = methods.get(method), train.initial(config, SEED).to(dtype)
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     if config.train.recompute:
-        train.recompute(model)
+        recompute(model)
     files = runs.Run(config, f"{method}-{SEED}", "", main=False)
     trainer, found = train.Trainer(config, recipe, SEED, accelerator, model, files), {}
-    for k, stage in enumerate(recipe.stages):
-        train.freeze(model, stage.train, config.train.freeze)
+    for k in range(len(recipe.stages)):
+        trainer.begin(k)
         model.zero_grad()
         prepared = accelerator.prepare_model(model)
         batch = next(iter(trainer.loader(trainer.plans[k][:1])))
@@ -103,14 +104,15 @@ def test_with_dropout_both_passes_over_a_piece_see_the_same(settings):
     model, stage = train.initial(config, SEED), methods.get("mc3").stages[0]
     files = runs.Run(config, "mc3-0", "", main=False)
     trainer = train.Trainer(config, methods.get("mc3"), SEED, Accelerator(), model, files)
-    train.freeze(model, stage.train)
+    trainer.begin(0)
     inputs = trainer.inputs(0, 0, next(iter(trainer.loader(trainer.plans[0][:1]))))
     parts = []
     for number, piece in enumerate((slice(0, 5), slice(5, 10), slice(10, 14))):
         torch.manual_seed(batches.seed_of(SEED, 0, 0, 0, *[number] * (number > 0)))
         parts.append(model({m: tensor[piece] for m, tensor in inputs.items()}))
     embeddings = {m: torch.cat([part[m] for part in parts]) for m in stage.modalities}
-    train.losses_of(config, stage, embeddings, [14])[0].backward()
+    batch = objectives.Batch(inputs, [slice(14)], torch.arange(14), [14], SEED)
+    objectives.Objective(config, stage)(embeddings, batch)[0].backward()
     assert_same(
         {name: tensor for name, tensor in found.items() if " parts " not in name},
         {f"0 {name}": p.grad for name, p in model.named_parameters()},
@@ -134,7 +136,7 @@ def saved_bytes(config: Config) -> int:
     """What autograd holds between forward and backward."""
     model, held = train.initial(config, SEED), {}
     if config.train.recompute:
-        train.recompute(model)
+        recompute(model)
     inputs = {"video": torch.zeros(8, 4, 32, 32, 3), "text": torch.ones(8, 16, dtype=torch.int64)}
     keep = []
 

@@ -54,6 +54,14 @@ def test_imagebind_binds_audio_to_vision_that_language_taught_and_that_then_stay
     assert set(first.train) == {"video", "text"}
     assert second.pairs == (("audio", "video"),)
     assert second.train == ("audio",)
+    assert second.temperature == 1 / 20  # its fixed scale of audio
+
+
+def test_baselines_have_the_losses_that_they_were_published_with():
+    kinds = {name: [stage.loss for stage in methods.get(name).stages] for name in (*methods.METHODS, *methods.OTHERS)}
+    own = {"clap": ["learnt_scale"], "cm_acc": ["active_negatives"], "cmc_bank": ["memory_bank"]}
+    assert {name: found for name, found in kinds.items() if set(found) != {"info_nce"}} == own
+    assert [methods.get(name).stages[0].temperature for name in ("clap", "cmc", "cmc_bank")] == [0.07] * 3
 
 
 def test_an_unknown_method_modality_or_key_is_named(monkeypatch):
@@ -68,3 +76,8 @@ def test_an_unknown_method_modality_or_key_is_named(monkeypatch):
     )
     with pytest.raises(KeyError, match="'temprature'"):
         methods.get("odd")
+    for loss in ({"kind": "triplet"}, {"kind": "memory_bank"}, {"kind": "learnt_scale", "highest": 9, "lowest": 1}):
+        stage = {"epochs": "both", "pairs": "all", "loss": loss}
+        monkeypatch.setitem(methods.METHODS, "odd", {**entry, "stages": [stage]})
+        with pytest.raises(KeyError, match=r"the loss .*memory_bank takes momentum, negatives"):
+            methods.get("odd")

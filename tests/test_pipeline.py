@@ -10,7 +10,7 @@ import pytest
 import yaml
 from clones import COMMIT, ROOT, copy, ran, run
 
-NOTEBOOKS = ["data", "discovery", "clusters", "retrieval", "epic_sounds", "consensus", "training"]
+NOTEBOOKS = ["claims", "data", "discovery", "clusters", "retrieval", "epic_sounds", "consensus", "training"]
 
 
 def shrink(clone: Path) -> None:

@@ -79,7 +79,19 @@ def measured() -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"paper": float})
 
 
+def differences() -> pd.DataFrame:
+    rows = [
+        {"line": line, "panel": panel, "label": m, "row": k, "difference": k - 2, "low": k - 2.5, "high": k - 1.5}
+        for line, panels in (("table2", ("AV ROC", "AL ROC")), ("table4", ("Top-1",)))
+        for panel in panels
+        for k, m in enumerate(METHODS[:-1])
+        if (panel, m) != ("AV ROC", "CLAP")
+    ]
+    return pd.DataFrame(rows)
+
+
 FIGURES = {
+    "differences": lambda: plots.differences(differences()),
     "clip_cards": lambda: plots.clip_cards(
         Pictures(), [0, 2, 1], ["sounds", "silent", "region II: does not sound (1,0,0)"]
     ),
@@ -214,6 +226,15 @@ def test_curves_pass_through_the_points_given() -> None:
 def test_verbs_of_too_few_narrations_to_tell_are_not_drawn() -> None:
     left, _ = FIGURES["narrated"]().axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["take $x$ (1900)", "turn-off (50)"]
+
+
+def test_a_difference_is_blue_ahead_orange_behind_and_grey_where_its_interval_holds_zero() -> None:
+    first, second, _ = plots.differences(differences()).axes
+    assert [label.get_text() for label in first.get_yticklabels()][:2] == ["CLAP", "w/o consensus"]  # by row, not panel
+    lines = second.collections[0]
+    assert [tuple(segment[:, 0]) for segment in lines.get_segments()] == [(k - 2.5, k - 1.5) for k in range(4)]
+    drawn = [tuple(colour[:3]) for colour in lines.get_colors()]
+    assert drawn == [to_rgb(plots.NO)] * 2 + [to_rgb(plots.GREY), to_rgb(plots.YES)]
 
 
 def test_bars_are_as_long_as_the_rates() -> None:

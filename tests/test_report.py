@@ -13,7 +13,7 @@ import pytest
 import small_work
 from PIL import Image
 
-from mc3 import config, methods, report, tables
+from mc3 import claims, config, methods, report, tables, uncertainty
 from mc3.config import Config
 from mc3.data import DataError
 
@@ -36,6 +36,9 @@ def written(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("table4_epic_sounds", tables.table4),
     ):
         make(settings).to_csv(figures / f"{stem}.csv", index=False)
+    measured = uncertainty.measure(settings, draws=50)
+    judged = claims.table(claims.checks(measured))
+    judged.loc[0, "text"] = NASTY
     for section in report.SECTIONS:
         for stem, _ in section.pictures:
             Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save(figures / f"{stem}.png")
@@ -43,6 +46,8 @@ def written(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
             pd.DataFrame({"checkpoint": [NASTY], "gap": [0.12345]}).to_csv(figures / f"{stem}.csv", index=False)
         about = {"commit": "a" * 40, "dirty": True, "device": "cpu", "inputs": {NASTY: "0"}, "notebook": "1" * 64}
         (figures / f"{section.notebook}.provenance.json").write_text(json.dumps(about))
+    judged.to_csv(figures / "claims.csv", index=False)
+    uncertainty.differences(measured).to_csv(figures / "differences.csv", index=False)
     return figures
 
 
@@ -98,15 +103,18 @@ def test_every_table_picture_caption_and_provenance_is_on_the_page(settings: Con
     assert text.count("commit aaaaaaaaaaaa with uncommitted changes") == 1 + len(report.SECTIONS)
     table = tables.cells(pd.read_csv(figures / "table2_discovery.csv"))
     for cell in table["AV ROC"]:
-        assert f"<td>{cell}</td>" in text
+        assert f"<td>{cell}</td>" in text.replace("†", "")
 
 
 def test_what_commands_outside_the_pipeline_wrote_is_shown_where_it_is_there(settings: Config, figures: Path) -> None:
     before = report.write(settings, figures).read_text()
     for section in report.BEYOND:
         assert html.escape(section.title) not in before
+        (figures / "seeds").mkdir(exist_ok=True)
         for stem, _ in section.pictures:
             Image.fromarray(np.full((40, 60, 3), 200, np.uint8)).save(figures / f"{stem}.png")
+        for stem, _, _ in section.tables:
+            shutil.copy(figures / f"{Path(stem).name}.csv", figures / f"{stem}.csv")
         for stem, _ in section.numbers:
             pd.DataFrame({"row": [NASTY], "roc": [0.12345]}).to_csv(figures / f"{stem}.csv", index=False)
     about = {"commit": "b" * 40, "dirty": False, "inputs": {NASTY: "0"}}
@@ -118,6 +126,14 @@ def test_what_commands_outside_the_pipeline_wrote_is_shown_where_it_is_there(set
         assert f"Made by <code>{section.command}</code>" in text
     assert text.count("commit bbbbbbbbbbbb") == 1
     assert "<script" not in text
+
+
+def test_recall_at_1_of_every_method_is_shown_beside_table_3(settings: Config, figures: Path) -> None:
+    text = report.write(settings, figures).read_text()
+    recall = tables.cells(pd.read_csv(figures / "table3_retrieval.csv"), ["v2a_r1", "a2v_r1", "l2a_r1", "a2l_r1"])
+    assert list(recall.columns[-4:]) == ["V→A @1", "A→V @1", "L→A @1", "A→L @1"]
+    for cell in recall["L→A @1"]:
+        assert f"<td>{cell}</td>" in text
 
 
 def test_sections_hold_every_notebook_but_the_explorer() -> None:
@@ -198,4 +214,32 @@ def test_mc3s_place_is_counted_in_each_column_and_told_on_page_and_readme(settin
     assert sentence.startswith("MC3's rank, with 1 seed: ")
     page = report.write(settings, figures).read_text()
     assert html.escape(sentence) in page
-    assert (figures / "results.md").read_text().startswith(sentence + "\n\n**Table 2")
+    counted = claims.sentence(pd.read_csv(figures / "claims.csv"))
+    assert (figures / "results.md").read_text().startswith(f"{sentence}\n\n{counted}\n\n**Table 2")
+    assert html.escape(counted) in page
+
+
+def test_every_claim_stands_on_the_page_with_its_verdict_before_any_table(settings: Config, figures: Path) -> None:
+    text = report.write(settings, figures).read_text()
+    judged = pd.read_csv(figures / "claims.csv")
+    place = text.index("<h2 id=")
+    assert text[place:].startswith('<h2 id="claims">')
+    for claim, verdict in zip(judged["text"], judged["verdict"], strict=True):
+        place = text.index(f"<td>{html.escape(claim, quote=False)}</td>", place)
+        assert verdict in text[place : place + len(claim) + 120]
+    assert place < text.index("Table 2")
+
+
+def test_a_dagger_marks_the_numbers_whose_difference_to_mc3_has_an_interval_without_zero(
+    settings: Config, figures: Path
+) -> None:
+    found = pd.read_csv(figures / "differences.csv").fillna({"protocol": ""})
+    found[["low", "high"]] = -1.0, 1.0
+    found.loc[(found["method"] == "cmc") & (found["metric"] == "av_roc"), "low"] = 0.1
+    found.loc[(found["protocol"] == "fine-tune") & (found["metric"] == "map"), "high"] = -0.1
+    found.to_csv(figures / "differences.csv", index=False)
+    report.write(settings, figures)
+    lines = [line for line in (figures / "results.md").read_text().splitlines() if line.startswith("|") and "†" in line]
+    assert [line.split(" | ")[0] for line in lines] == ["| CMC", "| untrained"]
+    assert [line.count("†") for line in lines] == [1, 1]
+    assert "fine-tune" in lines[1]

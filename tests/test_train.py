@@ -230,7 +230,7 @@ def test_the_loss_curve_is_the_one_on_record(settings):
 LONG = {"epochs": {"align": 3, "refine": 2}, "checkpoint_every": 3, "log_every": 2}
 
 
-@pytest.mark.parametrize("method", ["align", "imagebind"])
+@pytest.mark.parametrize("method", ["align", "imagebind", "clap", "cm_acc", "cmc_bank"])
 def test_a_run_that_broke_at_any_step_ends_with_the_bytes_of_an_unbroken_one(settings, monkeypatch, method):
     config = configured(settings, **LONG)
     unbroken = output(train.run(config, method, SEED))

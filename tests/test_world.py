@@ -82,6 +82,16 @@ def test_one_seed_makes_the_same_bytes_whatever_the_number_of_processes(written:
     assert digests(again.paths.raw) == digests(written.paths.raw)
 
 
+def test_the_profiles_rates_make_the_world_that_the_committed_results_are_of(profile: Config) -> None:
+    """Its plan as it was when rates were constants of the code; sound and picture follow from the plan alone."""
+    videos = plans.plan(profile.world)
+    times = [[a.start, a.duration, a.tempo, a.level] for video in videos for a in video.actions]
+    votes = [[narration.votes for narration in video.narrations] for video in videos]
+    facts = [files.truth(videos), files._narrations(videos, profile.world), times, votes]
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    assert found == "8becf49c2971de52df8f0e8f049cdc05ba75e78e01aa318a96899f70b13d0f9a"
+
+
 def test_another_seed_makes_another_world(big: World) -> None:
     few = dataclasses.replace(big, videos={"train": 2, "validation": 1, "test": 1})
     other = plans.plan(dataclasses.replace(few, seed=few.seed + 1))

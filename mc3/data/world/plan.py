@@ -2,34 +2,22 @@
 
 The plan is cheap and pure: one seed gives one plan, whatever the number of processes, and adding
 videos leaves the others as they were. Rates come from the paper where it has them (Table 1, Sec. 5:
-17,693 of 33,000 labelled clips are positive); every other rate is a choice and is named as one.
-Agreement follows the paper's Figure 2.
+17,693 of 33,000 labelled clips are positive); every other rate is a choice and is named as one, here or in
+`mc3.config.Rates`, which `mc3 study` varies. Agreement follows the paper's Figure 2.
 """
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
-from mc3.config import World
+from mc3.config import Rates, World
 
 ANNOTATOR_ERROR = 0.1
 """A choice: each of three annotators errs independently with this probability; the majority errs in 2.8 %."""
-
-UNSEEN = 0.1
-"""A choice: share of the actions that are not region I which the camera does not see."""
-
-HEARD_UNSEEN = 0.7
-"""A choice: share of the unseen actions that are heard all the same (region IV)."""
-
-ON_SCREEN = 0.35
-"""A choice: share of time in which a visible source that nobody narrates (TV, machine, tap) sounds."""
-
-OFF_SCREEN = 0.4
-"""A choice: share of time in which a source out of view (traffic, speech, somebody else at work, ...) sounds."""
 
 STICKY = 0.6
 """A choice: probability that a source keeps its state from one action to the next rather than draw it anew."""
@@ -290,20 +278,26 @@ def _sticky(rng: np.random.Generator, before: str | None, choices: tuple[str, ..
 
 
 def _action(
-    rng: np.random.Generator, slot_start: float, scene: Scene, has_audio: bool, on_screen: str, off_screen: str
+    rng: np.random.Generator,
+    slot_start: float,
+    scene: Scene,
+    has_audio: bool,
+    on_screen: str,
+    off_screen: str,
+    rates: Rates,
 ) -> Action:
     other = rng.random() < OTHERS
     verb = TALK if other else VERBS[rng.choice(len(VERBS), p=VERB_SHARES)]
-    sounds = rng.random() < (0.7 if other else true_rate(verb.rate))
+    sounds = rng.random() < (0.7 if other else rates.sounding * true_rate(verb.rate))
     seen = True
     if not other and not sounds:
-        seen = verb is not TALK and rng.random() >= UNSEEN
-        sounds = not seen and rng.random() < HEARD_UNSEEN
+        seen = verb is not TALK and rng.random() >= rates.unseen
+        sounds = not seen and rng.random() < rates.heard_unseen
     return Action(
         start=slot_start + 0.5 + 0.3 * rng.random(),
         duration=rng.uniform(1.1, 1.5),
         tempo=rng.uniform(2.0, 3.5),
-        level=rng.uniform(-34.0, -18.0),
+        level=rng.uniform(-34.0, -18.0) + rates.signal_db,
         verb=verb,
         noun=_noun(rng, verb, scene),
         actor="O" if other else "C",
@@ -340,6 +334,12 @@ def _text(rng: np.random.Generator, action: Action) -> str:
     return f"#C C {verb} {article} {noun}{tail}"
 
 
+def _misnarrated(rng: np.random.Generator, action: Action, scene: Scene) -> Action:
+    """What a wrong narration says was done: another draw of verb and object in the same place."""
+    verb = VERBS[rng.choice(len(VERBS), p=VERB_SHARES)]
+    return replace(action, verb=verb, noun=_noun(rng, verb, scene), actor="C")
+
+
 def _votes(rng: np.random.Generator, positive: bool) -> tuple[int, int, int]:
     a, b, c = (int(positive != (rng.random() < ANNOTATOR_ERROR)) for _ in range(3))
     return a, b, c
@@ -350,6 +350,8 @@ def video_plan(world: World, split: str, number: int) -> VideoPlan:
     splits = ("train", "validation", "test")
     entropy = (world.seed, splits.index(split), number)
     rng = np.random.default_rng(np.random.SeedSequence(entropy))
+    wrong = np.random.default_rng(np.random.SeedSequence([*entropy, 3]))  # so that the rest stays as it is
+    rates = world.rates
     uid = str(uuid.UUID(bytes=rng.bytes(16), version=4))
     has_audio = split != "train" or number < world.videos["train"] - world.silent_videos
     scene = SCENES[rng.integers(len(SCENES))]
@@ -359,10 +361,10 @@ def video_plan(world: World, split: str, number: int) -> VideoPlan:
     on_screen: str | None = None
     off_screen: str | None = None
     for slot in range(int(world.seconds / world.clip_every_sec)):
-        on_screen = _sticky(rng, on_screen, (source,), ON_SCREEN)
-        off_screen = _sticky(rng, off_screen, OFF_SCREEN_SOURCES, OFF_SCREEN)
+        on_screen = _sticky(rng, on_screen, (source,), rates.on_screen)
+        off_screen = _sticky(rng, off_screen, OFF_SCREEN_SOURCES, rates.off_screen)
         heard = (on_screen, off_screen) if has_audio else ("", "")
-        actions.append(_action(rng, slot * world.clip_every_sec, scene, has_audio, *heard))
+        actions.append(_action(rng, slot * world.clip_every_sec, scene, has_audio, *heard, rates))
 
     narrations: list[Narration] = []
     for index, action in enumerate(actions):
@@ -374,7 +376,10 @@ def video_plan(world: World, split: str, number: int) -> VideoPlan:
             votes = None
             if split != "train" and action.actor == "C":
                 votes = _votes(rng, action.region == "I")
-            narrations.append(Narration(pass_number, round(time, 4), _text(rng, action), index, votes))
+            text = _text(rng, action)
+            if split == "train" and wrong.random() < rates.misnarrated:
+                text = _text(wrong, _misnarrated(wrong, action, scene))
+            narrations.append(Narration(pass_number, round(time, 4), text, index, votes))
             time += rng.uniform(0.05, 0.2)
     end = round(world.seconds + rng.uniform(1.0, 5.0), 4)
     bad = (("#C C holds the cup", end), ("#C ", round(rng.uniform(1.0, world.seconds), 4)))

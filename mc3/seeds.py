@@ -1,0 +1,99 @@
+"""Tables 2-4 over more seeds than the pipeline's own, without touching the pipeline (`mc3 seeds`).
+
+The pipeline's figures are of the profile's seeds, one in `mini`, so that a fresh clone makes the committed numbers in
+minutes. This trains the other seeds in `work/seeds`, which links to the pipeline's clips and to its results of its own
+seeds, and writes the tables over all of them to `figures/seeds`. DVC knows nothing of that folder: as more seeds of
+the profile they would be more stages, each of a minute, and the profile's seeds would be probed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mc3 import embed, methods, probe, report, tables, trials
+from mc3.config import Config, as_dict
+from mc3.data import DataError
+from mc3.plots import overview, save
+
+FIGURES = Path("figures") / "seeds"
+SEEDS = (0, 1, 2, 3, 4)
+STEMS = {"table2_discovery": tables.table2, "table3_retrieval": tables.table3, "table4_epic_sounds": tables.table4}
+PROBE_CODE = ("data/epic_sounds.py", "data/epic_views.py", "encoders", "evaluate.py", "probe.py")
+
+
+def placed(config: Config, seeds: Sequence[int]) -> Config:
+    """The settings of `work/seeds`: all `seeds`, the profile's own linked from the pipeline.
+
+    Raises:
+        DataError: the pipeline's results are missing, or of other checkpoints, clips or code.
+    """
+    names = ("align", *methods.METHODS)
+    shared = ["shards"]
+    for seed in config.seeds:
+        for name in names:
+            if not embed.unchanged(config, name, seed):
+                raise DataError(f"the pipeline's results of {name}-{seed} are not up to date; `make repro` makes them")
+        shared += [f"checkpoints/{name}-{seed}" for name in names]
+        shared += [f"embeddings/{seed}", f"probe/{seed}.json", f"probe/{seed}.safetensors"]
+    made = trials.place(config, config.paths.work / "seeds", shared)
+    return trials.changed(made, {"seeds": list(seeds)})
+
+
+def probe_fingerprint(config: Config, seed: int) -> str:
+    """A hash of what decides a seed's probes: checkpoints, clips, settings and code."""
+    inputs = [embed.inputs(config, name, seed) for name in ("align", *methods.METHODS)]
+    return trials.fingerprint_of([as_dict(config.probe), inputs], PROBE_CODE)
+
+
+def run(config: Config, seeds: Sequence[int] = SEEDS) -> dict[str, pd.DataFrame]:
+    """Train, embed and probe the seeds that the profile lacks, and write the tables over all of `seeds`.
+
+    Goes on where it was stopped. Returns the tables by their names.
+    """
+    together = placed(config, seeds)
+    jobs: dict[str, tuple[str, int]] = {}
+    for seed in (s for s in seeds if s not in config.seeds):
+        jobs |= {f"{name}-{seed}": (name, seed) for name in ("align", *methods.METHODS, "probe")}
+    schedule = trials.Schedule({name: expected(config, together, *job) for name, job in jobs.items()})
+    print(schedule.told())
+    held: dict[str, Any] = {}
+    for name in schedule:
+        step, seed = jobs[name]
+        if step != "probe":
+            trials.embedded(together, step, seed, held)
+        elif not trials.is_done(together, name, wanted := probe_fingerprint(together, seed)):
+            probe.run(together, seed)
+            trials.mark_done(together, name, wanted)
+    return write(together)
+
+
+def expected(config: Config, together: Config, step: str, seed: int) -> float:
+    """Seconds that a step will take; 0 where it was done, whatever became out of date since."""
+    if (together.paths.work / "done" / f"{step}-{seed}").exists():
+        return 0.0
+    return trials.typical(config, "probe@0") if step == "probe" else trials.seconds(config, together, step)
+
+
+def write(config: Config) -> dict[str, pd.DataFrame]:
+    """The tables of `config.seeds`, each seed's numbers, the overview and the provenance, to `figures/seeds`."""
+    found, single = {}, []
+    for stem, make in STEMS.items():
+        found[stem] = make(config)
+        trials.write_table(FIGURES / f"{stem}.csv", found[stem])
+        for seed in config.seeds:
+            table = make(trials.changed(config, {"seeds": [seed]}))
+            metrics = [name for name in table if f"{name}_std" in table]
+            keys = [key for key in ("method", "protocol") if key in table]
+            long = table.loc[table["seeds"] > 0].melt(keys, metrics, "metric", "value").dropna(subset="value")
+            single.append(long.assign(table=stem, seed=seed))
+    each = pd.concat(single, ignore_index=True)[["table", "method", "protocol", "metric", "seed", "value"]]
+    trials.write_table(FIGURES / "per_seed.csv", each)
+    save(overview(report.overview(FIGURES)), FIGURES / "overview")
+    inputs = [config.paths.work / "embeddings" / str(seed) for seed in config.seeds]
+    inputs += [probe.path(config, seed) for seed in config.seeds]
+    trials.record(config, "seeds", {}, inputs)
+    return found

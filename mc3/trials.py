@@ -1,0 +1,232 @@
+"""Trainings beside the pipeline's: a method under changed settings, in a folder of its own, remembered when done.
+
+`mc3 seeds`, `tune`, `ablate` and `study` are lists of such trials. What a trial shares with the pipeline (clips,
+align checkpoint) it links to instead of making it again, and nothing that DVC tracks is written to. A finished
+training carries a mark with the fingerprint of all that decides it, so that the same command goes on where it was
+stopped and does again what was changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mc3 import cost, embed, evaluate, methods, notebook, repro, tables, train
+from mc3.config import Config, as_dict, build
+from mc3.data import DataError, write_whole
+
+FIGURES = Path("figures")
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """`config` with other values at dotted places, such as "loss.consensus.anchor"; `ConfigError` names a wrong one."""
+    data = as_dict(config)
+    for place, value in changes.items():
+        *groups, name = place.split(".")
+        at = data
+        for group in groups:
+            at = at.setdefault(group, {})
+        at[name] = value
+    found: Config = build(Config, data)
+    return found
+
+
+def place(config: Config, folder: Path, shared: Sequence[str]) -> Config:
+    """`config` with its work in `folder`, where each of `shared` (names in the work folder) is a link.
+
+    Raises:
+        DataError: the pipeline has not made one of them yet.
+    """
+    work = config.paths.work.absolute()
+    for name in shared:
+        if not (work / name).exists():
+            raise DataError(f"{work / name} is missing; `make repro` makes it")
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        target = os.path.relpath((work / name).resolve(), link.parent.resolve())
+        if not link.is_symlink() or link.readlink() != Path(target):
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+    return changed(config, {"paths.work": str(folder)})
+
+
+def placed(
+    config: Config, changes: Mapping[str, Any], seed: int, own_clips: bool = False, own_align: bool = False
+) -> Config:
+    """`config` with `changes` in a folder of its own under `work/trials`, named by the settings and what it links to.
+
+    Args:
+        config: the pipeline's settings.
+        changes: other values at dotted places.
+        seed: whose align checkpoint is linked.
+        own_clips: clips are cut anew rather than linked; they come with an align stage of their own.
+        own_align: the align stage is trained anew.
+    """
+    trial = changed(config, changes)
+    decided = {name: as_dict(getattr(trial, name)) for name in ("clips", "model", "loss", "train")}
+    for group in ("clips", "train"):
+        del decided[group]["workers"]
+    own_align = own_align or own_clips
+    name = fingerprint_of([decided, own_clips, own_align], ())[:16]
+    shared = [] if own_clips else ["shards"]
+    shared += [] if own_align else [f"checkpoints/align-{seed}"]
+    return changed(place(config, config.paths.work / "trials" / name, shared), changes)
+
+
+def is_done(config: Config, name: str, fingerprint: str) -> bool:
+    """Whether step `name` was finished in this work folder with this fingerprint."""
+    mark = config.paths.work / "done" / name
+    return mark.exists() and mark.read_text() == fingerprint
+
+
+def mark_done(config: Config, name: str, fingerprint: str) -> None:
+    """Remember that step `name` was finished."""
+    mark = config.paths.work / "done" / name
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(mark, fingerprint.encode())
+
+
+def trained(config: Config, method: str, seed: int) -> Path:
+    """The checkpoint folder of `method` and `seed`, trained unless it was before; one that was killed goes on."""
+    name = f"{method}-{seed}"
+    folder = config.paths.work / "checkpoints" / name
+    fingerprint = train.fingerprint(config, method, seed)
+    if not (folder.exists() and is_done(config, name, fingerprint)):
+        train.run(config, method, seed)
+        mark_done(config, name, fingerprint)
+    return folder
+
+
+def validation(config: Config, method: str, seed: int) -> dict[str, float]:
+    """The validation ROCs at the end of training: {"av_roc", "al_roc"}, those that the method has."""
+    metrics = trained(config, method, seed) / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    last = {name: value for row in rows for name, value in row.items()}  # later rows overwrite earlier ones
+    return {name: last[name] for name in ("av_roc", "al_roc") if name in last}
+
+
+def embedded(config: Config, method: str, seed: int, held: dict[str, Any]) -> None:
+    """Train and embed `method`, as far as it was not done; `held` keeps the clips for others of the same shards."""
+    trained(config, method, seed)
+    if not embed.unchanged(config, method, seed):
+        embed.run(config, method, seed, held)
+
+
+def discovery(config: Config, method: str, seed: int) -> dict[str, float]:
+    """The test ROCs of an embedded method: {"av_roc", "al_roc"}, those that it has."""
+    scored = tables.discovery_scores(config, method, seed)
+    return {f"{p}_roc": evaluate.discovery(scored[p], scored["positive"])["roc"] for p in evaluate.PAIRS if p in scored}
+
+
+def recalls(config: Config, method: str, seed: int) -> dict[str, float]:
+    """Set recall of an embedded method in percent, {"v2a_r1", ...}: every direction it has and every cut-off."""
+    groups, split = tables.retrieval_split(config)
+    ks = config.evaluate.recall_at
+    found = evaluate.retrieval_directions(
+        embed.read(config, method, seed)[1], groups, split, ks, config.evaluate.chunk
+    )  # fmt: skip
+    return {f"{d}_r{k}": 100 * metrics[f"recall@{k}"] for d, metrics in found.items() for k in ks}
+
+
+def fingerprint_of(facts: Any, modules: Sequence[str]) -> str:
+    """A hash of plain `facts` and of the code in `modules`, files or folders of this package."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    package = Path(__file__).parent
+    for module in modules:
+        path = package / module
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def typical(config: Config, *stages: str) -> float:
+    """Seconds that these stages of the pipeline took, here or where the profile was timed; 0 for unknown ones."""
+    known = repro.typical(config)
+    return sum(known.get(stage, 0.0) for stage in stages)
+
+
+def seconds(config: Config, trial: Config, method: str) -> float:
+    """About what training and embedding `method` under `trial` takes, from what it took under `config`.
+
+    In proportion to the arithmetic of the encoders and to the epochs.
+    """
+    recipe = methods.get(method)
+
+    def work(of: Config) -> float:
+        epochs = {**of.train.epochs, "both": sum(of.train.epochs.values())}
+        return sum(epochs[stage.epochs] * cost.training_flops(of.model, stage) for stage in recipe.stages)
+
+    stage = "align@0" if method == "align" else f"train@{method}-0"
+    every = 1 + len(methods.METHODS)
+    return typical(config, stage) * work(trial) / work(config) + typical(config, "embed@0") / every
+
+
+class Schedule:
+    """Jobs with the seconds each is expected to take; iterating says where one is and how long is left.
+
+    `expected` has a number a job, 0 for one that is done. The pace of those that ran corrects the rest. With `budget`,
+    in seconds, no job is begun that would end after it; those left out are in `skipped`.
+    """
+
+    def __init__(
+        self,
+        expected: Mapping[str, float],
+        budget: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        show: Callable[[str], None] = print,
+    ) -> None:
+        self.expected, self.budget, self.clock, self.show = dict(expected), budget, clock, show
+        self.skipped: list[str] = []
+        self.took: dict[str, float] = {}
+
+    def told(self) -> str:
+        """One line for before the start: how many jobs, and what they take together."""
+        left = [seconds for seconds in self.expected.values() if seconds]
+        done = len(self.expected) - len(left)
+        return f"{len(self.expected)} steps, {done} done before; about {clock(sum(left))} to go"
+
+    def pace(self) -> float:
+        """Seconds that passed for each that was expected."""
+        planned = sum(self.expected[name] for name in self.took)
+        return sum(self.took.values()) / planned if planned else 1.0
+
+    def __iter__(self) -> Iterator[str]:
+        began, names = self.clock(), list(self.expected)
+        for number, name in enumerate(names, 1):
+            gone = self.clock() - began
+            due = self.expected[name] * self.pace()
+            if self.budget is not None and due and gone + due > self.budget:
+                self.skipped.append(name)
+                continue
+            left = sum(self.expected[other] for other in names[number - 1 :]) * self.pace()
+            if self.expected[name]:
+                self.show(f"[{number}/{len(names)}] {name} · {clock(gone)} elapsed · about {clock(left)} left")
+            at = self.clock()
+            yield name
+            if self.expected[name]:
+                self.took[name] = self.clock() - at
+
+
+def clock(seconds: float) -> str:
+    """Seconds as hours, minutes and seconds."""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """A table of results as CSV with five decimals, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, table.to_csv(index=False, float_format="%.5f").encode())
+
+
+def record(config: Config, name: str, facts: Mapping[str, Any], inputs: Sequence[Path] = ()) -> None:
+    """Write `figures/NAME.provenance.json`: what any result has (`mc3.notebook.origin`) and `facts`."""
+    data = {**notebook.origin(config, inputs), **facts}
+    write_whole(FIGURES / f"{name}.provenance.json", (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())

@@ -1,0 +1,162 @@
+"""Ablations are settings that exist and share what they may share; tuning gives every method as many trials."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_work
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mc3 import ablations, config, methods, sweep_plots, train, trials, tune
+from mc3.config import Config, ConfigError
+
+EVERY = [(name, setting) for name, settings in ablations.ABLATIONS.items() for setting in settings]
+
+
+@pytest.fixture(scope="module")
+def profile() -> Config:
+    return config.load(ROOT / "profiles" / "mini.yaml")
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch) -> Config:
+    """A work folder with what trials link to, as the present folder's."""
+    settings = config.load(small_work.make(tmp_path / "top"))
+    (tmp_path / "top" / "requirements.lock").write_bytes((ROOT / "requirements.lock").read_bytes())
+    monkeypatch.chdir(tmp_path / "top")
+    return settings
+
+
+def score(trial: Config, method: str, seed: int) -> dict[str, float]:
+    """Numbers that a trial's settings decide, those of a perfect learning rate of 3e-3 being highest."""
+    far = abs(np.log(trial.train.learning_rate / 3e-3)) + 0.01 * seed + 0.1 * abs(np.log(trial.loss.temperature / 0.05))
+    known = methods.get(method).modalities
+    pairs = {"av_roc": {"audio", "video"}, "al_roc": {"audio", "text"}}
+    return {name: 0.9 - 0.05 * far for name, pair in pairs.items() if pair <= set(known)}
+
+
+@pytest.mark.parametrize(("name", "setting"), EVERY)
+def test_every_setting_of_an_ablation_is_a_profile_that_fits_together(profile, name, setting):
+    trial = trials.changed(profile, ablations.ABLATIONS[name][setting])
+    train.check(trial.train)
+    assert trial.clips.frames == trial.model.video.frames
+    samples = round((trial.clips.before_sec + trial.clips.after_sec) * trial.clips.sample_rate)
+    assert trial.model.audio.length == 1 + (samples - 400) // 160  # 25 ms windows every 10 ms
+    consensus = trial.loss.consensus
+    assert {"audio", "video", "text"} - {consensus.anchor} <= set(consensus.alpha)
+
+
+def test_each_ablation_has_the_profiles_own_setting_once_and_all_share_its_folder(pipeline):
+    (pipeline.paths.work / "checkpoints" / "align-0" / "final").mkdir(parents=True)
+    usual = trials.placed(pipeline, {}, 0).paths.work
+    for name, settings in ablations.ABLATIONS.items():
+        folders = [ablations.placed(pipeline, changes, 0).paths.work for changes in settings.values()]
+        assert folders.count(usual) == 1, name
+        assert len(set(folders)) == len(folders), name
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "align"),
+    [("anchor", False, False), ("alpha", False, False), ("reading", False, False), ("weight", False, False),
+     ("temperature", False, True), ("duration", True, True), ("frames", True, True)],
+)  # fmt: skip
+def test_clips_and_align_stage_are_made_anew_where_the_setting_decides_them(name, cut, align):
+    for changes in ablations.ABLATIONS[name].values():
+        assert ablations.needs(changes) == (cut, align)
+
+
+def test_the_papers_choices_are_among_the_settings():
+    """Sec. 4.2: audio is the anchor, alpha_v .5 and alpha_l 1; Sec. 5: clips of 1.5 s; EgoVLP: 4 frames."""
+    assert {"anchor": "audio", "alpha": "video 0.5, text 1", "duration": "1.5 s", "frames": "4"}.items() <= {
+        name: setting for name, setting in EVERY if setting in ("audio", "video 0.5, text 1", "1.5 s", "4")
+    }.items()
+
+
+def test_a_table_of_ablations_keeps_what_was_measured_before_and_is_whole_with_a_figure(pipeline, monkeypatch, capsys):
+    asked: list[str] = []
+
+    def measured(trial, seed, held):
+        asked.append(f"{trial.loss.consensus.anchor} {trial.loss.consensus_weight:g}")
+        return {"validation_av_roc": 0.5, "validation_al_roc": 0.5, **score(trial, "mc3", seed), "v2a_r1": 1.0}
+
+    (pipeline.paths.work / "checkpoints" / "align-0" / "final").mkdir(parents=True)
+    monkeypatch.setattr(ablations, "measure", measured)
+    ablations.run(pipeline, ["weight"])
+    table = ablations.run(pipeline, ["anchor"])
+    assert asked[-3:] == ["audio 5", "video 5", "text 5"]
+    read = pd.read_csv("figures/ablations.csv", dtype={"setting": str})
+    assert list(dict.fromkeys(read["ablation"])) == ["anchor", "weight"]
+    assert read["setting"].tolist() == [*ablations.ABLATIONS["anchor"], *ablations.ABLATIONS["weight"]]
+    assert table["profile"].sum() == 2
+    assert "about" in capsys.readouterr().out
+
+
+def test_an_ablation_that_is_none_is_refused_with_the_known_ones(profile):
+    with pytest.raises(ConfigError, match=r"no ablation 'ancor'; known: anchor, alpha"):
+        ablations.run(profile, ["ancor"])
+
+
+@given(count=st.integers(1, 9))
+def test_every_method_gets_the_same_number_of_trials_and_the_same_learning_rates(count):
+    profile = config.load(ROOT / "profiles" / "mini.yaml")
+    drawn = {name: tune.settings(profile, name, count) for name in methods.METHODS}
+    assert {len(found) for found in drawn.values()} == {count}
+    rates = {tuple(trial.get("train.learning_rate") for trial in found) for found in drawn.values()}
+    assert len(rates) == 1
+    for name, found in drawn.items():  # no trial is spent on settings that were tried
+        values = [{place: tune.usual(profile)[place] for place in tune.space(name)} | trial for trial in found]
+        assert len({str(trial) for trial in values}) == count
+
+
+def test_what_is_tuned_changes_the_method_and_stays_within_its_factor(profile):
+    usual = {"train.learning_rate": profile.train.learning_rate, "loss.temperature": profile.loss.temperature,
+             "loss.consensus_weight": profile.loss.consensus_weight}  # fmt: skip
+    for name in methods.METHODS:
+        recipe = methods.get(name)
+        for place, value in itertools.chain(*(trial.items() for trial in tune.settings(profile, name, 30))):
+            assert 1 / tune.SPACE[place] <= value / usual[place] <= tune.SPACE[place]
+        fixed = all(stage.temperature is not None or not stage.contrastive for stage in recipe.stages)
+        assert ("loss.temperature" in tune.space(name)) != fixed
+        assert "loss.consensus_weight" not in tune.space(name) or any(stage.consensus for stage in recipe.stages)
+
+
+def test_tuning_chooses_on_validation_and_scores_only_the_chosen_and_the_profiles_on_test(
+    pipeline, monkeypatch, capsys
+):
+    tested: list[tuple[str, float]] = []
+
+    def tests(trial, method, seed):
+        tested.append((method, trial.train.learning_rate))
+        return {name: value - 0.1 for name, value in score(trial, method, seed).items()}
+
+    (pipeline.paths.work / "checkpoints" / "align-0" / "final").mkdir(parents=True)
+    monkeypatch.setattr(trials, "validation", score)
+    monkeypatch.setattr(trials, "embedded", lambda *arguments: None)
+    monkeypatch.setattr(trials, "discovery", tests)
+    table = tune.run(pipeline, 4)
+    assert table.groupby("method").size().to_dict() == dict.fromkeys(methods.METHODS, 4)
+    assert table.groupby("method")["chosen"].sum().eq(1).all()
+    for _, rows in table.groupby("method"):
+        assert rows["mean"].max() == rows.loc[rows["chosen"], "mean"].item()
+        tests_of = rows[["test_av_roc", "test_al_roc"]].notna().any(axis=1)
+        assert tests_of.equals(rows["chosen"] | (rows["trial"] == 0))
+    assert len(tested) == sum(table["chosen"] | (table["trial"] == 0))
+    assert pd.read_csv("figures/tuning.csv")["trial"].tolist() == table["trial"].tolist()
+
+
+def test_unequal_budgets_are_an_error_and_not_a_table():
+    rows = [{"method": m, "label": m, "trial": t, "seed": 0, "av_roc": 0.5} for m, t in (("a", 0), ("a", 1), ("b", 0))]
+    with pytest.raises(ValueError, match="different numbers of trials"):
+        tune.chosen(pd.DataFrame(rows))
+
+
+def test_the_figure_of_ablations_has_a_panel_each_with_every_setting():
+    rows = [{"ablation": n, "setting": s, "profile": False, "seed": 0, "av_roc": 0.5, "al_roc": 0.6} for n, s in EVERY]
+    figure = sweep_plots.ablations(pd.DataFrame(rows))
+    shown = {
+        ax.get_title(): [tick.get_text() for tick in ax.get_yticklabels()] for ax in figure.axes if ax.get_visible()
+    }
+    assert shown == {name: list(settings) for name, settings in ablations.ABLATIONS.items()}
