@@ -8,7 +8,9 @@ The supplement's recall at 1 needs no training: Table 3 has it, and the report s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -109,36 +111,67 @@ def expected(config: Config, trial: Config, seed: int) -> float:
     return whole + cut * trials.typical(config, "shards")
 
 
-def run(config: Config, names: Sequence[str] = (), seeds: Sequence[int] | None = None) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Job:
+    """A training: one setting of an ablation, with its settings in its folder."""
+
+    ablation: str
+    setting: str
+    trial: Config
+    seed: int
+
+
+def jobs_of(config: Config, names: Sequence[str], seeds: Sequence[int]) -> dict[str, Job]:
+    """Every setting of the ablations called `names` on every seed by what is printed of them, their folders made."""
+    return {
+        f"{name}: {setting}, seed {seed}": Job(name, setting, placed(config, changes, seed), seed)
+        for name in names
+        for setting, changes in ABLATIONS[name].items()
+        for seed in seeds
+    }
+
+
+def costs_of(config: Config, jobs: Mapping[str, Job]) -> dict[str, float]:
+    """Seconds that each job will take: 0 where it was done, or comes out the same as one before it."""
+    seen: set[tuple[Path, int]] = set()
+    costs = {}
+    for name, job in jobs.items():
+        place = (job.trial.paths.work, job.seed)
+        costs[name] = 0.0 if place in seen else expected(config, job.trial, job.seed)
+        seen.add(place)
+    return costs
+
+
+def train(names: Sequence[str], seeds: Sequence[int], config: Config, wanted: Sequence[str]) -> list[dict[str, float]]:
+    """`measure` those of the jobs of `names` and `seeds` that are `wanted`."""
+    jobs = {name: job for name, job in jobs_of(config, names, seeds).items() if name in set(wanted)}
+    schedule = trials.Schedule(costs_of(config, jobs))
+    held: dict[str, Any] = {}
+    return [
+        measure(job.trial, job.seed, held if (job.trial.paths.work / "shards").is_symlink() else {})
+        for job in (jobs[name] for name in schedule)
+    ]
+
+
+def run(
+    config: Config, names: Sequence[str] = (), seeds: Sequence[int] | None = None, processes: int = 1
+) -> pd.DataFrame:
     """Train and score the ablations called `names`, all without any, and write `TABLE` and its figure.
 
-    Rows of other ablations that the table has already are kept. `ConfigError` for a name that is none.
+    Rows of other ablations that the table has already are kept. `processes` trainings run at once. `ConfigError` for a
+    name that is none.
     """
     for name in names:
         if name not in ABLATIONS:
             raise ConfigError(f"no ablation {name!r}; known: {', '.join(ABLATIONS)}")
-    jobs = {
-        f"{name}: {setting}, seed {seed}": (name, setting, placed(config, changes, seed), seed)
-        for name in (names or ABLATIONS)
-        for setting, changes in ABLATIONS[name].items()
-        for seed in (seeds or config.seeds)
-    }
-    seen: set[tuple[Path, int]] = set()
-    costs = {}
-    for job, (_, _, trial, seed) in jobs.items():
-        again = (trial.paths.work, seed) in seen  # settings that come out the same are trained once
-        costs[job] = 0.0 if again else expected(config, trial, seed)
-        seen.add((trial.paths.work, seed))
-    schedule = trials.Schedule(costs)
-    print(schedule.told())
-    held: dict[str, Any] = {}
+    names, seeds = names or list(ABLATIONS), seeds or config.seeds
+    jobs = jobs_of(config, names, seeds)
+    trials.side_by_side(partial(train, names, seeds), config, costs_of(config, jobs), processes)
     usual = trials.placed(config, {}, config.seeds[0]).paths.work
     rows = []
-    for job in schedule:
-        name, setting, trial, seed = jobs[job]
-        numbers = measure(trial, seed, held if (trial.paths.work / "shards").is_symlink() else {})
-        profile = trial.paths.work == usual
-        rows.append({"ablation": name, "setting": setting, "profile": profile, "seed": seed, **numbers})
+    for job, numbers in zip(jobs.values(), train(names, seeds, config, list(jobs)), strict=True):
+        profile = job.trial.paths.work == usual
+        rows.append({"ablation": job.ablation, "setting": job.setting, "profile": profile, "seed": job.seed, **numbers})
     table = merged(pd.DataFrame(rows))
     trials.write_table(TABLE, table)
     save(sweep_plots.ablations(table), TABLE.with_suffix(""))

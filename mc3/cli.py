@@ -55,6 +55,15 @@ def _load(args: argparse.Namespace) -> Any:
     return config.load(args.config)
 
 
+def _processes(args: argparse.Namespace, config: Any) -> int:
+    """How many trainings to run at once."""
+    if args.processes:
+        return int(args.processes)
+    import torch
+
+    return 1 if torch.cuda.is_available() else int(config.train.threads)
+
+
 def _method(args: argparse.Namespace) -> str:
     from mc3 import methods
     from mc3.config import ConfigError
@@ -184,7 +193,7 @@ def seeds(args: argparse.Namespace) -> None:
     config = _load(args)
     from mc3 import seeds, tables
 
-    found = seeds.run(config, args.seeds)
+    found = seeds.run(config, args.seeds, _processes(args, config))
     for stem, table in found.items():
         print(f"\n{stem}\n{tables.to_markdown(table)}")
 
@@ -197,7 +206,7 @@ def tune(args: argparse.Namespace) -> None:
     if args.what == "readings":
         tune.readings(config)
     else:
-        tune.run(config, args.trials)
+        tune.run(config, args.trials, _processes(args, config))
 
 
 def ablate(args: argparse.Namespace) -> None:
@@ -209,7 +218,7 @@ def ablate(args: argparse.Namespace) -> None:
         for name, settings in ablations.ABLATIONS.items():
             print(f"{name}: {'; '.join(settings)}")
         return
-    table = ablations.run(config, args.names, args.seeds)
+    table = ablations.run(config, args.names, args.seeds, _processes(args, config))
     print(table.round(3).to_string(index=False))
 
 
@@ -218,7 +227,7 @@ def study(args: argparse.Namespace) -> None:
     config = _load(args)
     from mc3 import study
 
-    study.run(config, args.hours, args.seeds)
+    study.run(config, args.hours, args.seeds, processes=_processes(args, config))
 
 
 def discover(args: argparse.Namespace) -> None:
@@ -376,6 +385,12 @@ def parser() -> argparse.ArgumentParser:
     def add_seed(step: argparse.ArgumentParser) -> None:
         step.add_argument("--seed", type=int, required=True, help="one of the profile's seeds")
 
+    def add_processes(step: argparse.ArgumentParser) -> None:
+        step.add_argument(
+            "--processes", type=int, metavar="N",
+            help="trainings at once, each with its part of train.threads (default: one a thread; one where a GPU is)",
+        )  # fmt: skip
+
     add("profile", profile, "mc3 profile mini").add_argument("name", help="the name of a file in profiles/")
     add("source", source, "mc3 source")
     add("world", world, "mc3 world")
@@ -422,16 +437,20 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--full-size", action="store_true", help="also an untrained encoder of the paper's size: minutes")
     step = add("seeds", seeds, "mc3 seeds --seeds 0 1 2 3 4")
     step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
+    add_processes(step)
     step = add("tune", tune, "mc3 tune --trials 4")
     step.add_argument("what", nargs="?", choices=["methods", "readings"], default="methods", help="default: methods")
     step.add_argument("--trials", type=int, default=4, help="of each method, the profile's settings first (default: 4)")
+    add_processes(step)
     step = add("ablate", ablate, "mc3 ablate anchor frames")
     step.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
     step.add_argument("--seeds", type=int, nargs="+", help="default: the profile's")
     step.add_argument("--list", action="store_true", help="only print the ablations and their settings")
+    add_processes(step)
     step = add("study", study, "mc3 study --hours 2")
     step.add_argument("--hours", type=float, default=2.0, help="begin no point that would end later (default: 2)")
     step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="trainings a point (default: 0 1 2)")
+    add_processes(step)
     step = add("discover", discover, "mc3 discover my_video.mp4")
     step.add_argument("video", type=Path, help="a video file with sound")
     step.add_argument("--checkpoint", type=Path, help="a checkpoint's folder (default: the first seed's mc3)")

@@ -11,6 +11,7 @@ one process holding the whole batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -31,7 +32,12 @@ def _exact(x: Tensor) -> Tensor:
 
 
 def info_nce(
-    queries: Tensor, keys: Tensor, temperature: float | Tensor, offset: int = 0, excluded: Tensor | None = None
+    queries: Tensor,
+    keys: Tensor,
+    temperature: float | Tensor,
+    offset: int = 0,
+    excluded: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Eq. 1, one direction: each query must find the key of its own sample among all keys.
 
@@ -41,16 +47,19 @@ def info_nce(
         temperature: tau; logits are cosines over tau.
         offset: query t's own key is row `offset + t`.
         excluded: bool, [B, N], true where a key is not to be compared with a query.
+        weights: [B], how much each query counts; 1 for all without.
 
     Returns:
-        The mean over the queries, a scalar; log N when all logits are equal.
+        The mean over the queries, a scalar; log N when all logits are equal (and weights average 1).
     """
     with torch.autocast(queries.device.type, enabled=False):
         logits_BN = _exact(queries) @ _exact(keys).T / temperature
         if excluded is not None:
             logits_BN = logits_BN.masked_fill(excluded, -torch.inf)
         targets_B = torch.arange(offset, offset + len(queries), device=queries.device)
-        return cross_entropy(logits_BN, targets_B)
+        if weights is None:
+            return cross_entropy(logits_BN, targets_B)
+        return (weights * cross_entropy(logits_BN, targets_B, reduction="none")).mean()
 
 
 def pairwise(
@@ -149,6 +158,84 @@ def consensus(
     if stop_gradient:
         c_BM = c_BM.detach()
     return (x_BM - c_BM).abs().sum(dim=1).mean()
+
+
+def standardised(
+    embeddings: Mapping[str, Tensor], keys: Mapping[str, Tensor], anchor: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Similarities to the anchor in standard deviations from the mean of the whole batch.
+
+    Cosines of two pairs of modalities are not alike: one pair's may spread over .2 and the other's over .6. Measured
+    against the batch they are, without an exponent that somebody has to choose.
+
+    Args:
+        embeddings: [B, D] unit vectors by modality, this process's rows.
+        keys: [N, D], those of the whole batch.
+        anchor: the modality that the others are compared with.
+
+    Returns:
+        ({modality: [B]}, {modality: standard deviation}); mean and deviation carry no gradients.
+    """
+    scores, spreads = {}, {}
+    everybody = similarities({m: key.detach() for m, key in keys.items()}, anchor)
+    for modality, x_B in similarities(embeddings, anchor).items():
+        spreads[modality], mean = torch.std_mean(everybody[modality], correction=0)
+        scores[modality] = (x_B - mean) / spreads[modality].clamp(min=EDGE)
+    return scores, spreads
+
+
+def relative_consensus(
+    embeddings: Mapping[str, Tensor], keys: Mapping[str, Tensor], anchor: str, softness: float
+) -> Tensor:
+    """Eq. 3 with similarities taken by `standardised` in place of K: not the paper's, but this project's.
+
+    The consensus of a sample is the smallest of its standardised similarities, or their soft minimum, and a constant
+    target. The distance to it is counted in cosines again, so that the weight means what it does for Eq. 3. All
+    similarities going down together, which changes no ranking, costs and gains nothing.
+
+    Args:
+        embeddings: [B, D] unit vectors by modality, this process's rows.
+        keys: [N, D], those of the whole batch.
+        anchor: M_a.
+        softness: 0 for the minimum; otherwise -s log(mean(exp(-z / s))), which is the mean for a large s.
+
+    Returns:
+        A scalar, the mean over these rows of the sum over modalities.
+    """
+    scores, spreads = standardised(embeddings, keys, anchor)
+    z_BM, spread_M = torch.stack(list(scores.values()), dim=1), torch.stack(list(spreads.values()))
+    if softness:
+        soft_B1 = -softness * ((-z_BM / softness).logsumexp(dim=1, keepdim=True) - math.log(z_BM.shape[1]))
+    else:
+        soft_B1 = z_BM.amin(dim=1, keepdim=True)
+    return ((z_BM - soft_B1.detach()).abs() * spread_M).sum(dim=1).mean()
+
+
+def peers_weights(
+    embeddings: Mapping[str, Tensor], keys: Mapping[str, Tensor], anchor: str, sharpness: float
+) -> dict[str, Tensor]:
+    """How much each sample counts in the contrast of the anchor with a modality: as the other modalities agree on it.
+
+    As in co-teaching (Han et al. 2018), the peers choose: w_m^t is proportional to exp(s min z_i^t) over the modalities
+    i other than m and the anchor, z from `standardised`, and averages 1 over the batch.
+
+    Args:
+        embeddings: [B, D] unit vectors by modality, this process's rows.
+        keys: [N, D], those of the whole batch.
+        anchor: M_a.
+        sharpness: s; 0 gives weights of 1.
+
+    Returns:
+        {modality: [B]} without gradients.
+    """
+    with torch.no_grad():
+        mine, whole = (standardised(of, keys, anchor)[0] for of in (embeddings, keys))
+        weights = {}
+        for m in mine:
+            others = [i for i in mine if i != m]
+            mine_B, whole_N = (torch.stack([z[i] for i in others]).amin(dim=0) for z in (mine, whole))
+            weights[m] = (sharpness * mine_B).exp() / (sharpness * whole_N).exp().mean()
+        return weights
 
 
 def gather(

@@ -34,6 +34,7 @@ LOSSES: dict[str, set[str]] = {
     "learnt_scale": {"highest"},  # the same, times a learnt scale instead of over a fixed temperature
     "active_negatives": {"pool", "negatives", "momentum"},
     "memory_bank": {"negatives", "momentum"},
+    "relative": {"softness", "sharpness"},
 }
 
 ALIGN: dict[str, Any] = {"label": "align stage", "start": "init", "stages": [{"epochs": "align", "pairs": "all"}]}

@@ -64,7 +64,7 @@ class Objective(nn.Module):
         parts = self.terms(embeddings, keys, offset, batch)
         loss = self.stage.contrastive * torch.stack(list(parts.values())).sum()
         if self.stage.consensus:
-            parts["consensus"] = losses.consensus(embeddings, **as_dict(self.settings.consensus))
+            parts["consensus"] = self.consensus(embeddings, keys)
             loss = loss + self.stage.consensus * self.settings.consensus_weight * parts["consensus"]
         with torch.no_grad():
             for i, j in self.stage.pairs:
@@ -76,6 +76,10 @@ class Objective(nn.Module):
     ) -> dict[str, Tensor]:
         """{"i-j": L_ij} of this process's rows, among `keys` of all processes from row `offset` on."""
         return losses.pairwise(embeddings, self.stage.pairs, self.temperature, keys, offset)
+
+    def consensus(self, embeddings: dict[str, Tensor], keys: Mapping[str, Tensor]) -> Tensor:
+        """Eq. 3 of this process's rows."""
+        return losses.consensus(embeddings, **as_dict(self.settings.consensus))
 
     def after_step(self, model: MC3) -> None:
         """What changes after each update of `model`, the encoders that learn."""
@@ -264,6 +268,31 @@ class MemoryBank(Objective):
         return terms
 
 
+class Relative(Objective):
+    """Agreement measured against the batch: Eq. 3 without exponents, or samples weighted by what the peers say."""
+
+    def terms(
+        self, embeddings: dict[str, Tensor], keys: Mapping[str, Tensor], offset: int, batch: Batch
+    ) -> dict[str, Tensor]:
+        """Eq. 1, in which a clip counts for the anchor and a modality as much as the other modalities agree on it."""
+        if not self.stage.settings["sharpness"]:
+            return super().terms(embeddings, keys, offset, batch)
+        anchor = self.settings.consensus.anchor
+        weights = losses.peers_weights(embeddings, keys, anchor, self.stage.settings["sharpness"])
+        terms = {}
+        for i, j in self.directed:
+            own = weights[j if i == anchor else i] if anchor in (i, j) else None
+            terms[f"{i}-{j}"] = losses.info_nce(embeddings[i], keys[j], self.temperature, offset, weights=own)
+        return terms
+
+    def consensus(self, embeddings: dict[str, Tensor], keys: Mapping[str, Tensor]) -> Tensor:
+        """Eq. 3 over standardised similarities, or as in the paper."""
+        softness = self.stage.settings["softness"]
+        if softness is None:
+            return super().consensus(embeddings, keys)
+        return losses.relative_consensus(embeddings, keys, self.settings.consensus.anchor, softness)
+
+
 def make(config: Config, stage: Stage, model: MC3, clips: int, seed: int) -> Objective:
     """The objective of a stage about to begin.
 
@@ -280,4 +309,6 @@ def make(config: Config, stage: Stage, model: MC3, clips: int, seed: int) -> Obj
         return ActiveNegatives(config, stage, model)
     if stage.loss == "memory_bank":
         return MemoryBank(config, stage, model, clips, seed)
+    if stage.loss == "relative":
+        return Relative(config, stage)
     return Objective(config, stage)

@@ -9,6 +9,7 @@ the profile they would be more stages, each of a minute, and the profile's seeds
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,33 +50,42 @@ def probe_fingerprint(config: Config, seed: int) -> str:
     return trials.fingerprint_of([as_dict(config.probe), inputs], PROBE_CODE)
 
 
-def run(config: Config, seeds: Sequence[int] = SEEDS) -> dict[str, pd.DataFrame]:
+def run(config: Config, seeds: Sequence[int] = SEEDS, processes: int = 1) -> dict[str, pd.DataFrame]:
     """Train, embed and probe the seeds that the profile lacks, and write the tables over all of `seeds`.
 
-    Goes on where it was stopped. Returns the tables by their names.
+    Goes on where it was stopped. `processes` seeds are trained at once. Returns the tables by their names.
     """
     together = placed(config, seeds)
-    jobs: dict[str, tuple[str, int]] = {}
-    for seed in (s for s in seeds if s not in config.seeds):
-        jobs |= {f"{name}-{seed}": (name, seed) for name in ("align", *methods.METHODS, "probe")}
-    schedule = trials.Schedule({name: expected(config, together, *job) for name, job in jobs.items()})
-    print(schedule.told())
+    missing = [seed for seed in seeds if seed not in config.seeds]
+    costs = {str(seed): sum(steps(config, together, seed).values()) for seed in missing}
+    trials.side_by_side(partial(train, config), together, costs, processes)
+    train(config, together, [str(seed) for seed in missing])  # finds them done, unless something changed since
+    return write(together)
+
+
+def train(config: Config, together: Config, seeds: Sequence[str]) -> None:
+    """Every step of `seeds`, as far as it was not done."""
+    expected: dict[str, float] = {}
+    for number in seeds:
+        expected |= steps(config, together, int(number))
+    schedule = trials.Schedule(expected)
     held: dict[str, Any] = {}
     for name in schedule:
-        step, seed = jobs[name]
+        step, _, number = name.rpartition("-")
+        seed = int(number)
         if step != "probe":
             trials.embedded(together, step, seed, held)
         elif not trials.is_done(together, name, wanted := probe_fingerprint(together, seed)):
             probe.run(together, seed)
             trials.mark_done(together, name, wanted)
-    return write(together)
 
 
-def expected(config: Config, together: Config, step: str, seed: int) -> float:
-    """Seconds that a step will take; 0 where it was done, whatever became out of date since."""
-    if (together.paths.work / "done" / f"{step}-{seed}").exists():
-        return 0.0
-    return trials.typical(config, "probe@0") if step == "probe" else trials.seconds(config, together, step)
+def steps(config: Config, together: Config, seed: int) -> dict[str, float]:
+    """The steps of a seed with the seconds that each will take; 0 for one that was done, if out of date since."""
+    expected = {name: trials.seconds(config, together, name) for name in ("align", *methods.METHODS)}
+    expected["probe"] = max(1.0, trials.typical(config, "probe@0"))
+    done = together.paths.work / "done"
+    return {f"{n}-{seed}": 0.0 if (done / f"{n}-{seed}").exists() else cost for n, cost in expected.items()}
 
 
 def write(config: Config) -> dict[str, pd.DataFrame]:

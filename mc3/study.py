@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -129,24 +130,40 @@ def gap(point: Config, seed: int) -> dict[str, float]:
     return row
 
 
+def train(
+    jobs: dict[str, dict[str, float]], hours: float, seeds: Sequence[int], config: Config, names: Sequence[str]
+) -> None:
+    """Measure the points called `names`, as many as fit into `hours`."""
+    cost = POINT_SEC["world"] + len(seeds) * POINT_SEC["seed"]
+    schedule = trials.Schedule(dict.fromkeys(names, cost), 3600 * hours)
+    for name in schedule:
+        point = configured(config, jobs[name])
+        at = folder(point, seeds)
+        one(point, at, at.with_suffix(".json"), seeds)
+
+
+def folder(point: Config, seeds: Sequence[int]) -> Path:
+    """Where a point is measured; its numbers are beside it in a file of this name and `.json`."""
+    return point.paths.work / "study" / fingerprint(point, seeds)[:16]
+
+
 def run(
-    config: Config, hours: float = 2.0, seeds: Sequence[int] = SEEDS, at: Sequence[dict[str, float]] | None = None
+    config: Config,
+    hours: float = 2.0,
+    seeds: Sequence[int] = SEEDS,
+    at: Sequence[dict[str, float]] | None = None,
+    processes: int = 1,
 ) -> pd.DataFrame:
     """Measure the points, as many as fit into `hours`, and write `TABLE`, `REGIONS`, the figure and its provenance.
 
-    Finished points are read from `work/study`; the same command goes on with the others.
+    Finished points are read from `work/study`; the same command goes on with the others, `processes` at once.
     """
-    folder = config.paths.work / "study"
     jobs = {label(levels): levels for levels in (points() if at is None else at)}
     made = {name: configured(config, levels) for name, levels in jobs.items()}
-    prints = {name: fingerprint(point, seeds) for name, point in made.items()}
-    results = {name: folder / f"{prints[name][:16]}.json" for name in jobs}
+    results = {name: folder(point, seeds).with_suffix(".json") for name, point in made.items()}
     cost = POINT_SEC["world"] + len(seeds) * POINT_SEC["seed"]
-    schedule = trials.Schedule({n: 0.0 if file.exists() else cost for n, file in results.items()}, 3600 * hours)
-    print(schedule.told())
-    for name in schedule:
-        if not results[name].exists():
-            one(made[name], folder / prints[name][:16], results[name], seeds)
+    costs = {name: 0.0 if file.exists() else cost for name, file in results.items()}
+    trials.side_by_side(partial(train, jobs, hours, seeds), config, costs, processes)
     found = {name: json.loads(file.read_text()) for name, file in results.items() if file.exists()}
     if not found:
         raise DataError(f"no point fits into {hours:g} hours; the first takes about {cost / 60:.0f} minutes")
@@ -157,9 +174,10 @@ def run(
     save(sweep_plots.study(gaps), TABLE.with_suffix(""))
     save(sweep_plots.study_regions(regions), REGIONS.with_suffix(""))
     draw_failures(config)
-    trials.record(config, "study", {"points": {name: prints[name] for name in found}, "seeds": list(seeds)})
-    if schedule.skipped:
-        print(f"{len(schedule.skipped)} points did not fit into {hours:g} hours: {'; '.join(schedule.skipped)}")
+    prints = {name: fingerprint(made[name], seeds) for name in found}
+    trials.record(config, "study", {"points": prints, "seeds": list(seeds)})
+    if skipped := [name for name in jobs if name not in found]:
+        print(f"{len(skipped)} points did not fit into {hours:g} hours: {'; '.join(skipped)}")
         print("the same command goes on with them")
     return gaps
 

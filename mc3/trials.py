@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +75,8 @@ def placed(
     """
     trial = changed(config, changes)
     decided = {name: as_dict(getattr(trial, name)) for name in ("clips", "model", "loss", "train")}
-    for group in ("clips", "train"):
-        del decided[group]["workers"]
+    for group, setting in (("clips", "workers"), ("train", "workers"), ("train", "threads")):
+        del decided[group][setting]
     own_align = own_align or own_clips
     name = fingerprint_of([decided, own_clips, own_align], ())[:16]
     shared = [] if own_clips else ["shards"]
@@ -155,7 +159,7 @@ def typical(config: Config, *stages: str) -> float:
 def seconds(config: Config, trial: Config, method: str) -> float:
     """About what training and embedding `method` under `trial` takes, from what it took under `config`.
 
-    In proportion to the arithmetic of the encoders and to the epochs.
+    In proportion to the arithmetic of the encoders and to the epochs; one second where nothing is known.
     """
     recipe = methods.get(method)
 
@@ -165,7 +169,7 @@ def seconds(config: Config, trial: Config, method: str) -> float:
 
     stage = "align@0" if method == "align" else f"train@{method}-0"
     every = 1 + len(methods.METHODS)
-    return typical(config, stage) * work(trial) / work(config) + typical(config, "embed@0") / every
+    return max(1.0, typical(config, stage) * work(trial) / work(config) + typical(config, "embed@0") / every)
 
 
 class Schedule:
@@ -185,12 +189,6 @@ class Schedule:
         self.expected, self.budget, self.clock, self.show = dict(expected), budget, clock, show
         self.skipped: list[str] = []
         self.took: dict[str, float] = {}
-
-    def told(self) -> str:
-        """One line for before the start: how many jobs, and what they take together."""
-        left = [seconds for seconds in self.expected.values() if seconds]
-        done = len(self.expected) - len(left)
-        return f"{len(self.expected)} steps, {done} done before; about {clock(sum(left))} to go"
 
     def pace(self) -> float:
         """Seconds that passed for each that was expected."""
@@ -212,6 +210,61 @@ class Schedule:
             yield name
             if self.expected[name]:
                 self.took[name] = self.clock() - at
+
+
+def told(costs: Mapping[str, float], n: int) -> str:
+    """One line for before the start: how many jobs, and what they take together, `n` at a time."""
+    left = [seconds for seconds in costs.values() if seconds]
+    at_once = f", {n} at a time" if n > 1 and len(left) > 1 else ""
+    return f"{len(costs)} jobs, {len(costs) - len(left)} done before; about {clock(sum(left) / n)} to go{at_once}"
+
+
+def divided(costs: Mapping[str, float], parts: int) -> list[list[str]]:
+    """The jobs that cost something in `parts` lists that cost about the same, each in the order of `costs`."""
+    shares: list[list[str]] = [[] for _ in range(parts)]
+    sums = [0.0] * parts
+    for name in sorted((n for n, seconds in costs.items() if seconds), key=lambda n: -costs[n]):
+        emptiest = sums.index(min(sums))
+        shares[emptiest].append(name)
+        sums[emptiest] += costs[name]
+    order = {name: number for number, name in enumerate(costs)}
+    return [sorted(share, key=order.__getitem__) for share in shares if share]
+
+
+def side_by_side(
+    work: Callable[[Config, list[str]], object], config: Config, costs: Mapping[str, float], n: int
+) -> None:
+    """Call `work` on the jobs that `costs` (seconds) says are not done, divided among `n` processes.
+
+    A step of tiny encoders gains little from a second thread, so two trainings of one thread each are done sooner than
+    one after the other with two: each process has its part of `train.threads`. What one of them raises ends all; so
+    does SIGTERM, after which they save where they are.
+
+    Args:
+        work: of settings and names of jobs; a function of a module, or a partial of one.
+        config: the pipeline's settings.
+        costs: by job. No two jobs that cost something may write the same files.
+        n: 1 calls `work` in this process, with the settings as they are.
+    """
+    names = [name for name, seconds in costs.items() if seconds]
+    print(told(costs, n))
+    if n == 1 or len(names) < 2:
+        if names:
+            work(config, names)
+        return
+    part = changed(config, {"train.threads": max(1, config.train.threads // n)})
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(train.STOPPED))
+    try:
+        with ProcessPoolExecutor(n, multiprocessing.get_context("spawn")) as pool:
+            try:
+                for done in [pool.submit(work, part, share) for share in divided(costs, n)]:
+                    done.result()
+            except BaseException:
+                for child in multiprocessing.active_children():
+                    child.terminate()
+                raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def clock(seconds: float) -> str:

@@ -11,6 +11,9 @@ smallest score back, whether the consensus is a constant target, and how much Eq
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -62,28 +65,54 @@ def settings(config: Config, method: str, count: int) -> list[dict[str, float]]:
     return [{}, *rounded]
 
 
-def run(config: Config, count: int = TRIALS) -> pd.DataFrame:
-    """Train `count` trials of every method on every seed, choose on validation, and write `TUNING` and its figure.
+@dataclass(frozen=True)
+class Job:
+    """A training: trial `number` of `method`, with its settings in its folder."""
 
-    The methods that start from the align checkpoint share the pipeline's own: their refine stage is tuned. Goes on
-    where it was stopped; the table is written when every method has had its trials.
-    """
-    if count < 1:
-        raise ConfigError(f"--trials {count}: a method needs one trial or more")
-    jobs: dict[str, tuple[str, int, dict[str, float], Config, int]] = {}
+    method: str
+    number: int
+    trial: Config
+    seed: int
+
+
+def jobs_of(config: Config, count: int) -> dict[str, Job]:
+    """`count` trials of every method on every seed by what is printed of them, their folders made."""
+    jobs = {}
     for number, method, seed in product(range(count), methods.METHODS, config.seeds):
         changes = settings(config, method, count)[number]
         align = methods.get(method).start == "align"
         trial = trials.placed(config, changes, seed, own_align=not align)
-        jobs[f"{method} {number + 1}/{count} {told(changes)}, seed {seed}"] = (method, number, changes, trial, seed)
-    done = {job: (at.paths.work / "done" / f"{m}-{s}").exists() for job, (m, _, _, at, s) in jobs.items()}
-    schedule = trials.Schedule(
-        {job: 0.0 if done[job] else trials.seconds(config, at, m) for job, (m, _, _, at, _) in jobs.items()}
-    )
-    print(schedule.told())
+        jobs[f"{method} {number + 1}/{count} {told(changes)}, seed {seed}"] = Job(method, number, trial, seed)
+    return jobs
+
+
+def expected(config: Config, jobs: Mapping[str, Job]) -> dict[str, float]:
+    """Seconds that each job will take, 0 for one that was done."""
+    done = {name: (job.trial.paths.work / "done" / f"{job.method}-{job.seed}").exists() for name, job in jobs.items()}
+    return {name: 0.0 if done[name] else trials.seconds(config, job.trial, job.method) for name, job in jobs.items()}
+
+
+def train(count: int, config: Config, names: Sequence[str]) -> None:
+    """Train those of the jobs called `names`, as far as they were not."""
+    jobs = jobs_of(config, count)
+    schedule = trials.Schedule(expected(config, {name: jobs[name] for name in names}))
+    for name in schedule:
+        trials.trained(jobs[name].trial, jobs[name].method, jobs[name].seed)
+
+
+def run(config: Config, count: int = TRIALS, processes: int = 1) -> pd.DataFrame:
+    """Train `count` trials of every method on every seed, choose on validation, and write `TUNING` and its figure.
+
+    The methods that start from the align checkpoint share the pipeline's own: their refine stage is tuned. Goes on
+    where it was stopped, `processes` trainings at once; the table is written when every method has had its trials.
+    """
+    if count < 1:
+        raise ConfigError(f"--trials {count}: a method needs one trial or more")
+    jobs = jobs_of(config, count)
+    trials.side_by_side(partial(train, count), config, expected(config, jobs), processes)
     rows = []
-    for job in schedule:
-        method, number, changes, trial, seed = jobs[job]
+    for job in jobs.values():
+        method, trial, seed, number = job.method, job.trial, job.seed, job.number
         short = {place.split(".")[1]: value for place, value in usual(trial).items() if place in space(method)}
         row: dict[str, Any] = {"method": method, "label": methods.get(method).label, "trial": number, "seed": seed}
         rows.append({**row, **short, **trials.validation(trial, method, seed)})
@@ -91,10 +120,10 @@ def run(config: Config, count: int = TRIALS) -> pd.DataFrame:
     held: dict[str, Any] = {}
     for index, row in table[table["chosen"] | (table["trial"] == 0)].iterrows():
         tests = []
-        for method, number, _, trial, seed in jobs.values():
-            if (method, number) == (row["method"], row["trial"]):
-                trials.embedded(trial, method, seed, held)
-                tests.append(trials.discovery(trial, method, seed))
+        for job in jobs.values():
+            if (job.method, job.number) == (row["method"], row["trial"]):
+                trials.embedded(job.trial, job.method, job.seed, held)
+                tests.append(trials.discovery(job.trial, job.method, job.seed))
         for name, value in pd.DataFrame(tests).mean().items():
             table.loc[index, f"test_{name}"] = value
     trials.write_table(TUNING, table)

@@ -2,11 +2,16 @@
 
 import dataclasses
 import itertools
+import multiprocessing
+import shutil
+import time
 
 import pytest
 import small_training
 import yaml
 from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mc3 import config, methods, trials
 from mc3.config import Config, ConfigError
@@ -120,3 +125,52 @@ def test_the_forecast_of_the_profiles_own_training_is_what_it_took(profile, monk
     assert trials.seconds(profile, profile, "mc3") == pytest.approx(43.0 + share)
     twice = trials.changed(profile, {"train.epochs": {"align": 10, "refine": 10}})
     assert trials.seconds(profile, twice, "align") == pytest.approx(98.0 + share)
+
+
+@given(st.dictionaries(st.text(min_size=1), st.floats(0, 1e4), max_size=30), st.integers(1, 5))
+def test_jobs_are_divided_each_once_and_about_evenly(costs, parts):
+    shares = trials.divided(costs, parts)
+    wanted = [name for name, cost in costs.items() if cost]
+    assert sorted(name for share in shares for name in share) == sorted(wanted)
+    for share in shares:
+        assert share == [name for name in wanted if name in share]
+    if wanted:
+        sums = [sum(costs[name] for name in share) for share in shares]
+        longest = max(costs.values())
+        assert max(sums) - (min(sums) if len(shares) == parts else 0) <= longest * (1 + 1e-9)
+
+
+def train_each(config: Config, names: list[str]) -> None:
+    """Work of a process: a training a name, at the learning rate that the name is."""
+    for name in names:
+        trials.trained(trials.placed(config, {"train.learning_rate": float(name)}, 0), "mc3", 0)
+
+
+def fail_at(config: Config, names: list[str]) -> None:
+    """Work that fails on one of its jobs, in whichever process that is, while another's takes long."""
+    if "bad" in names:
+        raise DataError("this one cannot be trained")
+    time.sleep(60)
+
+
+def test_trainings_side_by_side_have_the_weights_that_they_have_one_after_the_other(trainable):
+    rates = {"0.001": 2.0, "0.002": 1.0, "0.003": 1.0, "0.004": 0.0}
+    single = trials.changed(trainable, {"train.threads": 1})
+    weights = []
+    for processes in (2, 1):
+        trials.side_by_side(train_each, single, rates, processes)
+        folders = [trials.placed(single, {"train.learning_rate": float(r)}, 0).paths.work for r in rates]
+        files = [folder / "checkpoints" / "mc3-0" / "final" / "model.safetensors" for folder in folders]
+        assert [file.exists() for file in files] == [True, True, True, False]
+        weights.append([file.read_bytes() for file in files[:3]])
+        for folder in folders:
+            shutil.rmtree(folder)
+    assert weights[0] == weights[1]
+
+
+def test_an_error_in_one_process_is_raised_and_ends_the_others(trainable):
+    began = time.monotonic()
+    with pytest.raises(DataError, match="this one cannot be trained"):
+        trials.side_by_side(fail_at, trainable, {"bad": 1.0, "long": 1.0}, 2)
+    assert time.monotonic() - began < 40
+    assert not multiprocessing.active_children()
