@@ -199,12 +199,14 @@ def seeds(args: argparse.Namespace) -> None:
 
 
 def tune(args: argparse.Namespace) -> None:
-    """Tune every method on the validation split, the same number of trials each; or compare readings of Eq. 2-3."""
+    """Choose on the validation split: each method's settings in as many trials, a reading of Eq. 3, or another loss."""
     config = _load(args)
     from mc3 import tune
 
     if args.what == "readings":
         tune.readings(config)
+    elif args.what == "objectives":
+        tune.objectives(config, processes=_processes(args, config))
     else:
         tune.run(config, args.trials, _processes(args, config))
 
@@ -439,7 +441,10 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
     add_processes(step)
     step = add("tune", tune, "mc3 tune --trials 4")
-    step.add_argument("what", nargs="?", choices=["methods", "readings"], default="methods", help="default: methods")
+    step.add_argument(
+        "what", nargs="?", choices=["methods", "readings", "objectives"], default="methods",
+        help="the methods' settings (default), the readings of Eq. 2-3, or what may replace Eq. 3",
+    )  # fmt: skip
     step.add_argument("--trials", type=int, default=4, help="of each method, the profile's settings first (default: 4)")
     add_processes(step)
     step = add("ablate", ablate, "mc3 ablate anchor frames")

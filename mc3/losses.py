@@ -211,31 +211,54 @@ def relative_consensus(
     return ((z_BM - soft_B1.detach()).abs() * spread_M).sum(dim=1).mean()
 
 
-def peers_weights(
-    embeddings: Mapping[str, Tensor], keys: Mapping[str, Tensor], anchor: str, sharpness: float
-) -> dict[str, Tensor]:
-    """How much each sample counts in the contrast of the anchor with a modality: as the other modalities agree on it.
+def retrieval_posteriors(keys: Mapping[str, Tensor], anchor: str, temperature: float) -> dict[str, Tensor]:
+    """How well a modality and the anchor find each other in the batch: the mean probability of the own sample in Eq. 1.
 
-    As in co-teaching (Han et al. 2018), the peers choose: w_m^t is proportional to exp(s min z_i^t) over the modalities
-    i other than m and the anchor, z from `standardised`, and averages 1 over the batch.
+    Args:
+        keys: [N, D] unit vectors by modality, the whole batch.
+        anchor: the modality that the others are compared with.
+        temperature: tau.
+
+    Returns:
+        {modality: scalar} for all but the anchor, without gradients: 1 / N if it tells nothing, at most 1.
+    """
+    found = {}
+    with torch.no_grad(), torch.autocast(keys[anchor].device.type, enabled=False):
+        for modality in (m for m in keys if m != anchor):
+            logits_NN = _exact(keys[modality]) @ _exact(keys[anchor]).T / temperature
+            found[modality] = (logits_NN.softmax(dim=0) + logits_NN.softmax(dim=1)).diagonal().mean() / 2
+    return found
+
+
+def peer_weights(
+    embeddings: Mapping[str, Tensor], keys: Mapping[str, Tensor], anchor: str, trust: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """How much each sample counts in the contrast of the anchor with a modality: as much as the others agree on it.
+
+    Not the paper's, but this project's. As in co-teaching (Han et al. 2018) the peers choose: the weight of sample t
+    for modality m is proportional to exp(min trust_i z_i^t) over the modalities i other than m and the anchor, z from
+    `standardised`, trust as a share of the highest.
 
     Args:
         embeddings: [B, D] unit vectors by modality, this process's rows.
         keys: [N, D], those of the whole batch.
         anchor: M_a.
-        sharpness: s; 0 gives weights of 1.
+        trust: by modality, from 0, its similarities say nothing, on; relative to each other it is what counts.
 
     Returns:
-        {modality: [B]} without gradients.
+        {modality: [B]} without gradients; over the whole batch they average 1.
     """
     with torch.no_grad():
+        highest = torch.stack(list(trust.values())).max()
         mine, whole = (standardised(of, keys, anchor)[0] for of in (embeddings, keys))
         weights = {}
-        for m in mine:
-            others = [i for i in mine if i != m]
-            mine_B, whole_N = (torch.stack([z[i] for i in others]).amin(dim=0) for z in (mine, whole))
-            weights[m] = (sharpness * mine_B).exp() / (sharpness * whole_N).exp().mean()
-        return weights
+        for modality in mine:
+            peers = [m for m in mine if m != modality]
+            mine_B, whole_N = (
+                torch.stack([z[m] * (trust[m] / highest) for m in peers]).amin(dim=0) for z in (mine, whole)
+            )
+            weights[modality] = mine_B.exp() / whole_N.exp().mean()
+    return weights
 
 
 def gather(

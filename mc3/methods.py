@@ -34,7 +34,8 @@ LOSSES: dict[str, set[str]] = {
     "learnt_scale": {"highest"},  # the same, times a learnt scale instead of over a fixed temperature
     "active_negatives": {"pool", "negatives", "momentum"},
     "memory_bank": {"negatives", "momentum"},
-    "relative": {"softness", "sharpness"},
+    "relative": {"softness"},  # for Eq. 3, not for Eq. 1: similarities measured against the batch
+    "peers": {"trust"},  # "equal" or "retrieval"
 }
 
 ALIGN: dict[str, Any] = {"label": "align stage", "start": "init", "stages": [{"epochs": "align", "pairs": "all"}]}
@@ -59,12 +60,25 @@ METHODS: dict[str, dict[str, Any]] = {
                  "stages": [{"epochs": "both", "pairs": "all", "consensus": 1.0}]},
     "mc3": {"label": "MC3", "paper": "MC3", "start": "align",
             "stages": [{"epochs": "refine", "pairs": "all", "consensus": 1.0}]},
+    "peers": {"label": "Peers (not the paper's)", "paper": "", "start": "align",
+              "stages": [{"epochs": "refine", "pairs": "all", "loss": {"kind": "peers", "trust": "retrieval"}}]},
 }  # fmt: skip
 
 OTHERS: dict[str, dict[str, Any]] = {
     "cmc_bank": {"label": "CMC, memory bank", "start": "init",
                  "stages": [{"epochs": "both", "pairs": "all", "temperature": 0.07,
                              "loss": {"kind": "memory_bank", "negatives": 256, "momentum": 0.5}}]},
+    "relative": {"label": "MC3, relative consensus", "start": "align",
+                 "stages": [{"epochs": "refine", "pairs": "all", "consensus": 1.0,
+                             "loss": {"kind": "relative", "softness": 0.0}}]},
+    "relative_soft": {"label": "MC3, relative soft consensus", "start": "align",
+                      "stages": [{"epochs": "refine", "pairs": "all", "consensus": 1.0,
+                                  "loss": {"kind": "relative", "softness": 1.0}}]},
+    "peers_equal": {"label": "Peers, trusted equally", "start": "align",
+                    "stages": [{"epochs": "refine", "pairs": "all", "loss": {"kind": "peers", "trust": "equal"}}]},
+    "peers_consensus": {"label": "Peers and Eq. 3", "start": "align",
+                        "stages": [{"epochs": "refine", "pairs": "all", "consensus": 1.0,
+                                    "loss": {"kind": "peers", "trust": "retrieval"}}]},
 }  # fmt: skip
 
 

@@ -269,28 +269,35 @@ class MemoryBank(Objective):
 
 
 class Relative(Objective):
-    """Agreement measured against the batch: Eq. 3 without exponents, or samples weighted by what the peers say."""
+    """Eq. 3 over similarities measured against the batch, without exponents: not the paper's."""
+
+    def consensus(self, embeddings: dict[str, Tensor], keys: Mapping[str, Tensor]) -> Tensor:
+        """`losses.relative_consensus` of this process's rows."""
+        anchor = self.settings.consensus.anchor
+        return losses.relative_consensus(embeddings, keys, anchor, self.stage.settings["softness"])
+
+
+class Peers(Objective):
+    """Eq. 1 in which a clip counts for the anchor and a modality as much as the other modalities agree on it.
+
+    Consensus by choosing what is learnt from, rather than by pulling similarities about: not the paper's. With `trust`
+    "retrieval" a modality is listened to as far as it finds its own clips in the batch, with "equal" all are alike.
+    """
 
     def terms(
         self, embeddings: dict[str, Tensor], keys: Mapping[str, Tensor], offset: int, batch: Batch
     ) -> dict[str, Tensor]:
-        """Eq. 1, in which a clip counts for the anchor and a modality as much as the other modalities agree on it."""
-        if not self.stage.settings["sharpness"]:
-            return super().terms(embeddings, keys, offset, batch)
+        """Eq. 1, weighted in the pairs with the anchor."""
         anchor = self.settings.consensus.anchor
-        weights = losses.peers_weights(embeddings, keys, anchor, self.stage.settings["sharpness"])
+        trust = losses.retrieval_posteriors(keys, anchor, self.temperature)
+        if self.stage.settings["trust"] == "equal":
+            trust = {modality: torch.ones_like(value) for modality, value in trust.items()}
+        weights = losses.peer_weights(embeddings, keys, anchor, trust)
         terms = {}
         for i, j in self.directed:
             own = weights[j if i == anchor else i] if anchor in (i, j) else None
             terms[f"{i}-{j}"] = losses.info_nce(embeddings[i], keys[j], self.temperature, offset, weights=own)
         return terms
-
-    def consensus(self, embeddings: dict[str, Tensor], keys: Mapping[str, Tensor]) -> Tensor:
-        """Eq. 3 over standardised similarities, or as in the paper."""
-        softness = self.stage.settings["softness"]
-        if softness is None:
-            return super().consensus(embeddings, keys)
-        return losses.relative_consensus(embeddings, keys, self.settings.consensus.anchor, softness)
 
 
 def make(config: Config, stage: Stage, model: MC3, clips: int, seed: int) -> Objective:
@@ -311,4 +318,6 @@ def make(config: Config, stage: Stage, model: MC3, clips: int, seed: int) -> Obj
         return MemoryBank(config, stage, model, clips, seed)
     if stage.loss == "relative":
         return Relative(config, stage)
+    if stage.loss == "peers":
+        return Peers(config, stage)
     return Objective(config, stage)

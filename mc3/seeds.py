@@ -15,10 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from mc3 import embed, methods, probe, report, tables, trials
+from mc3 import claims, embed, methods, probe, report, tables, trials, uncertainty
 from mc3.config import Config, as_dict
 from mc3.data import DataError
-from mc3.plots import overview, save
+from mc3.plots import differences, overview, save
 
 FIGURES = Path("figures") / "seeds"
 SEEDS = (0, 1, 2, 3, 4)
@@ -88,8 +88,11 @@ def steps(config: Config, together: Config, seed: int) -> dict[str, float]:
     return {f"{n}-{seed}": 0.0 if (done / f"{n}-{seed}").exists() else cost for n, cost in expected.items()}
 
 
-def write(config: Config) -> dict[str, pd.DataFrame]:
-    """The tables of `config.seeds`, each seed's numbers, the overview and the provenance, to `figures/seeds`."""
+def write(config: Config, draws: int = 1000) -> dict[str, pd.DataFrame]:
+    """The tables of `config.seeds`, each seed's numbers, and what they say of the paper's claims, to `figures/seeds`.
+
+    Intervals are over videos and seeds, by `draws` resamples. The overview and the provenance are written too.
+    """
     found, single = {}, []
     for stem, make in STEMS.items():
         found[stem] = make(config)
@@ -103,6 +106,12 @@ def write(config: Config) -> dict[str, pd.DataFrame]:
     each = pd.concat(single, ignore_index=True)[["table", "method", "protocol", "metric", "seed", "value"]]
     trials.write_table(FIGURES / "per_seed.csv", each)
     save(overview(report.overview(FIGURES)), FIGURES / "overview")
+    measured = uncertainty.measure(config, draws)
+    checked = claims.checks(measured)
+    apart = uncertainty.differences(measured)
+    for stem, table in (("claim_checks", checked), ("claims", claims.table(checked)), ("differences", apart)):
+        trials.write_table(FIGURES / f"{stem}.csv", table)
+    save(differences(uncertainty.forest(apart)), FIGURES / "differences")
     inputs = [config.paths.work / "embeddings" / str(seed) for seed in config.seeds]
     inputs += [probe.path(config, seed) for seed in config.seeds]
     trials.record(config, "seeds", {}, inputs)

@@ -7,6 +7,9 @@ the profile's, are then scored on the test clips.
 
 `readings` compares what the paper leaves open in Eq. 2-3 (see `mc3.losses.consensus`): which inverse brings the
 smallest score back, whether the consensus is a constant target, and how much Eq. 3 weighs. Test clips are not seen.
+
+`objectives` compares what may stand in place of Eq. 3 on the seeds of `mc3 seeds`, without a look at test clips either.
+The best is a row of `METHODS` and confirmed there; the others are recipes among `OTHERS`.
 """
 
 from __future__ import annotations
@@ -20,14 +23,18 @@ from typing import Any
 
 import pandas as pd
 from scipy.stats import qmc
+from scipy.stats import t as student
 
-from mc3 import losses, methods, sweep_plots, trials
+from mc3 import losses, methods, seeds, sweep_plots, trials
 from mc3.config import Config, ConfigError
+from mc3.data import DataError
 from mc3.plots import save
 
 WEIGHTS = (1.0, 5.0)
 TABLE = Path("figures") / "consensus_choice.csv"
 TUNING = Path("figures") / "tuning.csv"
+OBJECTIVES = ("wo_consensus", "mc3", "peers", "peers_equal", "peers_consensus", "relative", "relative_soft")
+COMPARISON = Path("figures") / "objectives.csv"
 TRIALS = 4
 SPACE = {"train.learning_rate": 4.0, "loss.temperature": 2.0, "loss.consensus_weight": 4.0}
 """What is tuned, and by which factor at most above and below the profile's value, on a logarithmic scale."""
@@ -176,3 +183,69 @@ def readings(config: Config) -> pd.DataFrame:
     trials.write_table(TABLE, table)
     print(table.round(3).to_string(index=False))
     return table
+
+
+def expected_objectives(config: Config, at: Sequence[int]) -> dict[str, float]:
+    """Seconds that each training of `objectives` beside those of `mc3 seeds` will take, 0 for one that was done."""
+    done = seeds.placed(config, at).paths.work / "done"
+    names = [f"{name}-{seed}" for seed, name in product(at, OBJECTIVES) if name not in methods.METHODS]
+    cost = {name: trials.seconds(config, config, name.rpartition("-")[0]) for name in names}
+    return {name: 0.0 if (done / name).exists() else cost[name] for name in names}
+
+
+def train_objectives(at: Sequence[int], config: Config, names: Sequence[str]) -> None:
+    """Train those of the objectives and seeds called `names`, as far as they were not."""
+    together = seeds.placed(config, at)
+    costs = expected_objectives(config, at)
+    for name in trials.Schedule({name: costs[name] for name in names}):
+        method, _, seed = name.rpartition("-")
+        trials.trained(together, method, int(seed))
+
+
+def objectives(config: Config, at: Sequence[int] = seeds.SEEDS, processes: int = 1) -> pd.DataFrame:
+    """Score `OBJECTIVES` on the validation clips over the seeds `at`, and write `COMPARISON` and its figure.
+
+    A difference to MC3 has a 95 % interval over seeds (Student's t): of the clips, all see the same.
+
+    Raises:
+        DataError: `mc3 seeds` has not trained its rows on these seeds.
+    """
+    together = seeds.placed(config, at)
+    for method, seed in product((m for m in ("align", *OBJECTIVES) if m not in methods.OTHERS), at):
+        folder = together.paths.work / "checkpoints" / f"{method}-{seed}"
+        if not folder.exists():
+            raise DataError(f"{folder} is missing; `mc3 seeds --seeds {' '.join(map(str, at))}` trains it")
+    trials.side_by_side(partial(train_objectives, at), config, expected_objectives(config, at), processes)
+    train_objectives(at, config, list(expected_objectives(config, at)))
+    rows = []
+    for name, seed in product(OBJECTIVES, at):
+        found = trials.last_validation(together, name, seed)
+        rows.append({"objective": name, "label": methods.get(name).label, "seed": seed, **found})
+    each = pd.DataFrame(rows)
+    each["mean"] = each[["av_roc", "al_roc"]].mean(axis=1)
+    table = compared(each)
+    trials.write_table(COMPARISON, table)
+    best = table["objective"].iloc[0]
+    drawn = each.rename(columns={"av_roc": "validation_av_roc", "al_roc": "validation_al_roc"})
+    save(sweep_plots.tuning(drawn.assign(chosen=drawn["objective"] == best)), COMPARISON.with_suffix(""))
+    trials.record(config, "objectives", {"seeds": list(at)}, [config.paths.work / "shards"])
+    print(table.round(3).to_string(index=False))
+    return table
+
+
+def compared(each: pd.DataFrame) -> pd.DataFrame:
+    """Means and deviations over seeds, and the difference of `mean` to MC3's with its interval, the best first.
+
+    `each`: objective, label, seed, av_roc, al_roc and mean, a row an objective and seed.
+    """
+    ours = each[each["objective"] == "mc3"].set_index("seed")["mean"]
+    rows = []
+    for (name, label), group in each.groupby(["objective", "label"], sort=False):
+        row: dict[str, Any] = {"objective": name, "label": label, "seeds": len(group)}
+        for metric in ("av_roc", "al_roc", "mean"):
+            row |= {metric: group[metric].mean(), f"{metric}_std": group[metric].std(ddof=1)}
+        differences = group.set_index("seed")["mean"] - ours
+        half = student.ppf(0.975, len(group) - 1) * differences.std(ddof=1) / len(group) ** 0.5
+        value = differences.mean()
+        rows.append({**row, "difference": value, "low": value - half, "high": value + half})
+    return pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable", ignore_index=True)

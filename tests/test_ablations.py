@@ -134,6 +134,7 @@ def test_tuning_chooses_on_validation_and_scores_only_the_chosen_and_the_profile
 
     (pipeline.paths.work / "checkpoints" / "align-0" / "final").mkdir(parents=True)
     monkeypatch.setattr(trials, "validation", score)
+    monkeypatch.setattr(trials, "trained", lambda *arguments: None)
     monkeypatch.setattr(trials, "embedded", lambda *arguments: None)
     monkeypatch.setattr(trials, "discovery", tests)
     table = tune.run(pipeline, 4)

@@ -58,7 +58,8 @@ def test_imagebind_binds_audio_to_vision_that_language_taught_and_that_then_stay
 
 
 def test_baselines_have_the_losses_that_they_were_published_with():
-    kinds = {name: [stage.loss for stage in methods.get(name).stages] for name in (*methods.METHODS, *methods.OTHERS)}
+    published = [name for name in methods.METHODS if methods.get(name).paper] + ["cmc_bank"]
+    kinds = {name: [stage.loss for stage in methods.get(name).stages] for name in published}
     own = {"clap": ["learnt_scale"], "cm_acc": ["active_negatives"], "cmc_bank": ["memory_bank"]}
     assert {name: found for name, found in kinds.items() if set(found) != {"info_nce"}} == own
     assert [methods.get(name).stages[0].temperature for name in ("clap", "cmc", "cmc_bank")] == [0.07] * 3

@@ -57,6 +57,8 @@ def asked(pipeline, monkeypatch) -> list[str]:
         result = json.loads(probe.path(settings, 0).read_text())
         result["metrics"]["fine-tune"]["mc3"]["top1"] += 0.01 * seed
         probe.path(settings, seed).write_text(json.dumps({**result, "seed": seed}))
+        scores = load_file(probe.path(settings, 0).with_suffix(".safetensors"))
+        save_file(scores, probe.path(settings, seed).with_suffix(".safetensors"))
 
     monkeypatch.setattr(trials, "embedded", train)
     monkeypatch.setattr(probe, "run", classify)
@@ -100,6 +102,16 @@ def test_tables_have_the_mean_and_deviation_of_the_numbers_of_each_seed(pipeline
     written = pd.read_csv("figures/seeds/table2_discovery.csv")
     assert (written.loc[written["method"] == "mc3", "av_roc_std"] > 0).all()
     assert Path("figures/seeds/overview.png").exists()
+    assert Path("figures/seeds/differences.png").exists()
+    apart = pd.read_csv("figures/seeds/differences.csv")
+    means = written.set_index("method")["av_roc"]
+    for row in apart[apart["metric"] == "av_roc"].to_dict("records"):
+        assert row["seeds"] == 3
+        assert row["difference"] == pytest.approx(means["mc3"] - means[row["method"]], abs=1e-4)
+        assert row["low"] <= row["difference"] <= row["high"]
+    judged = pd.read_csv("figures/seeds/claims.csv")
+    assert (judged["seeds"] == 3).all()
+    assert {"holds", "does not hold", "undecided"} & set(judged["verdict"])
     about = json.loads(Path("figures/seeds.provenance.json").read_text())
     assert about["settings"]["seeds"] == [0, 1, 2]
 

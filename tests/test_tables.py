@@ -56,6 +56,7 @@ def test_every_method_has_a_row_after_random_with_ticks_and_the_papers_numbers(w
     assert table["clips"].unique().tolist() == [38]
     paper = pd.read_csv(tables.PAPER / "table2_discovery.csv").set_index("method")["al_pr"]
     labels = {methods.get(name).paper: table.loc[name, "paper_al_pr"] for name in methods.METHODS}
+    assert np.isnan(labels.pop(""))  # the row that is not the paper's
     pd.testing.assert_series_equal(pd.Series(labels), paper.drop("Random"), check_names=False)
 
 
