@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
 help:
 	@echo 'make repro      every table and figure of the paper from nothing, about 12 minutes on two CPU cores'
-	@echo 'make seeds      Tables 2-4 over five seeds, into figures/seeds: 40 minutes after make repro'
+	@echo 'make seeds      Tables 2-4 over five seeds, into figures/seeds: 25 minutes after make repro'
 	@echo 'make study      when does consensus help? worlds of other rates, at most 2 hours'
 	@echo 'make test       linters, types and the tests that take minutes'
 	@echo 'make test-slow  the tests marked slow as well: 20 to 60 minutes and 25 GB of disk'

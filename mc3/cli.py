@@ -454,7 +454,7 @@ def parser() -> argparse.ArgumentParser:
     add_processes(step)
     step = add("study", study, "mc3 study --hours 2")
     step.add_argument("--hours", type=float, default=2.0, help="begin no point that would end later (default: 2)")
-    step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="trainings a point (default: 0 1 2)")
+    step.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="trainings a point (default: 0 1)")
     add_processes(step)
     step = add("discover", discover, "mc3 discover my_video.mp4")
     step.add_argument("video", type=Path, help="a video file with sound")

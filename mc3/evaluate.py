@@ -76,25 +76,6 @@ def pr_curve(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     )
 
 
-def bootstrap(scores: ArrayLike, labels: ArrayLike, draws: int = 1000, seed: int = 0) -> dict[str, NDArray[np.float64]]:
-    """`roc` and `pr` of `draws` resamples of the clips, with replacement, each [draws].
-
-    The same seed resamples the same clips, so that two methods' draws on the same clips are
-    paired: subtract them for an interval of the difference. A resample of one class is NaN.
-    """
-    scores, labels = _scored(scores, labels)
-    rng = np.random.default_rng(seed)
-    found: list[dict[str, NDArray[np.float64]]] = []
-    n = len(scores)
-    block = max(1, 2_000_000 // n)
-    for begin in range(0, draws, block):
-        size = min(block, draws - begin)
-        drawn = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-        found.append(resampled_discovery(scores, labels, counts))
-    return {name: np.concatenate([part[name] for part in found]) for name in ("roc", "pr")}
-
-
 def resampled_discovery(
     scores: ArrayLike, labels: ArrayLike, counts: NDArray, recalls: Sequence[float] = ()
 ) -> dict[str, NDArray[np.float64]]:

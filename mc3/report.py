@@ -152,11 +152,14 @@ BEYOND = (
     Section(
         "study",
         "Beyond the paper: when does consensus help?",
-        "MC3 beside w/o consensus in generated worlds that differ in one rate, or in two, from the profile's. Each "
-        "world is smaller and training shorter, so levels are not those of Table 2; what counts is the gap.",
+        "MC3, and Peers, beside w/o consensus in generated worlds that differ from the profile's in one rate, or in "
+        "two. Each world is smaller and training shorter, so levels are not those of Table 2; what counts is the gap.",
         pictures=(
-            ("study", "Gap in test ROC by rate: a mark a seed, its bar 95 % over clips; and for two rates at once."),
+            ("study", "Gap in test ROC by rate: a mark a seed, its bar 95 % over videos; and for two rates at once."),
             ("study_regions", "Region I against each other region, before and after refinement; mean over seeds."),
+        ),
+        numbers=(
+            ("study_points", "Every world: gaps to w/o consensus over seeds; 95 % intervals over videos and seeds."),
         ),
         command="mc3 study",
     ),
@@ -225,7 +228,20 @@ BEYOND = (
 
 OVERVIEW = {"table2_discovery": ("av_roc", "al_roc"), "table3_retrieval": ("v2a_r5", "a2l_r5")}
 
-TEXT = {"claims": claims.cells, "seeds/claims": claims.cells}  # numbers that are not printed as they are
+
+def study_cells(points: pd.DataFrame) -> pd.DataFrame:
+    """`study_points.csv` as text: each world with its gaps and their intervals."""
+    shown = pd.DataFrame({"World": points["point"], "Prevalence": points["prevalence"].map("{:.2f}".format)})
+    for column, name in (("gap", "MC3"), ("peers_gap", "Peers")):
+        for pair in ("av", "al"):
+            parts = (points[f"{pair}_{column}{end}"].map("{:+.3f}".format) for end in ("", "_low", "_high"))
+            value, low, high = parts
+            shown[f"{name}, {pair.upper()} ROC"] = value + " [" + low + ", " + high + "]"
+    return shown
+
+
+# Numbers that are not printed as they are
+TEXT = {"claims": claims.cells, "seeds/claims": claims.cells, "study_points": study_cells}
 
 HEADINGS = {
     "table2_discovery": "Table 2. Sounding action discovery",

@@ -1,9 +1,10 @@
-"""When does consensus help? MC3 beside w/o consensus in generated worlds that differ in one rate, or in two.
+"""When does consensus help? MC3, and its rival Peers, beside w/o consensus in worlds that differ in a rate, or in two.
 
 The paper's answer is one world, Ego4D. Here each point is a world of its own, smaller than the profile's: it is
-generated, cut, aligned and refined twice from the same align checkpoint, with and without Eq. 3, for every seed. What
-counts is the gap in Table 2's areas on that world's test clips. Worlds share their seed, so that what a rate does not
-touch stays alike. A point's files are removed when its numbers are written; what is done is not done again.
+generated, cut, aligned and refined from the same align checkpoint with Eq. 3, without it, and with peers choosing
+instead (`mc3.objectives.Peers`), for every seed. What counts is the gap to w/o consensus in Table 2's areas on that
+world's test clips. Worlds share their seed, so that what a rate does not touch stays alike. A point's files are removed
+when its numbers are written; what is done is not done again.
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from mc3 import embed, evaluate, findings, methods, sweep_plots, tables, trials
+from mc3 import embed, evaluate, findings, methods, sweep_plots, tables, trials, uncertainty
 from mc3.config import Config, ConfigError, as_dict
 from mc3.data import DataError, manifest, prepare, world, write_whole
 from mc3.data.shards import ClipDataset
 from mc3.plots import clip_cards, save
 
 TABLE = Path("figures") / "study.csv"
+POINTS = Path("figures") / "study_points.csv"
 REGIONS = Path("figures") / "study_regions.csv"
 FAILURES = Path("figures") / "study_failures"
-SEEDS = (0, 1, 2)
-COMPARED = {"mc3": "mc3", "without": "wo_consensus"}
+SEEDS = (0, 1)
+COMPARED = {"mc3": "mc3", "without": "wo_consensus", "peers": "peers"}
+GAPS = {"gap": "mc3", "peers_gap": "peers"}  # of these to "without"
+DRAWS = 1000
 
 SIZE: dict[str, Any] = {
     "world.videos": {"train": 48, "validation": 4, "test": 24},
@@ -55,7 +61,7 @@ PAIRS: tuple[tuple[str, str], ...] = (("on_screen", "misnarrated"), ("on_screen"
 
 CODE = ("batches.py", "data/annotations.py", "data/ego4d.py", "data/manifest.py", "data/media.py", "data/prepare.py",
         "data/shards.py", "data/tokenizer.py", "data/world", "embed.py", "encoders", "evaluate.py", "losses.py",
-        "model.py", "train.py")  # fmt: skip
+        "model.py", "objectives.py", "train.py", "uncertainty.py")  # fmt: skip
 
 POINT_SEC = {"world": 30.0, "seed": 75.0}
 """What a point of `SIZE` takes on two cores: generating and cutting, and each seed's trainings."""
@@ -96,37 +102,57 @@ def fingerprint(point: Config, seeds: Sequence[int]) -> str:
 
 
 def measure(point: Config, seeds: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
-    """Make a point's world, train and score: {"gaps": a row a seed, "regions": rows of `findings.by_region`}."""
+    """Make a point's world, train and score.
+
+    Returns:
+        {"gaps": a row a seed, "points": one row over all seeds, "regions": rows of `findings.by_region`}.
+    """
     done = trials.fingerprint_of([as_dict(point.world), as_dict(point.clips)], CODE)
     if not trials.is_done(point, "shards", done):
         world.write(point)
         manifest.write(point)
         prepare.write(point)
         trials.mark_done(point, "shards", done)
-    gaps, regions = [], []
+    drawn, regions = [], []
     for seed in seeds:
         held: dict[str, Any] = {}
         for method in ("align", *COMPARED.values()):
             trials.embedded(point, method, seed, held)
-        gaps.append({"seed": seed, **gap(point, seed)})
+        drawn.append(areas(point, seed))
         found = findings.by_region(findings.similarities(point, seed))
         regions += [{"seed": seed, **row} for row in found.to_dict("records")]
-    return {"gaps": gaps, "regions": regions}
+    gaps = [{"seed": seed, **gap(point, seed, [own])} for seed, own in zip(seeds, drawn, strict=True)]
+    return {"gaps": gaps, "points": [{"seeds": len(seeds), **gap(point, seeds[0], drawn)}], "regions": regions}
 
 
-def gap(point: Config, seed: int) -> dict[str, float]:
-    """ROC of MC3 and w/o consensus by pair of modalities, their difference with a paired 95 % interval over clips."""
-    scored = {name: tables.discovery_scores(point, method, seed) for name, method in COMPARED.items()}
-    labels = scored["mc3"]["positive"]
-    region = findings.clips(point).loc[scored["mc3"]["row"], "region"]
-    row = {"clips": len(labels), "prevalence": float(labels.mean())}
+def areas(point: Config, seed: int) -> dict[str, NDArray[np.float64]]:
+    """Test ROC by pair of modalities and row, "av_mc3" and so on: [1 + DRAWS], of all clips and of drawn videos."""
+    found = {}
+    for name, method in COMPARED.items():
+        scored = tables.discovery_scores(point, method, seed)
+        videos = embed.clips(point).loc[scored["row"], "video_uid"]
+        weights = uncertainty.resamples(videos, DRAWS)
+        for pair in evaluate.PAIRS:
+            found[f"{pair}_{name}"] = evaluate.resampled_discovery(scored[pair], scored["positive"], weights)["roc"]
+    return found
+
+
+def gap(point: Config, seed: int, drawn: Sequence[dict[str, NDArray[np.float64]]]) -> dict[str, float]:
+    """ROCs and gaps over the seeds in `drawn`, with 95 % intervals over videos, and seeds if there are several.
+
+    What the clips are is the same for every seed; `seed` is one of them.
+    """
+    scored = tables.discovery_scores(point, COMPARED["mc3"], seed)
+    region = findings.clips(point).loc[scored["row"], "region"]
+    videos = embed.clips(point).loc[scored["row"], "video_uid"].nunique()
+    row = {"clips": len(scored), "prevalence": float(scored["positive"].mean())}
     row |= {f"share_{name}": float((region == name).mean()) for name in ("I", "II", "III", "IV", "none")}
     for pair in evaluate.PAIRS:
-        draws = {name: evaluate.bootstrap(table[pair], labels)["roc"] for name, table in scored.items()}
-        rocs = {name: evaluate.discovery(table[pair], labels)["roc"] for name, table in scored.items()}
-        low, high = evaluate.interval(draws["mc3"] - draws["without"])
-        row |= {f"{pair}_{name}": roc for name, roc in rocs.items()}
-        row |= {f"{pair}_gap": rocs["mc3"] - rocs["without"], f"{pair}_gap_low": low, f"{pair}_gap_high": high}
+        row |= {f"{pair}_{name}": float(np.mean([own[f"{pair}_{name}"][0] for own in drawn])) for name in COMPARED}
+        for column, name in GAPS.items():
+            total = np.stack([own[f"{pair}_{name}"] - own[f"{pair}_without"] for own in drawn])
+            found = uncertainty.contrast(total, videos)
+            row |= dict(zip((f"{pair}_{column}{end}" for end in ("", "_low", "_high")), found, strict=True))
     return row
 
 
@@ -170,6 +196,7 @@ def run(
     gaps = collected(found, jobs, config, "gaps")
     regions = collected(found, jobs, config, "regions")
     trials.write_table(TABLE, gaps)
+    trials.write_table(POINTS, collected(found, jobs, config, "points"))
     trials.write_table(REGIONS, regions)
     save(sweep_plots.study(gaps), TABLE.with_suffix(""))
     save(sweep_plots.study_regions(regions), REGIONS.with_suffix(""))

@@ -30,8 +30,9 @@ LOOKS = {"av": ("o", PALETTE[0]), "al": ("s", PALETTE[1])}
 def study(gaps: pd.DataFrame) -> Figure:
     """Curves of the gap by one rate at a time, and heat maps of the rates that were varied together.
 
-    `gaps`: point, a column a rate, seed, av_gap, al_gap and their _low and _high. A small mark is a seed with its
-    95 % interval over clips, the line their mean; a cell of a heat map is the mean over seeds.
+    `gaps`: point, a column a rate, seed, av_gap, al_gap and their _low and _high, av_peers_gap and al_peers_gap. A
+    small mark is a seed with its 95 % interval over videos, the line their mean, and the dashed line that of Peers; a
+    cell of a heat map is the mean over seeds.
     """
     base = gaps[gaps["point"] == "as generated"]
     varied = {point: point.split(", ") for point in gaps["point"].unique() if point != "as generated"}
@@ -49,9 +50,9 @@ def study(gaps: pd.DataFrame) -> Figure:
     for ax in grid[len(axes) :]:
         ax.set_visible(False)
     for ax in grid[::columns]:
-        ax.set_ylabel("MC3 minus w/o consensus")
+        ax.set_ylabel("ROC gap to w/o consensus")
     if axes:
-        upper.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        upper.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     if pairs:
         limit = float(gaps[["av_gap", "al_gap"]].abs().max().max())
         maps = lower.subplots(1, 2 * len(pairs), squeeze=False)[0]
@@ -73,7 +74,9 @@ def _curve(ax: Axes, rows: pd.DataFrame, name: str) -> None:
         ax.vlines(x, rows[f"{metric}_gap_low"], rows[f"{metric}_gap_high"], color=colour, linewidth=0.6, alpha=0.6)
         ax.plot(x, rows[f"{metric}_gap"], marker, color=colour, markersize=2.2)
         mean = rows.groupby(name)[f"{metric}_gap"].mean()
-        ax.plot(mean.index, mean, color=colour, label=NAMES[metric])
+        ax.plot(mean.index, mean, color=colour, label=f"{NAMES[metric]}, MC3")
+        mean = rows.groupby(name)[f"{metric}_peers_gap"].mean()
+        ax.plot(mean.index, mean, color=colour, linestyle=(0, (3, 2)), linewidth=0.9, label=f"{NAMES[metric]}, Peers")
     ax.set_xlabel(RATES.get(name, name))
 
 
@@ -87,7 +90,7 @@ def _heat(ax: Axes, rows: pd.DataFrame, pair: tuple[str, ...], column: str, limi
             ax.text(column_number, row, f"{value:+.3f}", ha="center", va="center", fontsize=5.5, color=ink)
     ax.set_xticks(range(cells.shape[1]), [f"{v:g}" for v in cells.columns])
     ax.set_yticks(range(cells.shape[0]), [f"{v:g}" for v in cells.index])
-    ax.set(xlabel=RATES.get(x, x), ylabel=RATES.get(y, y), title=f"{NAMES[column.split('_')[0]]} gap")
+    ax.set(xlabel=RATES.get(x, x), ylabel=RATES.get(y, y), title=f"{NAMES[column.split('_')[0]]} gap, MC3")
     ax.grid(False)
 
 

@@ -19,6 +19,7 @@ from mc3.data import DataError
 
 ROOT = Path(__file__).parents[1]
 NASTY = 'C <script>alert(1)</script> & "cuts"'
+ENDS = ("", "_low", "_high")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +120,9 @@ def test_what_commands_outside_the_pipeline_wrote_is_shown_where_it_is_there(set
             if stem.startswith("seeds/"):
                 shutil.copy(figures / f"{Path(stem).name}.csv", figures / f"{stem}.csv")
             else:
-                pd.DataFrame({"row": [NASTY], "roc": [0.12345]}).to_csv(figures / f"{stem}.csv", index=False)
+                gaps = {f"{p}_{g}{e}": [0.1] for p in ("av", "al") for g in ("gap", "peers_gap") for e in ENDS}
+                row = {"row": [NASTY], "point": [NASTY], "roc": [0.12345], "prevalence": [0.5], **gaps}
+                pd.DataFrame(row).to_csv(figures / f"{stem}.csv", index=False)
     shutil.copy(figures / "differences.csv", figures / "seeds")
     about = {"commit": "b" * 40, "dirty": False, "inputs": {NASTY: "0"}}
     (figures / f"{report.BEYOND[0].notebook}.provenance.json").write_text(json.dumps(about))
