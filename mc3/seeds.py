@@ -17,7 +17,6 @@ import pandas as pd
 
 from mc3 import claims, embed, methods, probe, report, tables, trials, uncertainty
 from mc3.config import Config, as_dict
-from mc3.data import DataError
 from mc3.plots import differences, overview, save
 
 FIGURES = Path("figures") / "seeds"
@@ -33,11 +32,9 @@ def placed(config: Config, seeds: Sequence[int]) -> Config:
         DataError: the pipeline's results are missing, or of other checkpoints, clips or code.
     """
     names = ("align", *methods.METHODS)
+    trials.require(config, names)
     shared = ["shards"]
     for seed in config.seeds:
-        for name in names:
-            if not embed.unchanged(config, name, seed):
-                raise DataError(f"the pipeline's results of {name}-{seed} are not up to date; `make repro` makes them")
         shared += [f"checkpoints/{name}-{seed}" for name in names]
         shared += [f"embeddings/{seed}", f"probe/{seed}.json", f"probe/{seed}.safetensors"]
     made = trials.place(config, config.paths.work / "seeds", shared)

@@ -61,6 +61,14 @@ def place(config: Config, folder: Path, shared: Sequence[str]) -> Config:
     return changed(config, {"paths.work": str(folder)})
 
 
+def require(config: Config, methods: Sequence[str]) -> None:
+    """Raise `DataError` unless the pipeline's results of `methods` are there, of these checkpoints, clips and code."""
+    for seed in config.seeds:
+        for name in methods:
+            if not embed.unchanged(config, name, seed):
+                raise DataError(f"the pipeline's results of {name}-{seed} are not up to date; `make repro` makes them")
+
+
 def placed(
     config: Config, changes: Mapping[str, Any], seed: int, own_clips: bool = False, own_align: bool = False
 ) -> Config:

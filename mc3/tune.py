@@ -2,8 +2,8 @@
 
 `methods` tunes the learning rate of each method, and the temperature and the weight of Eq. 3 of those that have one
 to tune, over the same points of a Halton sequence, so that the third learning rate is the third for all. The first
-trial is the profile's own settings. A method is chosen by the mean of its validation ROCs; only the chosen trial, and
-the profile's, are then scored on the test clips.
+trial is the profile's own settings, which the pipeline trained. A method is chosen by the mean of its validation ROCs;
+only the chosen trial, and the profile's, are then scored on the test clips.
 
 `readings` compares what the paper leaves open in Eq. 2-3 (see `mc3.losses.consensus`): which inverse brings the
 smallest score back, whether the consensus is a constant target, and how much Eq. 3 weighs. Test clips are not seen.
@@ -83,19 +83,25 @@ class Job:
 
 
 def jobs_of(config: Config, count: int) -> dict[str, Job]:
-    """`count` trials of every method on every seed by what is printed of them, their folders made."""
+    """`count` trials of every method on every seed by what is printed of them, their folders made.
+
+    Trial 0 is the pipeline's own training, in its own place.
+    """
     jobs = {}
     for number, method, seed in product(range(count), methods.METHODS, config.seeds):
         changes = settings(config, method, count)[number]
         align = methods.get(method).start == "align"
-        trial = trials.placed(config, changes, seed, own_align=not align)
+        trial = trials.placed(config, changes, seed, own_align=not align) if number else config
         jobs[f"{method} {number + 1}/{count} {told(changes)}, seed {seed}"] = Job(method, number, trial, seed)
     return jobs
 
 
 def expected(config: Config, jobs: Mapping[str, Job]) -> dict[str, float]:
     """Seconds that each job will take, 0 for one that was done."""
-    done = {name: (job.trial.paths.work / "done" / f"{job.method}-{job.seed}").exists() for name, job in jobs.items()}
+    done = {
+        name: not job.number or (job.trial.paths.work / "done" / f"{job.method}-{job.seed}").exists()
+        for name, job in jobs.items()
+    }
     return {name: 0.0 if done[name] else trials.seconds(config, job.trial, job.method) for name, job in jobs.items()}
 
 
@@ -115,6 +121,7 @@ def run(config: Config, count: int = TRIALS, processes: int = 1) -> pd.DataFrame
     """
     if count < 1:
         raise ConfigError(f"--trials {count}: a method needs one trial or more")
+    trials.require(config, ("align", *methods.METHODS))
     jobs = jobs_of(config, count)
     trials.side_by_side(partial(train, count), config, expected(config, jobs), processes)
     rows = []
@@ -122,14 +129,16 @@ def run(config: Config, count: int = TRIALS, processes: int = 1) -> pd.DataFrame
         method, trial, seed, number = job.method, job.trial, job.seed, job.number
         short = {place.split(".")[1]: value for place, value in usual(trial).items() if place in space(method)}
         row: dict[str, Any] = {"method": method, "label": methods.get(method).label, "trial": number, "seed": seed}
-        rows.append({**row, **short, **trials.validation(trial, method, seed)})
+        found = (trials.validation if number else trials.last_validation)(trial, method, seed)
+        rows.append({**row, **short, **found})
     table = chosen(pd.DataFrame(rows))
     held: dict[str, Any] = {}
     for index, row in table[table["chosen"] | (table["trial"] == 0)].iterrows():
         tests = []
         for job in jobs.values():
             if (job.method, job.number) == (row["method"], row["trial"]):
-                trials.embedded(job.trial, job.method, job.seed, held)
+                if job.number:
+                    trials.embedded(job.trial, job.method, job.seed, held)
                 tests.append(trials.discovery(job.trial, job.method, job.seed))
         for name, value in pd.DataFrame(tests).mean().items():
             table.loc[index, f"test_{name}"] = value

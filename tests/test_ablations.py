@@ -1,6 +1,7 @@
 """Ablations are settings that exist and share what they may share; tuning gives every method as many trials."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -134,7 +135,10 @@ def test_tuning_chooses_on_validation_and_scores_only_the_chosen_and_the_profile
 
     (pipeline.paths.work / "checkpoints" / "align-0" / "final").mkdir(parents=True)
     monkeypatch.setattr(trials, "validation", score)
-    monkeypatch.setattr(trials, "trained", lambda *arguments: None)
+    trained: list[tuple[str, Path]] = []
+    monkeypatch.setattr(trials, "require", lambda *arguments: None)
+    monkeypatch.setattr(trials, "last_validation", score)
+    monkeypatch.setattr(trials, "trained", lambda trial, method, seed: trained.append((method, trial.paths.work)))
     monkeypatch.setattr(trials, "embedded", lambda *arguments: None)
     monkeypatch.setattr(trials, "discovery", tests)
     table = tune.run(pipeline, 4)
@@ -145,6 +149,8 @@ def test_tuning_chooses_on_validation_and_scores_only_the_chosen_and_the_profile
         tests_of = rows[["test_av_roc", "test_al_roc"]].notna().any(axis=1)
         assert tests_of.equals(rows["chosen"] | (rows["trial"] == 0))
     assert len(tested) == sum(table["chosen"] | (table["trial"] == 0))
+    assert len(set(trained)) == len(trained) == 3 * len(methods.METHODS)  # the first is the pipeline's own training
+    assert pipeline.paths.work not in {folder for _, folder in trained}
     assert pd.read_csv("figures/tuning.csv")["trial"].tolist() == table["trial"].tolist()
 
 
