@@ -20,7 +20,7 @@ from mc3.data import DataError
 
 SPLITS = "validation+test"
 PAIRS = {"audio-video": ("audio", "video"), "audio-text": ("audio", "text"), "video-text": ("video", "text")}
-CHECKPOINTS = ("align", *(name for name in ("wo_consensus", "mc3") if name in methods.METHODS))
+CHECKPOINTS = ("align", *(name for name in ("wo_consensus", "mc3", "peers") if name in methods.METHODS))
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 
 

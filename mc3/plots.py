@@ -441,7 +441,7 @@ def consensus(points: pd.DataFrame) -> Figure:
             ax.plot(*centre, "o", color=colour, markeredgecolor="white", markersize=6)
         (diagonal,) = ax.plot([low, high], [low, high], color="black", linewidth=0.7, linestyle=(0, (4, 2)))
         gap = (part["audio_video"] - part["audio_text"]).abs().mean()
-        ax.set_title(f"{checkpoint}: mean gap {gap:.3f}")
+        ax.set_title(f"{checkpoint.split(' (')[0]}: mean gap {gap:.3f}")
         ax.set(xlim=(low, high), ylim=(low, high), xlabel="audio-text similarity", aspect="equal")
     axes[0].set_ylabel("audio-video similarity")
     labels = ["regions II-IV", "region I (all three agree)", "both similarities equal"]

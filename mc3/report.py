@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from mc3 import claims, methods, plots, tables
+from mc3 import claims, methods, plots, study, tables, tune
 from mc3.config import Config
 from mc3.data import DataError, write_whole
 
@@ -228,20 +228,10 @@ BEYOND = (
 
 OVERVIEW = {"table2_discovery": ("av_roc", "al_roc"), "table3_retrieval": ("v2a_r5", "a2l_r5")}
 
-
-def study_cells(points: pd.DataFrame) -> pd.DataFrame:
-    """`study_points.csv` as text: each world with its gaps and their intervals."""
-    shown = pd.DataFrame({"World": points["point"], "Prevalence": points["prevalence"].map("{:.2f}".format)})
-    for column, name in (("gap", "MC3"), ("peers_gap", "Peers")):
-        for pair in ("av", "al"):
-            parts = (points[f"{pair}_{column}{end}"].map("{:+.3f}".format) for end in ("", "_low", "_high"))
-            value, low, high = parts
-            shown[f"{name}, {pair.upper()} ROC"] = value + " [" + low + ", " + high + "]"
-    return shown
-
-
 # Numbers that are not printed as they are
-TEXT = {"claims": claims.cells, "seeds/claims": claims.cells, "study_points": study_cells}
+TEXT = {"claims": claims.cells, "seeds/claims": claims.cells, "study_points": study.cells}
+# What is said of numbers, from the numbers
+TOLD = {"study_points": study.told, "objectives": tune.sentence}
 
 HEADINGS = {
     "table2_discovery": "Table 2. Sounding action discovery",
@@ -441,7 +431,10 @@ def _section(section: Section, figures: Path) -> str:
         parts.append(f'<div class="table">{tables.to_html(table, apart=_apart(figures))}</div>')
     parts += [_picture(figures, stem, caption, section.notebook) for stem, caption in section.pictures]
     for stem, caption in section.numbers:
-        shown = TEXT.get(stem, pd.DataFrame)(_csv(figures, stem, section.notebook))
+        numbers = _csv(figures, stem, section.notebook)
+        if stem in TOLD:
+            parts.append(f"<p>{html.escape(TOLD[stem](numbers))}</p>")
+        shown = TEXT.get(stem, pd.DataFrame)(numbers)
         text = shown.to_html(index=False, border=0, escape=True, float_format="{:.3f}".format)
         parts.append(f'<p class="soft">{html.escape(caption)}</p><div class="table">{text}</div>')
     for stem, caption, metrics in section.tables:

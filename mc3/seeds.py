@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from mc3 import claims, embed, methods, probe, report, tables, trials, uncertainty
+from mc3 import claims, embed, methods, probe, tables, trials, uncertainty
 from mc3.config import Config, as_dict
 from mc3.plots import differences, overview, save
 
@@ -90,6 +90,8 @@ def write(config: Config, draws: int = 1000) -> dict[str, pd.DataFrame]:
 
     Intervals are over videos and seeds, by `draws` resamples. The overview and the provenance are written too.
     """
+    from mc3 import report  # which tells of experiments, this one too
+
     found, single = {}, []
     for stem, make in STEMS.items():
         found[stem] = make(config)

@@ -241,3 +241,43 @@ def collected(
         levels = {axis: jobs[name].get(axis, usual[axis]) for axis in AXES}
         rows += [{"point": name, **levels, **row} for row in numbers[kind]]
     return pd.DataFrame(rows)
+
+
+def cells(points: pd.DataFrame) -> pd.DataFrame:
+    """`POINTS` as text: each world with its gaps and their intervals."""
+    shown = pd.DataFrame({"World": points["point"], "Prevalence": points["prevalence"].map("{:.2f}".format)})
+    for column, method in GAPS.items():
+        for pair in evaluate.PAIRS:
+            value, low, high = (points[f"{pair}_{column}{end}"].map("{:+.3f}".format) for end in ("", "_low", "_high"))
+            name = methods.get(method).label.split(" (")[0]
+            shown[f"{name}, {pair.upper()} ROC"] = value + " [" + low + ", " + high + "]"
+    return shown
+
+
+def told(points: pd.DataFrame) -> str:
+    """What `POINTS` say, in words: in how many worlds each gap is above 0, and with which rate it changes most."""
+    sentences = []
+    for column, method in GAPS.items():
+        name = methods.get(method).label.split(" (")[0]
+        for pair in evaluate.PAIRS:
+            gaps, low, high = (points[f"{pair}_{column}{end}"] for end in ("", "_low", "_high"))
+            worlds = f"{(gaps > 0).sum()} of {len(points)} worlds (its interval in {(low > 0).sum()})"
+            below = f"and its interval is below in {(high < 0).sum()}"
+            sentences.append(f"{name} is above w/o consensus in {pair.upper()} ROC in {worlds}, {below}")
+    usual = points[points["point"] == label({})]
+    spans = {}
+    for axis in (axis for axis in AXES if len(usual)):
+        others = [other for other in AXES if other != axis]
+        rows = points[(points[others] == usual[others].iloc[0]).all(axis=1)].sort_values(axis)
+        if len(rows) > 1:
+            spans[axis] = rows
+    if spans:
+        width = {axis: float(rows["av_gap"].max() - rows["av_gap"].min()) for axis, rows in spans.items()}
+        most = max(width, key=width.__getitem__)
+        steps = ", ".join(f"{r[most]:g}: {r['av_gap']:+.3f}" for r in spans[most].to_dict("records"))
+        least = min(width, key=width.__getitem__)
+        sentences.append(
+            f"MC3's gap in AV ROC changes most with {sweep_plots.RATES[most]} ({steps}) and least with "
+            f"{sweep_plots.RATES[least]} (by {width[least]:.3f})"
+        )
+    return ". ".join(sentences) + "."

@@ -106,10 +106,10 @@ def study_regions(regions: pd.DataFrame) -> Figure:
     checkpoints = list(dict.fromkeys(here["checkpoint"]))
     figure = Figure(figsize=(PAGE, 0.16 * len(names) + 1.0), layout="constrained")
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    y = np.arange(len(names))
+    y, colours = np.arange(len(names)), (GREY, PALETTE[1], PALETTE[0], PALETTE[2])
     for ax, region in zip(axes, shown, strict=True):
         mean = here[here["region"] == region].groupby(["point", "checkpoint"])["roc"].mean().unstack().reindex(names)
-        for checkpoint, marker, colour in zip(checkpoints, "os^", (GREY, PALETTE[1], PALETTE[0]), strict=False):
+        for checkpoint, marker, colour in zip(checkpoints, "os^D", colours, strict=False):
             ax.plot(mean[checkpoint], y, marker, color=colour, markersize=3, label=checkpoint)
         ax.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)))
         ax.set(title=f"I against {region}")

@@ -258,3 +258,16 @@ def compared(each: pd.DataFrame) -> pd.DataFrame:
         value = differences.mean()
         rows.append({**row, "difference": value, "low": value - half, "high": value + half})
     return pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+
+
+def sentence(table: pd.DataFrame) -> str:
+    """What `COMPARISON` says: which objective is best, by how much, and which of the others are told apart from MC3."""
+    best = table.iloc[0]
+    others = table[(table["objective"] != "mc3") & (table["objective"] != best["objective"])]
+    below = [row["label"] for row in others.to_dict("records") if row["high"] < 0]
+    above = [row["label"] for row in others.to_dict("records") if row["low"] > 0]
+    span = f"{best['difference']:+.3f} to MC3 in the mean of both ROCs [{best['low']:+.3f}, {best['high']:+.3f}]"
+    return (
+        f"Best on validation over {best['seeds']} seeds: {best['label']}, {span}. Also above MC3: "
+        f"{'; '.join(above) or 'none'}. Below it: {'; '.join(below) or 'none'}. The others cannot be told from it."
+    )

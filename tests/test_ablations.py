@@ -10,9 +10,11 @@ import small_work
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ttest_rel
 
 from mc3 import ablations, config, methods, sweep_plots, train, trials, tune
 from mc3.config import Config, ConfigError
+from mc3.data import DataError
 
 EVERY = [(name, setting) for name, settings in ablations.ABLATIONS.items() for setting in settings]
 
@@ -167,3 +169,30 @@ def test_the_figure_of_ablations_has_a_panel_each_with_every_setting():
         ax.get_title(): [tick.get_text() for tick in ax.get_yticklabels()] for ax in figure.axes if ax.get_visible()
     }
     assert shown == {name: list(settings) for name, settings in ablations.ABLATIONS.items()}
+
+
+def test_objectives_are_compared_by_paired_differences_over_seeds_and_the_best_comes_first():
+    rng, rows = np.random.default_rng(0), []
+    for seed, level in enumerate(rng.normal(0.7, 0.1, 5)):
+        for name, shift in (("mc3", 0.0), ("peers", 0.05), ("relative", -0.04), ("peers_equal", 0.0)):
+            mean = level + shift + 0.01 * rng.normal()
+            rows.append({"objective": name, "label": name, "seed": seed, "av_roc": mean, "al_roc": mean, "mean": mean})
+    each = pd.DataFrame(rows)
+    table = tune.compared(each).set_index("objective")
+    assert table.index[0] == "peers"
+    wide = each.pivot(index="seed", columns="objective", values="mean")
+    for name in ("peers", "relative", "peers_equal"):
+        expected = ttest_rel(wide[name], wide["mc3"]).confidence_interval()
+        assert table.loc[name, ["low", "high"]].tolist() == pytest.approx(list(expected))
+        assert table.loc[name, "mean_std"] == pytest.approx(wide[name].std(ddof=1))
+    assert table.loc["mc3", ["difference", "low", "high"]].tolist() == [0, 0, 0]
+    said = tune.sentence(table.reset_index())
+    assert said.startswith("Best on validation over 5 seeds: peers, +0.0")
+    assert "Below it: relative. " in said
+
+
+def test_objectives_without_the_seeds_rows_say_what_makes_them(pipeline, monkeypatch):
+    monkeypatch.setattr(trials, "require", lambda *arguments: None)
+    monkeypatch.setattr(trials, "place", lambda settings, folder, shared: settings)
+    with pytest.raises(DataError, match=r"align-1 is missing; `mc3 seeds --seeds 0 1` trains it"):
+        tune.objectives(pipeline, [0, 1])

@@ -121,7 +121,9 @@ def test_what_commands_outside_the_pipeline_wrote_is_shown_where_it_is_there(set
                 shutil.copy(figures / f"{Path(stem).name}.csv", figures / f"{stem}.csv")
             else:
                 gaps = {f"{p}_{g}{e}": [0.1] for p in ("av", "al") for g in ("gap", "peers_gap") for e in ENDS}
-                row = {"row": [NASTY], "point": [NASTY], "roc": [0.12345], "prevalence": [0.5], **gaps}
+                objective = {"objective": ["mc3"], "label": [NASTY], "seeds": [5]}
+                objective |= {"difference": [0.0], "low": [0.0], "high": [0.0], **dict.fromkeys(study.AXES, [0.0])}
+                row = {"row": [NASTY], "point": [NASTY], "roc": [0.12345], "prevalence": [0.5], **gaps, **objective}
                 pd.DataFrame(row).to_csv(figures / f"{stem}.csv", index=False)
     shutil.copy(figures / "differences.csv", figures / "seeds")
     about = {"commit": "b" * 40, "dirty": False, "inputs": {NASTY: "0"}}

@@ -156,7 +156,7 @@ def test_a_point_measures_the_gap_on_its_own_clips_and_is_not_measured_twice(tin
     assert whole_point["seeds"] == 1
     assert whole_point["av_gap_low"] == pytest.approx(row["av_gap_low"], abs=1e-5)
     regions = pd.read_csv("figures/study_regions.csv")
-    assert set(regions["checkpoint"]) == {"align stage", "w/o consensus", "MC3"}
+    assert set(regions["checkpoint"]) == {"align stage", "w/o consensus", "MC3", "Peers (not the paper's)"}
 
     monkeypatch.setattr(study, "measure", lambda *arguments: pytest.fail("measured twice"))
     pd.testing.assert_frame_equal(study.run(tiny, 1.0, [0], [{"on_screen": 0.7}]), table)
@@ -181,3 +181,25 @@ def test_the_figure_draws_each_rate_and_each_pair():
     heat = figure.subfigs[1].axes[0]
     shown = [text.get_text() for text in heat.texts]
     assert shown == [f"{0.1 * x + 0.005:+.3f}" for _ in range(3) for x in (0.0, 0.35, 0.7)]
+
+
+def test_the_words_count_the_worlds_and_name_the_rate_that_matters_most():
+    points = gaps([{}, {"on_screen": 0.0}, {"on_screen": 0.7}, {"unseen": 0.5}])
+    points = points[points["seed"] == 0].assign(prevalence=0.5)
+    for pair in ("av", "al"):
+        for end, shift in (("_low", -0.05), ("_high", 0.05)):
+            points[f"{pair}_peers_gap{end}"] = points[f"{pair}_peers_gap"] + shift
+    told = study.told(points)
+    assert (
+        "MC3 is above w/o consensus in AV ROC in 3 of 4 worlds (its interval in 3), and its interval is below in 0"
+        in told
+    )
+    assert "Peers is above w/o consensus in AL ROC in 0 of 4 worlds (its interval in 0)" in told
+    assert (
+        "changes most with on-screen source (0: +0.000, 0.35: +0.035, 0.7: +0.070) and least with actions not seen"
+        in told
+    )
+    shown = study.cells(points)
+    assert shown["World"].tolist() == points["point"].tolist()
+    assert shown["MC3, AV ROC"].iloc[0] == "+0.035 [+0.015, +0.055]"
+    assert shown["Peers, AV ROC"].iloc[0] == "+0.070 [+0.020, +0.120]"
