@@ -13,7 +13,7 @@ import pytest
 import small_work
 from PIL import Image
 
-from mc3 import claims, config, methods, report, tables, uncertainty
+from mc3 import claims, config, methods, report, study, tables, uncertainty
 from mc3.config import Config
 from mc3.data import DataError
 
@@ -122,7 +122,7 @@ def test_what_commands_outside_the_pipeline_wrote_is_shown_where_it_is_there(set
             else:
                 gaps = {f"{p}_{g}{e}": [0.1] for p in ("av", "al") for g in ("gap", "peers_gap") for e in ENDS}
                 objective = {"objective": ["mc3"], "label": [NASTY], "seeds": [5]}
-                objective |= {"difference": [0.0], "low": [0.0], "high": [0.0], **dict.fromkeys(study.AXES, [0.0])}
+                objective |= {"difference": [0.0], "low": [0.0], "high": [0.0], **{axis: [0.0] for axis in study.AXES}}
                 row = {"row": [NASTY], "point": [NASTY], "roc": [0.12345], "prevalence": [0.5], **gaps, **objective}
                 pd.DataFrame(row).to_csv(figures / f"{stem}.csv", index=False)
     shutil.copy(figures / "differences.csv", figures / "seeds")
