@@ -86,6 +86,7 @@ def test_a_table_of_ablations_keeps_what_was_measured_before_and_is_whole_with_a
         return {"validation_av_roc": 0.5, "validation_al_roc": 0.5, **score(trial, "mc3", seed), "v2a_r1": 1.0}
 
     (pipeline.paths.work / "checkpoints" / "align-0" / "final").mkdir(parents=True)
+    monkeypatch.setattr(trials, "require", lambda *arguments: None)
     monkeypatch.setattr(ablations, "measure", measured)
     ablations.run(pipeline, ["weight"])
     table = ablations.run(pipeline, ["anchor"])
