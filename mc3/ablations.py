@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from mc3 import sweep_plots, trials
+from mc3 import experiments, trials
 from mc3.config import Config, ConfigError, as_dict
 from mc3.data import manifest, prepare
 from mc3.losses import INVERSES
@@ -80,7 +80,7 @@ def placed(config: Config, changes: Changes, seed: int) -> Config:
 def make_clips(trial: Config) -> None:
     """Cut the trial's own clips of Ego4D, without the events of EPIC-Sounds, which no ablation probes."""
     settings = {**as_dict(trial.clips), "workers": 0}
-    facts = [settings, as_dict(trial.model.text), as_dict(trial.world)]
+    facts = [settings, as_dict(trial.ego4d), as_dict(trial.model.text), as_dict(trial.world), str(trial.paths.raw)]
     made = trials.fingerprint_of(facts, ("data",))
     if trials.is_done(trial, "shards", made):
         return
@@ -93,8 +93,6 @@ def make_clips(trial: Config) -> None:
 
 def measure(trial: Config, seed: int, held: dict[str, Any]) -> dict[str, float]:
     """Train MC3 under `trial` and score it: validation and test ROCs, recall at every cut-off."""
-    if not (trial.paths.work / "shards").is_symlink():
-        make_clips(trial)
     if not (trial.paths.work / "checkpoints" / f"align-{seed}").is_symlink():
         trials.trained(trial, "align", seed)
     trials.embedded(trial, METHOD, seed, held)
@@ -104,11 +102,11 @@ def measure(trial: Config, seed: int, held: dict[str, Any]) -> dict[str, float]:
 
 def expected(config: Config, trial: Config, seed: int) -> float:
     """Seconds that a trial will take, 0 if it was done."""
-    if (trial.paths.work / "done" / f"{METHOD}-{seed}").exists():
+    own_align = not (trial.paths.work / "checkpoints" / f"align-{seed}").is_symlink()
+    aligned = not own_align or trials.is_trained(trial, "align", seed)
+    if aligned and trials.is_trained(trial, METHOD, seed):
         return 0.0
-    cut, align = (not (trial.paths.work / name).is_symlink() for name in ("shards", f"checkpoints/align-{seed}"))
-    whole = trials.seconds(config, trial, METHOD) + align * trials.seconds(config, trial, "align")
-    return whole + cut * trials.typical(config, "shards")
+    return trials.seconds(config, trial, METHOD) + (not aligned) * trials.seconds(config, trial, "align")
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,15 @@ def run(
         if name not in ABLATIONS:
             raise ConfigError(f"no ablation {name!r}; known: {', '.join(ABLATIONS)}")
     names, seeds = names or list(ABLATIONS), seeds or config.seeds
+    if unknown := set(seeds) - set(config.seeds):
+        raise ConfigError(
+            f"seed {min(unknown)} has no align checkpoint in the pipeline; add it to `seeds` in params.yaml"
+        )
+    trials.require(config, ["align"])
     jobs = jobs_of(config, names, seeds)
+    for trial in {job.trial.paths.work: job.trial for job in jobs.values()}.values():
+        if not (trial.paths.work / "shards").is_symlink():
+            make_clips(trial)
     trials.side_by_side(partial(train, names, seeds), config, costs_of(config, jobs), processes)
     usual = trials.placed(config, {}, config.seeds[0]).paths.work
     rows = []
@@ -174,7 +180,7 @@ def run(
         rows.append({"ablation": job.ablation, "setting": job.setting, "profile": profile, "seed": job.seed, **numbers})
     table = merged(pd.DataFrame(rows))
     trials.write_table(TABLE, table)
-    save(sweep_plots.ablations(table), TABLE.with_suffix(""))
+    save(experiments.ablations(table), TABLE.with_suffix(""))
     trials.record(config, "ablations", {"ablations": ABLATIONS}, [config.paths.work / "shards"])
     return table
 

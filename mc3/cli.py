@@ -57,7 +57,11 @@ def _load(args: argparse.Namespace) -> Any:
 
 def _processes(args: argparse.Namespace, config: Any) -> int:
     """How many trainings to run at once."""
-    if args.processes:
+    from mc3.config import ConfigError
+
+    if args.processes is not None:
+        if args.processes < 1:
+            raise ConfigError(f"--processes {args.processes}: one process or more")
         return int(args.processes)
     import torch
 
@@ -204,7 +208,7 @@ def tune(args: argparse.Namespace) -> None:
     from mc3 import tune
 
     if args.what == "readings":
-        tune.readings(config)
+        tune.readings(config, _processes(args, config))
     elif args.what == "objectives":
         tune.objectives(config, processes=_processes(args, config))
     else:
@@ -449,7 +453,7 @@ def parser() -> argparse.ArgumentParser:
     add_processes(step)
     step = add("ablate", ablate, "mc3 ablate anchor frames")
     step.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
-    step.add_argument("--seeds", type=int, nargs="+", help="default: the profile's")
+    step.add_argument("--seeds", type=int, nargs="+", help="of the profile's (default: all of them)")
     step.add_argument("--list", action="store_true", help="only print the ablations and their settings")
     add_processes(step)
     step = add("study", study, "mc3 study --hours 2")

@@ -73,6 +73,8 @@ def numbers(file: str, content: bytes) -> dict[Key, float]:
     import pandas as pd
 
     table = pd.read_csv(io.BytesIO(content))
+    if "verdict" in table:  # a claim's words follow from its numbers
+        table = table.drop(columns=[c for c in table.select_dtypes(exclude="number") if c != "claim"])
     numeric = table.select_dtypes("number")
     labels = table.drop(columns=numeric.columns).fillna("").astype(str).agg(" / ".join, axis=1)
     found: dict[Key, float] = {}

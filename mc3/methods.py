@@ -1,8 +1,8 @@
 """The rows of Tables 2 and 3 as data: what each method trains on, in which order, from where.
 
-To add a method, add one entry to `METHODS`; `dvc repro` trains it and it appears in every
-table and figure. The entries are plain literals because DVC reads them too: changing one
-method's entry retrains that method only.
+To add a method, add one entry to `METHODS`; `dvc repro` trains it, and it appears in Tables 2-4 (linear probe), among
+the differences, in Figure 5, the training curves, the overview and the report. The entries are plain literals because
+DVC reads them too: changing one method's entry retrains that method only.
 
 Keys of an entry
     label   its name in tables
@@ -149,4 +149,10 @@ def _stage(method: str, entry: dict[str, Any]) -> Stage:
         raise KeyError(f"method {method!r} in mc3/methods.py has the loss {entry['loss']}; {takes}")
     stage = Stage(entry["epochs"], pairs, entry.get("contrastive", 1.0), entry.get("consensus", 0.0),
                   entry.get("temperature"), (), kind, settings)  # fmt: skip
+    if kind == "peers" and len(pairs) < len(MODALITIES):
+        raise KeyError(f'method {method!r} in mc3/methods.py has the loss "peers", which needs "pairs": "all"')
+    if kind == "relative" and not stage.consensus:
+        raise KeyError(
+            f'method {method!r} in mc3/methods.py has the loss "relative", which is nothing without "consensus"'
+        )
     return Stage(**{**stage.__dict__, "train": tuple(entry.get("train", stage.modalities))})

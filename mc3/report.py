@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from mc3 import claims, methods, plots, study, tables, tune
+from mc3 import claims, experiments, methods, plots, tables
 from mc3.config import Config
 from mc3.data import DataError, write_whole
 
@@ -229,9 +229,9 @@ BEYOND = (
 OVERVIEW = {"table2_discovery": ("av_roc", "al_roc"), "table3_retrieval": ("v2a_r5", "a2l_r5")}
 
 # Numbers that are not printed as they are
-TEXT = {"claims": claims.cells, "seeds/claims": claims.cells, "study_points": study.cells}
+TEXT = {"claims": claims.cells, "seeds/claims": claims.cells, "study_points": experiments.study_cells}
 # What is said of numbers, from the numbers
-TOLD = {"study_points": study.told, "objectives": tune.sentence}
+TOLD = {"study_points": experiments.study_told, "objectives": experiments.objectives_told}
 
 HEADINGS = {
     "table2_discovery": "Table 2. Sounding action discovery",

@@ -118,6 +118,17 @@ def run(config: Config, arguments: list[str]) -> int:
     return code
 
 
+def changed_stages() -> set[str]:
+    """The stages of the pipeline here that `dvc repro` would run.
+
+    Raises `ConfigError` when DVC cannot tell.
+    """
+    asked = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
+    if asked.returncode:
+        raise ConfigError(f"`dvc status` fails: {(asked.stderr.strip() or 'no reason given').splitlines()[-1]}")
+    return set(json.loads(asked.stdout))
+
+
 def typical(config: Config) -> dict[str, float]:
     """Seconds by stage name: those of the last runs here, and of `profiles/PROFILE.timings.json`, another machine's."""
     shipped = Path("profiles") / f"{config.profile}.timings.json"

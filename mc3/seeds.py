@@ -37,7 +37,11 @@ def placed(config: Config, seeds: Sequence[int]) -> Config:
     for seed in config.seeds:
         shared += [f"checkpoints/{name}-{seed}" for name in names]
         shared += [f"embeddings/{seed}", f"probe/{seed}.json", f"probe/{seed}.safetensors"]
-    made = trials.place(config, config.paths.work / "seeds", shared)
+    folder = config.paths.work / "seeds"
+    for link in (*folder.glob("*/*"), *folder.glob("*")):
+        if link.is_symlink() and link.relative_to(folder).as_posix() not in shared:  # of a seed that was the pipeline's
+            link.unlink()
+    made = trials.place(config, folder, shared)
     return trials.changed(made, {"seeds": list(seeds)})
 
 
@@ -78,11 +82,16 @@ def train(config: Config, together: Config, seeds: Sequence[str]) -> None:
 
 
 def steps(config: Config, together: Config, seed: int) -> dict[str, float]:
-    """The steps of a seed with the seconds that each will take; 0 for one that was done, if out of date since."""
-    expected = {name: trials.seconds(config, together, name) for name in ("align", *methods.METHODS)}
-    expected["probe"] = max(1.0, trials.typical(config, "probe@0"))
-    done = together.paths.work / "done"
-    return {f"{n}-{seed}": 0.0 if (done / f"{n}-{seed}").exists() else cost for n, cost in expected.items()}
+    """The steps of a seed with the seconds that each will take; 0 for one that was done and is up to date."""
+    expected = {}
+    aligned = trials.is_trained(together, "align", seed)
+    for name in ("align", *methods.METHODS):
+        rests = aligned or methods.get(name).start == "init"
+        done = rests and trials.is_trained(together, name, seed)
+        expected[f"{name}-{seed}"] = 0.0 if done else trials.seconds(config, together, name)
+    probed = not any(expected.values()) and trials.is_done(together, f"probe-{seed}", probe_fingerprint(together, seed))
+    expected[f"probe-{seed}"] = 0.0 if probed else max(1.0, trials.typical(config, "probe@0"))
+    return expected
 
 
 def write(config: Config, draws: int = 1000) -> dict[str, pd.DataFrame]:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mc3 import embed, evaluate, findings, methods, sweep_plots, tables, trials, uncertainty
+from mc3 import embed, evaluate, experiments, findings, methods, tables, trials, uncertainty
 from mc3.config import Config, ConfigError, as_dict
 from mc3.data import DataError, manifest, prepare, world, write_whole
 from mc3.data.shards import ClipDataset
@@ -33,7 +33,7 @@ REGIONS = Path("figures") / "study_regions.csv"
 FAILURES = Path("figures") / "study_failures"
 SEEDS = (0, 1)
 COMPARED = {"mc3": "mc3", "without": "wo_consensus", "peers": "peers"}
-GAPS = {"gap": "mc3", "peers_gap": "peers"}  # of these to "without"
+GAPS = {"gap": "mc3", "peers_gap": "peers"}  # of these in `COMPARED` to "without"
 DRAWS = 1000
 
 SIZE: dict[str, Any] = {
@@ -59,9 +59,10 @@ AXES: dict[str, tuple[float, ...]] = {
 PAIRS: tuple[tuple[str, str], ...] = (("on_screen", "misnarrated"), ("on_screen", "signal_db"))
 """Rates varied together, for a heat map each: every combination of their levels."""
 
-CODE = ("batches.py", "data/annotations.py", "data/ego4d.py", "data/manifest.py", "data/media.py", "data/prepare.py",
-        "data/shards.py", "data/tokenizer.py", "data/world", "embed.py", "encoders", "evaluate.py", "losses.py",
-        "model.py", "objectives.py", "train.py", "uncertainty.py")  # fmt: skip
+CODE = ("baselines.py", "batches.py", "data/annotations.py", "data/ego4d.py", "data/manifest.py", "data/media.py",
+        "data/prepare.py", "data/shards.py", "data/tokenizer.py", "data/world", "embed.py", "encoders", "evaluate.py",
+        "findings.py", "losses.py", "model.py", "objectives.py", "study.py", "tables.py", "train.py",
+        "uncertainty.py")  # fmt: skip
 
 POINT_SEC = {"world": 30.0, "seed": 75.0}
 """What a point of `SIZE` takes on two cores: generating and cutting, and each seed's trainings."""
@@ -198,8 +199,8 @@ def run(
     trials.write_table(TABLE, gaps)
     trials.write_table(POINTS, collected(found, jobs, config, "points"))
     trials.write_table(REGIONS, regions)
-    save(sweep_plots.study(gaps), TABLE.with_suffix(""))
-    save(sweep_plots.study_regions(regions), REGIONS.with_suffix(""))
+    save(experiments.study(gaps), TABLE.with_suffix(""))
+    save(experiments.study_regions(regions), REGIONS.with_suffix(""))
     draw_failures(config)
     prints = {name: fingerprint(made[name], seeds) for name in found}
     trials.record(config, "study", {"points": prints, "seeds": list(seeds)})
@@ -241,43 +242,3 @@ def collected(
         levels = {axis: jobs[name].get(axis, usual[axis]) for axis in AXES}
         rows += [{"point": name, **levels, **row} for row in numbers[kind]]
     return pd.DataFrame(rows)
-
-
-def cells(points: pd.DataFrame) -> pd.DataFrame:
-    """`POINTS` as text: each world with its gaps and their intervals."""
-    shown = pd.DataFrame({"World": points["point"], "Prevalence": points["prevalence"].map("{:.2f}".format)})
-    for column, method in GAPS.items():
-        for pair in evaluate.PAIRS:
-            value, low, high = (points[f"{pair}_{column}{end}"].map("{:+.3f}".format) for end in ("", "_low", "_high"))
-            name = methods.get(method).label.split(" (")[0]
-            shown[f"{name}, {pair.upper()} ROC"] = value + " [" + low + ", " + high + "]"
-    return shown
-
-
-def told(points: pd.DataFrame) -> str:
-    """What `POINTS` say, in words: in how many worlds each gap is above 0, and with which rate it changes most."""
-    sentences = []
-    for column, method in GAPS.items():
-        name = methods.get(method).label.split(" (")[0]
-        for pair in evaluate.PAIRS:
-            gaps, low, high = (points[f"{pair}_{column}{end}"] for end in ("", "_low", "_high"))
-            worlds = f"{(gaps > 0).sum()} of {len(points)} worlds (its interval in {(low > 0).sum()})"
-            below = f"and its interval is below in {(high < 0).sum()}"
-            sentences.append(f"{name} is above w/o consensus in {pair.upper()} ROC in {worlds}, {below}")
-    usual = points[points["point"] == label({})]
-    spans = {}
-    for axis in (axis for axis in AXES if len(usual)):
-        others = [other for other in AXES if other != axis]
-        rows = points[(points[others] == usual[others].iloc[0]).all(axis=1)].sort_values(axis)
-        if len(rows) > 1:
-            spans[axis] = rows
-    if spans:
-        width = {axis: float(rows["av_gap"].max() - rows["av_gap"].min()) for axis, rows in spans.items()}
-        most = max(width, key=width.__getitem__)
-        steps = ", ".join(f"{r[most]:g}: {r['av_gap']:+.3f}" for r in spans[most].to_dict("records"))
-        least = min(width, key=width.__getitem__)
-        sentences.append(
-            f"MC3's gap in AV ROC changes most with {sweep_plots.RATES[most]} ({steps}) and least with "
-            f"{sweep_plots.RATES[least]} (by {width[least]:.3f})"
-        )
-    return ". ".join(sentences) + "."

@@ -25,7 +25,7 @@ import pandas as pd
 from scipy.stats import qmc
 from scipy.stats import t as student
 
-from mc3 import losses, methods, seeds, sweep_plots, trials
+from mc3 import experiments, losses, methods, seeds, trials
 from mc3.config import Config, ConfigError
 from mc3.data import DataError
 from mc3.plots import save
@@ -98,10 +98,7 @@ def jobs_of(config: Config, count: int) -> dict[str, Job]:
 
 def expected(config: Config, jobs: Mapping[str, Job]) -> dict[str, float]:
     """Seconds that each job will take, 0 for one that was done."""
-    done = {
-        name: not job.number or (job.trial.paths.work / "done" / f"{job.method}-{job.seed}").exists()
-        for name, job in jobs.items()
-    }
+    done = {name: not job.number or trials.is_trained(job.trial, job.method, job.seed) for name, job in jobs.items()}
     return {name: 0.0 if done[name] else trials.seconds(config, job.trial, job.method) for name, job in jobs.items()}
 
 
@@ -129,8 +126,7 @@ def run(config: Config, count: int = TRIALS, processes: int = 1) -> pd.DataFrame
         method, trial, seed, number = job.method, job.trial, job.seed, job.number
         short = {place.split(".")[1]: value for place, value in usual(trial).items() if place in space(method)}
         row: dict[str, Any] = {"method": method, "label": methods.get(method).label, "trial": number, "seed": seed}
-        found = (trials.validation if number else trials.last_validation)(trial, method, seed)
-        rows.append({**row, **short, **found})
+        rows.append({**row, **short, **trials.last_validation(trial, method, seed)})
     table = chosen(pd.DataFrame(rows))
     held: dict[str, Any] = {}
     for index, row in table[table["chosen"] | (table["trial"] == 0)].iterrows():
@@ -143,7 +139,7 @@ def run(config: Config, count: int = TRIALS, processes: int = 1) -> pd.DataFrame
         for name, value in pd.DataFrame(tests).mean().items():
             table.loc[index, f"test_{name}"] = value
     trials.write_table(TUNING, table)
-    save(sweep_plots.tuning(table), TUNING.with_suffix(""))
+    save(experiments.tuning(table), TUNING.with_suffix(""))
     trials.record(config, "tuning", {"space": SPACE, "trials": count}, [config.paths.work / "shards"])
     print(table[table["chosen"]].drop(columns="chosen").round(3).to_string(index=False))
     return table
@@ -155,9 +151,9 @@ def chosen(each: pd.DataFrame) -> pd.DataFrame:
     Raises `ValueError` if the methods did not have the same number of trials.
     """
     keys = ["method", "label", "trial"]
-    seeds = each.groupby(keys, sort=False)["seed"].nunique().rename("seeds")
-    table = each.drop(columns="seed").groupby(keys, sort=False).mean().join(seeds).reset_index()
-    if table["method"].value_counts().nunique() != 1 or seeds.nunique() != 1:
+    counted = each.groupby(keys, sort=False)["seed"].nunique().rename("seeds")
+    table = each.drop(columns="seed").groupby(keys, sort=False).mean().join(counted).reset_index()
+    if table["method"].value_counts().nunique() != 1 or counted.nunique() != 1:
         raise ValueError(f"methods had different numbers of trials: {table['method'].value_counts().to_dict()}")
     rocs = [name for name in ("av_roc", "al_roc") if name in table]
     table["mean"] = table[rocs].mean(axis=1)
@@ -174,38 +170,57 @@ def told(changes: dict[str, float]) -> str:
     return ", ".join(f"{name.split('.')[1]} {value:g}" for name, value in changes.items()) or "the profile's settings"
 
 
-def readings(config: Config) -> pd.DataFrame:
-    """Score every reading and weight on every seed and write `TABLE`, the best mean of both ROCs first."""
-    rows = []
-    options = list(product(losses.INVERSES, (True, False), WEIGHTS))
-    for number, (inverse, stop_gradient, weight) in enumerate(options, 1):
-        target = "constant" if stop_gradient else "moving"
-        print(f"== reading {number} of {len(options)}: {inverse}, {target} target, weight {weight}")
-        reading = {"loss.consensus.inverse": inverse, "loss.consensus.stop_gradient": stop_gradient}
-        changes = {**reading, "loss.consensus_weight": weight}
-        found = [trials.validation(trials.placed(config, changes, seed), "mc3", seed) for seed in config.seeds]
-        scores = pd.DataFrame(found).mean()
+def readings_of(config: Config) -> dict[str, tuple[dict[str, Any], int, Config]]:
+    """Every reading and weight on every seed: its row of `TABLE`, the seed and the settings in their folder."""
+    found = {}
+    for inverse, stop_gradient, weight, seed in product(losses.INVERSES, (True, False), WEIGHTS, config.seeds):
         row = {"inverse": inverse, "stop_gradient": stop_gradient, "weight": weight}
-        rows.append({**row, **scores, "mean": scores.mean()})
-    table = pd.DataFrame(rows).assign(seeds=len(config.seeds))
-    table = table.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+        reading = {"loss.consensus.inverse": inverse, "loss.consensus.stop_gradient": stop_gradient}
+        trial = trials.placed(config, {**reading, "loss.consensus_weight": weight}, seed)
+        target = "constant" if stop_gradient else "moving"
+        found[f"{inverse}, {target} target, weight {weight:g}, seed {seed}"] = (row, seed, trial)
+    return found
+
+
+def train_readings(config: Config, names: Sequence[str]) -> None:
+    """Train MC3 under those of the readings that are called `names`, as far as they were not."""
+    jobs = readings_of(config)
+    for name in trials.Schedule({name: trials.seconds(config, jobs[name][2], "mc3") for name in names}):
+        _, seed, trial = jobs[name]
+        trials.trained(trial, "mc3", seed)
+
+
+def readings(config: Config, processes: int = 1) -> pd.DataFrame:
+    """Score every reading and weight on every seed and write `TABLE`, the best mean of both ROCs first."""
+    trials.require(config, ["align"])
+    jobs = readings_of(config)
+    costs = {
+        name: 0.0 if trials.is_trained(trial, "mc3", seed) else trials.seconds(config, trial, "mc3")
+        for name, (_, seed, trial) in jobs.items()
+    }
+    trials.side_by_side(train_readings, config, costs, processes)
+    each = pd.DataFrame([row | trials.last_validation(trial, "mc3", seed) for row, seed, trial in jobs.values()])
+    table = each.groupby(["inverse", "stop_gradient", "weight"], sort=False).mean().reset_index()
+    table["mean"] = table[["av_roc", "al_roc"]].mean(axis=1)
+    table = table.assign(seeds=len(config.seeds)).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
     trials.write_table(TABLE, table)
+    trials.record(config, TABLE.stem, {"seeds": list(config.seeds)}, [config.paths.work / "shards"])
     print(table.round(3).to_string(index=False))
     return table
 
 
-def expected_objectives(config: Config, at: Sequence[int]) -> dict[str, float]:
+def expected_objectives(config: Config, together: Config, at: Sequence[int]) -> dict[str, float]:
     """Seconds that each training of `objectives` beside those of `mc3 seeds` will take, 0 for one that was done."""
-    done = seeds.placed(config, at).paths.work / "done"
-    names = [f"{name}-{seed}" for seed, name in product(at, OBJECTIVES) if name not in methods.METHODS]
-    cost = {name: trials.seconds(config, config, name.rpartition("-")[0]) for name in names}
-    return {name: 0.0 if (done / name).exists() else cost[name] for name in names}
+    return {
+        f"{name}-{seed}": 0.0 if trials.is_trained(together, name, seed) else trials.seconds(config, config, name)
+        for seed, name in product(at, OBJECTIVES)
+        if name in methods.OTHERS
+    }
 
 
-def train_objectives(at: Sequence[int], config: Config, names: Sequence[str]) -> None:
+def train_objectives(config: Config, at: Sequence[int], together: Config, names: Sequence[str]) -> None:
     """Train those of the objectives and seeds called `names`, as far as they were not."""
-    together = seeds.placed(config, at)
-    costs = expected_objectives(config, at)
+    costs = expected_objectives(config, together, at)
     for name in trials.Schedule({name: costs[name] for name in names}):
         method, _, seed = name.rpartition("-")
         trials.trained(together, method, int(seed))
@@ -221,11 +236,11 @@ def objectives(config: Config, at: Sequence[int] = seeds.SEEDS, processes: int =
     """
     together = seeds.placed(config, at)
     for method, seed in product((m for m in ("align", *OBJECTIVES) if m not in methods.OTHERS), at):
-        folder = together.paths.work / "checkpoints" / f"{method}-{seed}"
-        if not folder.exists():
-            raise DataError(f"{folder} is missing; `mc3 seeds --seeds {' '.join(map(str, at))}` trains it")
-    trials.side_by_side(partial(train_objectives, at), config, expected_objectives(config, at), processes)
-    train_objectives(at, config, list(expected_objectives(config, at)))
+        if seed not in config.seeds and not trials.is_trained(together, method, seed):
+            again = f"`mc3 seeds --seeds {' '.join(map(str, at))}` trains it"
+            raise DataError(f"{method}-{seed} is missing or of other settings, recipe or code; {again}")
+    costs = expected_objectives(config, together, at)
+    trials.side_by_side(partial(train_objectives, config, at), together, costs, processes)
     rows = []
     for name, seed in product(OBJECTIVES, at):
         found = trials.last_validation(together, name, seed)
@@ -236,7 +251,7 @@ def objectives(config: Config, at: Sequence[int] = seeds.SEEDS, processes: int =
     trials.write_table(COMPARISON, table)
     best = table["objective"].iloc[0]
     drawn = each.rename(columns={"av_roc": "validation_av_roc", "al_roc": "validation_al_roc"})
-    save(sweep_plots.tuning(drawn.assign(chosen=drawn["objective"] == best)), COMPARISON.with_suffix(""))
+    save(experiments.tuning(drawn.assign(chosen=drawn["objective"] == best)), COMPARISON.with_suffix(""))
     trials.record(config, "objectives", {"seeds": list(at)}, [config.paths.work / "shards"])
     print(table.round(3).to_string(index=False))
     return table
@@ -258,16 +273,3 @@ def compared(each: pd.DataFrame) -> pd.DataFrame:
         value = differences.mean()
         rows.append({**row, "difference": value, "low": value - half, "high": value + half})
     return pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
-
-
-def sentence(table: pd.DataFrame) -> str:
-    """What `COMPARISON` says: which objective is best, by how much, and which of the others are told apart from MC3."""
-    best = table.iloc[0]
-    others = table[(table["objective"] != "mc3") & (table["objective"] != best["objective"])]
-    below = [row["label"] for row in others.to_dict("records") if row["high"] < 0]
-    above = [row["label"] for row in others.to_dict("records") if row["low"] > 0]
-    span = f"{best['difference']:+.3f} to MC3 in the mean of both ROCs [{best['low']:+.3f}, {best['high']:+.3f}]"
-    return (
-        f"Best on validation over {best['seeds']} seeds: {best['label']}, {span}. Also above MC3: "
-        f"{'; '.join(above) or 'none'}. Below it: {'; '.join(below) or 'none'}. The others cannot be told from it."
-    )

@@ -98,11 +98,6 @@ def contrast(total: NDArray[np.float64], videos: int, level: float = 0.95) -> tu
     return (value, *evaluate.interval(value + spread, level))
 
 
-def paired(config: Config, draws: int = 1000) -> pd.DataFrame:
-    """MC3 minus every other row of Tables 2-4, as `differences` has it."""
-    return differences(measure(config, draws))
-
-
 def differences(measured: Mapping[str, Measured]) -> pd.DataFrame:
     """MC3 minus every other row of Tables 2-4 in every metric, with 95 % intervals; in Table 4 within a protocol.
 
@@ -148,6 +143,8 @@ def forest(differences: pd.DataFrame, ks: Sequence[int] = (5, 10)) -> pd.DataFra
     cut = differences["metric"].str.extract(r"_r(\d+)$")[0]
     shown = differences[(differences["method"] != RANDOM) & (cut.isna() | cut.isin([str(k) for k in ks]))]
     short = shown["label"].str.split(" (", regex=False).str[0]
+    alike = shown.groupby(short)["method"].nunique()  # methods whose labels differ in their brackets alone
+    short = short.where(short.map(alike) == 1, shown["label"])
     columns, rows = [*evaluate.PAIRS, *evaluate.DIRECTIONS], ["untrained", *methods.METHODS]
     first = shown["metric"].str.split("_").str[0]
     shown = shown.assign(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from mc3 import ablations, config, methods, sweep_plots, train, trials, tune
+from mc3 import ablations, config, experiments, methods, train, trials, tune
 from mc3.config import Config, ConfigError
 from mc3.data import DataError
 
@@ -86,6 +86,7 @@ def test_a_table_of_ablations_keeps_what_was_measured_before_and_is_whole_with_a
         return {"validation_av_roc": 0.5, "validation_al_roc": 0.5, **score(trial, "mc3", seed), "v2a_r1": 1.0}
 
     (pipeline.paths.work / "checkpoints" / "align-0" / "final").mkdir(parents=True)
+    monkeypatch.setattr(trials, "require", lambda *arguments: None)
     monkeypatch.setattr(ablations, "measure", measured)
     ablations.run(pipeline, ["weight"])
     table = ablations.run(pipeline, ["anchor"])
@@ -164,7 +165,7 @@ def test_unequal_budgets_are_an_error_and_not_a_table():
 
 def test_the_figure_of_ablations_has_a_panel_each_with_every_setting():
     rows = [{"ablation": n, "setting": s, "profile": False, "seed": 0, "av_roc": 0.5, "al_roc": 0.6} for n, s in EVERY]
-    figure = sweep_plots.ablations(pd.DataFrame(rows))
+    figure = experiments.ablations(pd.DataFrame(rows))
     shown = {
         ax.get_title(): [tick.get_text() for tick in ax.get_yticklabels()] for ax in figure.axes if ax.get_visible()
     }
@@ -186,13 +187,15 @@ def test_objectives_are_compared_by_paired_differences_over_seeds_and_the_best_c
         assert table.loc[name, ["low", "high"]].tolist() == pytest.approx(list(expected))
         assert table.loc[name, "mean_std"] == pytest.approx(wide[name].std(ddof=1))
     assert table.loc["mc3", ["difference", "low", "high"]].tolist() == [0, 0, 0]
-    said = tune.sentence(table.reset_index())
+    said = experiments.objectives_told(table.reset_index())
     assert said.startswith("Best on validation over 5 seeds: peers, +0.0")
-    assert "Below it: relative. " in said
+    assert said.endswith("; below MC3: relative; not to be told from MC3: peers_equal.")
+    alone = experiments.objectives_told(table.loc[["mc3"]].reset_index())
+    assert alone == "Best on validation over 5 seeds: mc3."
 
 
 def test_objectives_without_the_seeds_rows_say_what_makes_them(pipeline, monkeypatch):
     monkeypatch.setattr(trials, "require", lambda *arguments: None)
     monkeypatch.setattr(trials, "place", lambda settings, folder, shared: settings)
-    with pytest.raises(DataError, match=r"align-1 is missing; `mc3 seeds --seeds 0 1` trains it"):
+    with pytest.raises(DataError, match=r"align-1 is missing .*; `mc3 seeds --seeds 0 1` trains it"):
         tune.objectives(pipeline, [0, 1])

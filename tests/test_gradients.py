@@ -15,6 +15,7 @@ from mc3.config import Config, ConfigError
 from mc3.data import media
 from mc3.model import recompute
 
+EVERY = (*methods.METHODS, *methods.OTHERS)
 CLOSE = {torch.float32: 4e-6, torch.float64: 1e-12}  # of a gradient's norm: what the order of sums changes at tau .05
 
 
@@ -54,7 +55,7 @@ def gradients(config: Config, method: str, dtype: torch.dtype = torch.float64) -
 
 
 def write_gradients(config: Config, folder: Path) -> None:
-    for method, dtype in [(method, torch.float64) for method in methods.METHODS] + [("wo_align", torch.float32)]:
+    for method, dtype in [(method, torch.float64) for method in EVERY] + [("wo_align", torch.float32)]:
         found = gradients(config, method, dtype)
         if torch.distributed.get_rank() == 0:
             save_file(found, folder / f"{method}-{dtype}.safetensors")
@@ -79,10 +80,10 @@ def test_processes_have_the_gradient_of_one_for_every_method(settings, tmp_path,
     for file in tmp_path.glob("*.safetensors"):
         found, method = load_file(file), file.stem.partition("-")[0]
         assert_same(found, gradients(configured(settings), method, next(iter(found.values())).dtype))
-    assert len(list(tmp_path.glob("*.safetensors"))) == len(methods.METHODS) + 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == len(EVERY) + 1
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("method", EVERY)
 def test_pieces_have_the_gradient_of_the_whole_batch(settings, method):
     whole = {dtype: gradients(configured(settings), method, dtype) for dtype in CLOSE}
     for chunk, dtype in ((1, torch.float64), (5, torch.float32), (13, torch.float64)):

@@ -65,6 +65,18 @@ def test_baselines_have_the_losses_that_they_were_published_with():
     assert [methods.get(name).stages[0].temperature for name in ("clap", "cmc", "cmc_bank")] == [0.07] * 3
 
 
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [({"pairs": ["audio-video"], "loss": {"kind": "peers", "trust": "retrieval"}}, 'needs "pairs": "all"'),
+     ({"pairs": "all", "loss": {"kind": "relative", "softness": 0.0}}, 'nothing without "consensus"')],
+)  # fmt: skip
+def test_a_loss_that_could_not_do_its_work_is_refused(monkeypatch, stage, reason):
+    entry = {"label": "", "start": "align", "stages": [{"epochs": "refine", **stage}]}
+    monkeypatch.setitem(methods.OTHERS, "odd", entry)
+    with pytest.raises(KeyError, match=reason):
+        methods.get("odd")
+
+
 def test_an_unknown_method_modality_or_key_is_named(monkeypatch):
     with pytest.raises(KeyError, match=r"no method 'mc4'.*known: align, clap"):
         methods.get("mc4")

@@ -200,7 +200,8 @@ def test_a_readme_without_a_place_for_results_is_left_alone(figures: Path, tmp_p
 
 
 def test_the_readme_shows_the_committed_results() -> None:
-    assert report.readme_section(ROOT / "README.md") == (ROOT / "figures" / "results.md").read_text()
+    committed = (ROOT / "figures" / "results.md").read_text()
+    assert report.readme_section(ROOT / "README.md") == committed == report.results(ROOT / "figures")
 
 
 def test_metrics_are_the_tables_own_numbers_without_the_papers(figures: Path) -> None:

@@ -3,7 +3,11 @@
 import dataclasses
 import itertools
 import multiprocessing
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -13,7 +17,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mc3 import config, methods, trials
+from mc3 import config, methods, train, trials
 from mc3.config import Config, ConfigError
 from mc3.data import DataError
 
@@ -171,6 +175,49 @@ def test_trainings_side_by_side_have_the_weights_that_they_have_one_after_the_ot
 def test_an_error_in_one_process_is_raised_and_ends_the_others(trainable):
     began = time.monotonic()
     with pytest.raises(DataError, match="this one cannot be trained"):
-        trials.side_by_side(fail_at, trainable, {"bad": 1.0, "long": 1.0}, 2)
+        trials.side_by_side(fail_at, trainable, {"long": 2.0, "bad": 1.0}, 2)
     assert time.monotonic() - began < 40
     assert not multiprocessing.active_children()
+
+
+def test_sigterm_stops_trainings_side_by_side_with_their_states_saved(trainable, tmp_path):
+    long = trials.changed(trainable, {"train.epochs": {"align": 1, "refine": 2000}, "train.threads": 1})
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump(config.as_dict(long)))
+    script = (
+        "import sys; from pathlib import Path; import test_trials; from mc3 import config, trials\n"
+        "if __name__ == '__main__':\n"
+        " costs = {'0.001': 1.0, '0.002': 1.0}\n"
+        " trials.side_by_side(test_trials.train_each, config.load(Path(sys.argv[1])), costs, 2)"
+    )
+    (tmp_path / "both.py").write_text(script)
+    known = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])}
+    process = subprocess.Popen([sys.executable, tmp_path / "both.py", tmp_path / "long.yaml"], env=known)
+    runs = long.paths.work / "trials"
+    deadline = time.monotonic() + 120
+    while len(list(runs.glob("*/runs/mc3-0/state-*.pt"))) < 2 and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == train.STOPPED
+    folders = {state.parent for state in runs.glob("*/runs/mc3-0/state-*.pt")}
+    assert len(folders) == 2
+    assert not any((folder.parents[1] / "checkpoints" / "mc3-0").exists() for folder in folders)
+
+
+def test_of_another_recipe_or_code_a_training_is_not_done(trainable, monkeypatch):
+    trials.trained(trainable, "align", 0)
+    assert trials.is_trained(trainable, "align", 0)
+    assert not trials.is_trained(trainable, "mc3", 5)
+    monkeypatch.setattr(methods, "ALIGN", {**methods.ALIGN, "stages": [{"epochs": "align", "pairs": ["audio-text"]}]})
+    assert not trials.is_trained(trainable, "align", 0)
+
+
+def test_a_result_of_the_pipeline_takes_the_place_of_ones_own(profile, tmp_path):
+    settings = trials.changed(profile, {"paths.work": str(tmp_path / "work")})
+    theirs, mine = tmp_path / "work" / "checkpoints" / "align-1", tmp_path / "more" / "checkpoints" / "align-1"
+    for folder in (theirs, mine):
+        folder.mkdir(parents=True)
+        (folder / "whose").write_text(folder.parts[-3])
+    trials.place(settings, tmp_path / "more", ["checkpoints/align-1"])
+    assert mine.is_symlink()
+    assert (mine / "whose").read_text() == "work"

@@ -115,7 +115,7 @@ def test_the_same_row_twice_has_no_difference_and_no_width(settings: Config, mon
     monkeypatch.setitem(methods.METHODS, "twin", {**methods.METHODS["mc3"], "label": "Twin"})
     for seed in settings.seeds:
         embed.path(settings, "twin", seed).write_bytes(embed.path(settings, "mc3", seed).read_bytes())
-    found = uncertainty.paired(settings, draws=50).set_index("method")
+    found = uncertainty.differences(uncertainty.measure(settings, draws=50)).set_index("method")
     assert (found.loc["twin", ["difference", "low", "high"]] == 0).all(axis=None)
     assert len(found.loc["twin"]) == 4 + 12
 
@@ -230,7 +230,9 @@ def test_differences_are_of_every_row_in_every_metric_and_say_what_of(
     note = uncertainty.note(found)
     assert "120 clips of 6 videos" in note
     assert note.endswith("and 2 seeds.")
-    single = uncertainty.note(uncertainty.paired(dataclasses.replace(settings, seeds=[0]), draws=10))
+    single = uncertainty.note(
+        uncertainty.differences(uncertainty.measure(dataclasses.replace(settings, seeds=[0]), draws=10))
+    )
     assert "with one seed: what another seed would change is not in them" in single
 
 

@@ -1,4 +1,4 @@
-"""Figures of `mc3 study`, `ablate` and `tune`: curves, heat maps and rows of points; the style is `mc3.plots`'."""
+"""What `mc3 study`, `ablate` and `tune` show of their tables: figures in `mc3.plots`' style, and words."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ RATES = {
     "videos": "training videos",
 }
 """What the study's axes are, in words."""
+GAPS = {"gap": "MC3", "peers_gap": "Peers"}
+"""The columns of `mc3 study`'s tables with gaps to w/o consensus, and whose they are."""
 LOOKS = {"av": ("o", PALETTE[0]), "al": ("s", PALETTE[1])}
 
 
@@ -176,3 +178,52 @@ def tuning(table: pd.DataFrame) -> Figure:
         ax.set(title=f"{NAMES[metric]} ROC, validation", ylim=(len(labels) - 0.5, -0.5))
     axes[0].set_yticks(range(len(labels)), labels)
     return figure
+
+
+def study_cells(points: pd.DataFrame) -> pd.DataFrame:
+    """`study_points.csv` as text: each world with its gaps to w/o consensus and their intervals."""
+    shown = pd.DataFrame({"World": points["point"], "Prevalence": points["prevalence"].map("{:.2f}".format)})
+    for column, name in GAPS.items():
+        for pair, short in NAMES.items():
+            value, low, high = (points[f"{pair}_{column}{end}"].map("{:+.3f}".format) for end in ("", "_low", "_high"))
+            shown[f"{name}, {short} ROC"] = value + " [" + low + ", " + high + "]"
+    return shown
+
+
+def study_told(points: pd.DataFrame) -> str:
+    """What `study_points.csv` says: in how many worlds each gap is above 0, and with which rate MC3's changes most."""
+    sentences = []
+    for column, name in GAPS.items():
+        for pair, short in NAMES.items():
+            gaps, low, high = (points[f"{pair}_{column}{end}"] for end in ("", "_low", "_high"))
+            worlds = f"{(gaps > 0).sum()} of {len(points)} worlds (its interval in {(low > 0).sum()})"
+            below = f"and its interval is below in {(high < 0).sum()}"
+            sentences.append(f"{name} is above w/o consensus in {short} ROC in {worlds}, {below}")
+    rates = list(points.columns[1 : list(points.columns).index("seeds")])
+    usual = points[points["point"] == "as generated"]
+    varied = {}
+    for rate in rates if len(usual) else ():
+        others = [other for other in rates if other != rate]
+        rows = points[(points[others] == usual[others].iloc[0]).all(axis=1)].sort_values(rate)
+        if len(rows) > 1:
+            varied[rate] = rows
+    if varied:
+        width = {rate: float(rows["av_gap"].max() - rows["av_gap"].min()) for rate, rows in varied.items()}
+        most, least = max(width, key=width.__getitem__), min(width, key=width.__getitem__)
+        steps = ", ".join(f"{row[most]:g}: {row['av_gap']:+.3f}" for row in varied[most].to_dict("records"))
+        narrow = f"least with {RATES.get(least, least)} (by {width[least]:.3f})"
+        sentences.append(f"MC3's gap in AV ROC changes most with {RATES.get(most, most)} ({steps}) and {narrow}")
+    return ". ".join(sentences) + "."
+
+
+def objectives_told(table: pd.DataFrame) -> str:
+    """What `objectives.csv` says: which objective is best, and which others are told apart from MC3."""
+    best = table.iloc[0]
+    span = f"{best['difference']:+.3f} to MC3 in the mean of both ROCs [{best['low']:+.3f}, {best['high']:+.3f}]"
+    ahead = f", {span}" if best["objective"] != "mc3" else ""
+    said = [f"Best on validation over {best['seeds']} seeds: {best['label']}{ahead}"]
+    others = table[(table["objective"] != "mc3") & (table.index != table.index[0])]
+    above, below = others["low"] > 0, others["high"] < 0
+    groups = {"also above MC3": above, "below MC3": below, "not to be told from MC3": ~(above | below)}
+    said += [f"{words}: {', '.join(others.loc[which, 'label'])}" for words, which in groups.items() if which.any()]
+    return "; ".join(said) + "."
