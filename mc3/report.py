@@ -387,7 +387,10 @@ def render(config: Config, figures: Path) -> str:
         f"Profile {config.profile}, seed{'s' if len(config.seeds) > 1 else ''} {seeds}; {first['device']}; "
         f"{commits.pop() if len(commits) == 1 else 'made at several commits, named in each section'}."
     )
-    links = "".join(f'<a href="#{s.notebook}">{html.escape(s.title.split(":")[0])}</a>' for s in shown)
+    names = {s.notebook: s.title.removeprefix("Beyond the paper: ").split(":")[0] for s in shown}
+    links = "".join(f'<a href="#{key}">{html.escape(name[0].upper() + name[1:])}</a>' for key, name in names.items())
+    more = figures / "seeds"
+    over_seeds = claims.sentence(_csv(more, "claims", "seeds")) if (more / "claims.csv").exists() else ""
     picture = _picture(figures, "overview", "Main results beside the paper's.", "report")
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in NOT_MEASURED)
     sections = "".join(_section(section, figures) for section in shown)
@@ -407,6 +410,7 @@ def render(config: Config, figures: Path) -> str:
 {picture}
 <p>{html.escape(place(figures))}</p>
 <p>{html.escape(claims.sentence(_csv(figures, "claims", "claims")))}</p>
+{f'<p><a href="#seeds">Over more seeds</a>: {html.escape(over_seeds)}</p>' if over_seeds else ""}
 <h2>How to read it</h2>
 <p>In tables, each cell is ours, then in brackets the paper's number and the difference. Another data set than the
 paper's changes levels; what carries over is the order of the methods, and whether a claim holds.</p>
