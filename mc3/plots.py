@@ -82,6 +82,8 @@ def save(figure: Figure, stem: str | Path, dpi: int = 200) -> Path:
     stem.parent.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()  # lays out once; the two files share it
     figure.set_layout_engine("none")
+    for ax in figure.axes:  # the layout's last digits depend on where things lie in memory, and SVG's ids on all digits
+        ax.set_position(np.round(ax.get_position(original=True).bounds, 9))
     formats: dict[str, dict[str, Any]] = {
         ".svg": {"metadata": {"Date": None, "Creator": None}},
         ".png": {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}},

@@ -174,7 +174,7 @@ def full(path: Path, start: float, end: float, frames: int) -> tuple[np.ndarray,
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12, deadline=None)
-@given(starts=st.lists(st.floats(-1.0, 29.0), min_size=1, max_size=8), frames=st.integers(1, 5))
+@given(starts=st.lists(st.floats(-1.0, 28.5), min_size=1, max_size=8), frames=st.integers(1, 5))
 def test_what_is_left_undecoded_or_jumped_changes_no_picture_and_no_sound(
     moving_videos, kind: str, starts, frames: int
 ):
