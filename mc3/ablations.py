@@ -63,7 +63,7 @@ ABLATIONS: dict[str, dict[str, Changes]] = {
 def needs(changes: Changes) -> tuple[bool, bool]:
     """Whether changed settings need clips of their own, and an align stage of their own."""
     cut = any(place.startswith(("clips.", "model.text.tokenizer", "model.text.vocab")) for place in changes)
-    refine_only = all(place.startswith(("loss.consensus", LOSS)) for place in changes)
+    refine_only = all(place.startswith(LOSS) for place in changes)
     return cut, not refine_only
 
 

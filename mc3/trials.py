@@ -134,13 +134,7 @@ def trained(config: Config, method: str, seed: int) -> Path:
 
 
 def validation(config: Config, method: str, seed: int) -> dict[str, float]:
-    """`last_validation` of `method`, trained if it was not."""
-    trained(config, method, seed)
-    return last_validation(config, method, seed)
-
-
-def last_validation(config: Config, method: str, seed: int) -> dict[str, float]:
-    """The validation ROCs at the end of training: {"av_roc", "al_roc"}, those that the method has."""
+    """The validation ROCs at the end of a finished training: {"av_roc", "al_roc"}, those that the method has."""
     metrics = config.paths.work / "checkpoints" / f"{method}-{seed}" / "metrics.jsonl"
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     last = {name: value for row in rows for name, value in row.items()}  # later rows overwrite earlier ones

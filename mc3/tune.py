@@ -126,7 +126,7 @@ def run(config: Config, count: int = TRIALS, processes: int = 1) -> pd.DataFrame
         method, trial, seed, number = job.method, job.trial, job.seed, job.number
         short = {place.split(".")[1]: value for place, value in usual(trial).items() if place in space(method)}
         row: dict[str, Any] = {"method": method, "label": methods.get(method).label, "trial": number, "seed": seed}
-        rows.append({**row, **short, **trials.last_validation(trial, method, seed)})
+        rows.append({**row, **short, **trials.validation(trial, method, seed)})
     table = chosen(pd.DataFrame(rows))
     held: dict[str, Any] = {}
     for index, row in table[table["chosen"] | (table["trial"] == 0)].iterrows():
@@ -199,7 +199,7 @@ def readings(config: Config, processes: int = 1) -> pd.DataFrame:
         for name, (_, seed, trial) in jobs.items()
     }
     trials.side_by_side(train_readings, config, costs, processes)
-    each = pd.DataFrame([row | trials.last_validation(trial, "mc3", seed) for row, seed, trial in jobs.values()])
+    each = pd.DataFrame([row | trials.validation(trial, "mc3", seed) for row, seed, trial in jobs.values()])
     table = each.groupby(["inverse", "stop_gradient", "weight"], sort=False).mean().reset_index()
     table["mean"] = table[["av_roc", "al_roc"]].mean(axis=1)
     table = table.assign(seeds=len(config.seeds)).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
@@ -243,7 +243,7 @@ def objectives(config: Config, at: Sequence[int] = seeds.SEEDS, processes: int =
     trials.side_by_side(partial(train_objectives, config, at), together, costs, processes)
     rows = []
     for name, seed in product(OBJECTIVES, at):
-        found = trials.last_validation(together, name, seed)
+        found = trials.validation(together, name, seed)
         rows.append({"objective": name, "label": methods.get(name).label, "seed": seed, **found})
     each = pd.DataFrame(rows)
     each["mean"] = each[["av_roc", "al_roc"]].mean(axis=1)

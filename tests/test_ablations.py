@@ -140,7 +140,6 @@ def test_tuning_chooses_on_validation_and_scores_only_the_chosen_and_the_profile
     monkeypatch.setattr(trials, "validation", score)
     trained: list[tuple[str, Path]] = []
     monkeypatch.setattr(trials, "require", lambda *arguments: None)
-    monkeypatch.setattr(trials, "last_validation", score)
     monkeypatch.setattr(trials, "trained", lambda trial, method, seed: trained.append((method, trial.paths.work)))
     monkeypatch.setattr(trials, "embedded", lambda *arguments: None)
     monkeypatch.setattr(trials, "discovery", tests)

@@ -81,6 +81,7 @@ def test_a_placed_trial_links_what_it_shares_and_leaves_the_pipelines_files_alon
     assert trial.loss.consensus_weight == 2.0
     assert (trial.paths.work / "shards").resolve() == (work / "shards").resolve()
     assert (trial.paths.work / "checkpoints" / "align-0").resolve() == (work / "checkpoints" / "align-0").resolve()
+    trials.trained(trial, "mc3", 0)
     found = trials.validation(trial, "mc3", 0)
     assert set(found) == {"av_roc", "al_roc"}
     assert all(0 <= value <= 1 for value in found.values())
