@@ -1,6 +1,8 @@
 """The probes' two inputs: windows of AST's log-mels, and EPIC-Sounds' own crops against a spectrogram by hand."""
 
 import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -128,6 +130,22 @@ def test_the_24_khz_sound_is_cut_once_and_again_when_the_file_changes(cut) -> No
     path.unlink()
     with pytest.raises(DataError, match=r"no sound at .*EPIC_audio\.hdf5"):
         OfficialViews(settings, "train")
+
+
+def test_seeds_that_are_probed_at_once_cut_the_24_khz_sound_once(cut, monkeypatch) -> None:
+    settings, _ = cut
+    written, write = [], epic_views._write_sound
+
+    def slowly(*arguments) -> None:
+        written.append(1)
+        time.sleep(0.3)  # the other is at the same place by now
+        write(*arguments)
+
+    monkeypatch.setattr(epic_views, "_write_sound", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: OfficialViews(settings, "train"), range(2))
+    assert len(written) == 1
+    assert torch.equal(first.uniform(0, 1)[0], second.uniform(0, 1)[0])
 
 
 def test_an_encoder_reads_either_kind_of_views(cut) -> None:

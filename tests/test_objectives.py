@@ -1,5 +1,6 @@
 """The baselines' own losses: what they learn, keep and choose, against loops and closed forms."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,19 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 def objective(config: Config, method: str) -> objectives.Objective:
     model = train.initial(config, SEED).double()
     return objectives.make(config, methods.get(method).stages[0], model, 28, SEED)
+
+
+@pytest.mark.parametrize("kind", methods.LOSSES)
+def test_every_kind_of_loss_has_its_objective_and_another_is_refused(settings, kind: str):
+    config = configured(settings)
+    stage = dataclasses.replace(
+        methods.get("mc3").stages[0], loss=kind, settings=dict.fromkeys(methods.LOSSES[kind], 8)
+    )
+    model = train.initial(config, SEED)
+    made = objectives.make(config, stage, model, 28, SEED)
+    assert (type(made) is objectives.Objective) == (kind == "info_nce")
+    with pytest.raises(NotImplementedError, match=r"'my_loss' of mc3/methods\.py has no line"):
+        objectives.make(config, dataclasses.replace(stage, loss="my_loss"), model, 28, SEED)
 
 
 def batch_of(clips: Tensor, inputs: dict[str, Tensor] | None = None) -> objectives.Batch:

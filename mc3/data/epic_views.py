@@ -8,10 +8,12 @@ the publisher's code (epic-kitchens/epic-sounds-annotations: audio_loader_epicso
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -209,18 +211,25 @@ def _cut(config: Config, split: str, index: pd.DataFrame) -> tuple[NDArray[np.in
     rows = times[["clip_id", "start", "stop"]].to_dict("records")
     key = hashlib.sha256(json.dumps([rows, stats]).encode()).hexdigest()
     mark = file.with_suffix(".json")
-    if not (file.exists() and mark.exists() and json.loads(mark.read_text())["key"] == key):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".partial")
-        samples = np.lib.format.open_memmap(part, "w+", np.int16, (int(offsets[-1]),))
-        videos = times.sort_values("start", kind="stable").groupby(["path", "video_uid"], sort=True)
-        for (path, video), part_of in track(videos, f"24 kHz sound of {split}"):
-            windows = list(zip(part_of["start"], part_of["stop"], strict=True))
-            cuts = epic_sounds.clips_of(config.paths.raw / path, video, windows, RATE)
-            for row, waveform in zip(part_of.index, cuts, strict=True):
-                samples[offsets[row] : offsets[row + 1]] = np.clip(np.round(waveform * 32768.0), -32768, 32767)
-        samples.flush()
-        del samples
-        part.replace(file)
-        write_whole(mark, json.dumps({"key": key}).encode())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_suffix(".lock").open("a") as lock:  # seeds probed side by side share this file
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (file.exists() and mark.exists() and json.loads(mark.read_text())["key"] == key):
+            _write_sound(config, times, offsets, file, f"24 kHz sound of {split}")
+            write_whole(mark, json.dumps({"key": key}).encode())
     return np.load(file, mmap_mode="r"), offsets
+
+
+def _write_sound(config: Config, times: pd.DataFrame, offsets: NDArray[np.int64], file: Path, told: str) -> None:
+    """The sound of `times` (path, video_uid, start, stop), each event from its offset on, into an .npy file."""
+    part = file.with_suffix(".partial")
+    samples = np.lib.format.open_memmap(part, "w+", np.int16, (int(offsets[-1]),))
+    videos = times.sort_values("start", kind="stable").groupby(["path", "video_uid"], sort=True)
+    for (path, video), part_of in track(videos, told):
+        windows = list(zip(part_of["start"], part_of["stop"], strict=True))
+        cuts = epic_sounds.clips_of(config.paths.raw / path, video, windows, RATE)
+        for row, waveform in zip(part_of.index, cuts, strict=True):
+            samples[offsets[row] : offsets[row + 1]] = np.clip(np.round(waveform * 32768.0), -32768, 32767)
+    samples.flush()
+    del samples
+    part.replace(file)
