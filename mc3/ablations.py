@@ -8,9 +8,8 @@ The supplement's recall at 1 needs no training: Table 3 has it, and the report s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -68,11 +67,11 @@ def needs(changes: Changes) -> tuple[bool, bool]:
 
 
 def placed(config: Config, changes: Changes, seed: int) -> Config:
-    """The trial's settings in its folder; the profile's own have one folder whatever ablation asks for them."""
+    """The trial's settings in its folder, or `config` where they are the profile's own, which the pipeline trained."""
     trial = trials.changed(config, changes)
     others = {m: a for m, a in trial.loss.consensus.alpha.items() if m != trial.loss.consensus.anchor}
     if trials.changed(trial, {f"{LOSS}.alpha": others}) == config:
-        changes = {}
+        return config
     cut, align = needs(changes)
     return trials.placed(config, changes, seed, own_clips=cut, own_align=align)
 
@@ -91,27 +90,15 @@ def make_clips(trial: Config) -> None:
     trials.mark_done(trial, "shards", made)
 
 
-def measure(trial: Config, seed: int, held: dict[str, Any]) -> dict[str, float]:
-    """Train MC3 under `trial` and score it: validation and test ROCs, recall at every cut-off."""
-    if not (trial.paths.work / "checkpoints" / f"align-{seed}").is_symlink():
-        trials.trained(trial, "align", seed)
-    trials.embedded(trial, METHOD, seed, held)
+def scores(trial: Config, seed: int) -> dict[str, float]:
+    """What an embedded training scored: validation and test ROCs, recall at every cut-off."""
     seen = {f"validation_{name}": value for name, value in trials.validation(trial, METHOD, seed).items()}
     return {**seen, **trials.discovery(trial, METHOD, seed), **trials.recalls(trial, METHOD, seed)}
 
 
-def expected(config: Config, trial: Config, seed: int) -> float:
-    """Seconds that a trial will take, 0 if it was done."""
-    own_align = not (trial.paths.work / "checkpoints" / f"align-{seed}").is_symlink()
-    aligned = not own_align or trials.is_trained(trial, "align", seed)
-    if aligned and trials.is_trained(trial, METHOD, seed):
-        return 0.0
-    return trials.seconds(config, trial, METHOD) + (not aligned) * trials.seconds(config, trial, "align")
-
-
 @dataclass(frozen=True)
 class Job:
-    """A training: one setting of an ablation, with its settings in its folder."""
+    """One setting of an ablation, with its settings in its folder."""
 
     ablation: str
     setting: str
@@ -129,26 +116,10 @@ def jobs_of(config: Config, names: Sequence[str], seeds: Sequence[int]) -> dict[
     }
 
 
-def costs_of(config: Config, jobs: Mapping[str, Job]) -> dict[str, float]:
-    """Seconds that each job will take: 0 where it was done, or comes out the same as one before it."""
-    seen: set[tuple[Path, int]] = set()
-    costs = {}
-    for name, job in jobs.items():
-        place = (job.trial.paths.work, job.seed)
-        costs[name] = 0.0 if place in seen else expected(config, job.trial, job.seed)
-        seen.add(place)
-    return costs
-
-
-def train(names: Sequence[str], seeds: Sequence[int], config: Config, wanted: Sequence[str]) -> list[dict[str, float]]:
-    """`measure` those of the jobs of `names` and `seeds` that are `wanted`."""
-    jobs = {name: job for name, job in jobs_of(config, names, seeds).items() if name in set(wanted)}
-    schedule = trials.Schedule(costs_of(config, jobs))
-    held: dict[str, Any] = {}
-    return [
-        measure(job.trial, job.seed, held if (job.trial.paths.work / "shards").is_symlink() else {})
-        for job in (jobs[name] for name in schedule)
-    ]
+def training(job: Job) -> trials.Job:
+    """What there is to train and embed for a setting other than the profile's."""
+    linked = (job.trial.paths.work / "checkpoints" / f"align-{job.seed}").is_symlink()
+    return trials.Job(job.trial, job.seed, (METHOD,) if linked else ("align", METHOD), embed=True)
 
 
 def run(
@@ -167,17 +138,17 @@ def run(
         raise ConfigError(
             f"seed {min(unknown)} has no align checkpoint in the pipeline; add it to `seeds` in params.yaml"
         )
-    trials.require(config, ["align"])
+    trials.require(config, ["align", METHOD])
     jobs = jobs_of(config, names, seeds)
-    for trial in {job.trial.paths.work: job.trial for job in jobs.values()}.values():
+    own = {name: job for name, job in jobs.items() if job.trial != config}
+    for trial in {job.trial.paths.work: job.trial for job in own.values()}.values():
         if not (trial.paths.work / "shards").is_symlink():
             make_clips(trial)
-    trials.side_by_side(partial(train, names, seeds), config, costs_of(config, jobs), processes)
-    usual = trials.placed(config, {}, config.seeds[0]).paths.work
+    trials.train_all({name: training(job) for name, job in own.items()}, config, processes)
     rows = []
-    for job, numbers in zip(jobs.values(), train(names, seeds, config, list(jobs)), strict=True):
-        profile = job.trial.paths.work == usual
-        rows.append({"ablation": job.ablation, "setting": job.setting, "profile": profile, "seed": job.seed, **numbers})
+    for job in jobs.values():
+        row = {"ablation": job.ablation, "setting": job.setting, "profile": job.trial == config, "seed": job.seed}
+        rows.append({**row, **scores(job.trial, job.seed)})
     table = merged(pd.DataFrame(rows))
     trials.write_table(TABLE, table)
     save(experiments.ablations(table), TABLE.with_suffix(""))

@@ -18,6 +18,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +144,53 @@ def validation(config: Config, method: str, seed: int) -> dict[str, float]:
     return {name: last[name] for name in ("av_roc", "al_roc") if name in last}
 
 
+@dataclass(frozen=True)
+class Job:
+    """Trainings in one folder, each needing the one before, and embeddings of the last if `embed`."""
+
+    trial: Config
+    seed: int
+    methods: tuple[str, ...]
+    embed: bool = False
+
+
+def costs(config: Config, jobs: Mapping[str, Job]) -> dict[str, float]:
+    """Seconds that each job will take: 0 where it was done, or comes out the same as one before it."""
+    found, seen = {}, set()
+    for name, job in jobs.items():
+        key = (job.trial.paths.work, job.seed, job.methods)
+        done, left = key in seen, 0.0
+        if not done:
+            done = True
+            for method in job.methods:
+                done = done and is_trained(job.trial, method, job.seed)
+                left += 0.0 if done else seconds(config, job.trial, method)
+            if job.embed and done and not embed.unchanged(job.trial, job.methods[-1], job.seed):
+                left = embedding(config)
+        found[name] = left
+        seen.add(key)
+    return found
+
+
+def train_jobs(jobs: Mapping[str, Job], config: Config, names: Sequence[str]) -> None:
+    """Do those of the jobs called `names`, as far as they were not, with the threads of `config`."""
+    held: dict[Path, dict[str, Any]] = {}  # clips, those of one folder at a time
+    for name in Schedule(costs(config, {name: jobs[name] for name in names})):
+        job = jobs[name]
+        trial = changed(job.trial, {"train.threads": config.train.threads})
+        for method in job.methods:
+            trained(trial, method, job.seed)
+        if job.embed:
+            shards = (trial.paths.work / "shards").resolve()
+            held = {shards: held.get(shards, {})}
+            embedded(trial, job.methods[-1], job.seed, held[shards])
+
+
+def train_all(jobs: Mapping[str, Job], config: Config, processes: int) -> None:
+    """Do all jobs, as far as they were not done, `processes` at once."""
+    side_by_side(partial(train_jobs, jobs), config, costs(config, jobs), processes)
+
+
 def embedded(config: Config, method: str, seed: int, held: dict[str, Any]) -> None:
     """Train and embed `method`, as far as it was not done; `held` keeps the clips for others of the same shards."""
     trained(config, method, seed)
@@ -184,8 +234,7 @@ def typical(config: Config, *stages: str) -> float:
 def seconds(config: Config, trial: Config, method: str) -> float:
     """About what training and embedding `method` under `trial` takes, from what it took under `config`.
 
-    In proportion to the arithmetic of the encoders and to the epochs; a method that was never timed counts as MC3. One
-    second where nothing is known.
+    In proportion to the arithmetic of the encoders and to the epochs; a method that was never timed counts as MC3.
     """
 
     def work(of: Config, name: str) -> float:
@@ -194,9 +243,13 @@ def seconds(config: Config, trial: Config, method: str) -> float:
 
     stages = {name: "align@0" if name == "align" else f"train@{name}-0" for name in (method, "mc3")}
     timed = method if typical(config, stages[method]) else "mc3"
-    every = 1 + len(methods.METHODS)
     training = typical(config, stages[timed]) * work(trial, method) / work(config, timed)
-    return max(1.0, training + typical(config, "embed@0") / every)
+    return training + embedding(config)
+
+
+def embedding(config: Config) -> float:
+    """About the seconds that embedding one method takes: its part of the pipeline's, one where that is unknown."""
+    return max(1.0, typical(config, "embed@0") / (1 + len(methods.METHODS)))
 
 
 class Schedule:
@@ -286,14 +339,31 @@ def side_by_side(
     try:
         with ProcessPoolExecutor(n, multiprocessing.get_context("spawn")) as pool:
             try:
-                for done in as_completed([pool.submit(work, part, share) for share in divided(costs, n)]):
+                for done in as_completed([pool.submit(_share, work, part, share) for share in divided(costs, n)]):
                     done.result()
+            except BrokenProcessPool:
+                again = "the same command goes on from what was saved"
+                raise DataError(f"one of {n} processes was stopped, or killed for want of memory; {again}") from None
             except BaseException:
                 for child in multiprocessing.active_children():
                     child.terminate()
                 raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _share(work: Callable[[Config, list[str]], object], config: Config, names: list[str]) -> None:
+    """`work` in a process of a pool, which SIGTERM ends.
+
+    A pool takes SystemExit for a result, and its process waits for more work: for ever, if another one was killed
+    while it held the lock that they wait with.
+    """
+    try:
+        work(config, names)
+    except SystemExit as stop:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(stop.code if isinstance(stop.code, int) else 1)
 
 
 def clock(seconds: float) -> str:

@@ -14,9 +14,8 @@ The best is a row of `METHODS` and confirmed there; the others are recipes among
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -96,20 +95,6 @@ def jobs_of(config: Config, count: int) -> dict[str, Job]:
     return jobs
 
 
-def expected(config: Config, jobs: Mapping[str, Job]) -> dict[str, float]:
-    """Seconds that each job will take, 0 for one that was done."""
-    done = {name: not job.number or trials.is_trained(job.trial, job.method, job.seed) for name, job in jobs.items()}
-    return {name: 0.0 if done[name] else trials.seconds(config, job.trial, job.method) for name, job in jobs.items()}
-
-
-def train(count: int, config: Config, names: Sequence[str]) -> None:
-    """Train those of the jobs called `names`, as far as they were not."""
-    jobs = jobs_of(config, count)
-    schedule = trials.Schedule(expected(config, {name: jobs[name] for name in names}))
-    for name in schedule:
-        trials.trained(jobs[name].trial, jobs[name].method, jobs[name].seed)
-
-
 def run(config: Config, count: int = TRIALS, processes: int = 1) -> pd.DataFrame:
     """Train `count` trials of every method on every seed, choose on validation, and write `TUNING` and its figure.
 
@@ -120,7 +105,8 @@ def run(config: Config, count: int = TRIALS, processes: int = 1) -> pd.DataFrame
         raise ConfigError(f"--trials {count}: a method needs one trial or more")
     trials.require(config, ("align", *methods.METHODS))
     jobs = jobs_of(config, count)
-    trials.side_by_side(partial(train, count), config, expected(config, jobs), processes)
+    own = {name: trials.Job(job.trial, job.seed, (job.method,)) for name, job in jobs.items() if job.number}
+    trials.train_all(own, config, processes)
     rows = []
     for job in jobs.values():
         method, trial, seed, number = job.method, job.trial, job.seed, job.number
@@ -182,23 +168,13 @@ def readings_of(config: Config) -> dict[str, tuple[dict[str, Any], int, Config]]
     return found
 
 
-def train_readings(config: Config, names: Sequence[str]) -> None:
-    """Train MC3 under those of the readings that are called `names`, as far as they were not."""
-    jobs = readings_of(config)
-    for name in trials.Schedule({name: trials.seconds(config, jobs[name][2], "mc3") for name in names}):
-        _, seed, trial = jobs[name]
-        trials.trained(trial, "mc3", seed)
-
-
 def readings(config: Config, processes: int = 1) -> pd.DataFrame:
     """Score every reading and weight on every seed and write `TABLE`, the best mean of both ROCs first."""
     trials.require(config, ["align"])
     jobs = readings_of(config)
-    costs = {
-        name: 0.0 if trials.is_trained(trial, "mc3", seed) else trials.seconds(config, trial, "mc3")
-        for name, (_, seed, trial) in jobs.items()
-    }
-    trials.side_by_side(train_readings, config, costs, processes)
+    trials.train_all(
+        {name: trials.Job(trial, seed, ("mc3",)) for name, (_, seed, trial) in jobs.items()}, config, processes
+    )
     each = pd.DataFrame([row | trials.validation(trial, "mc3", seed) for row, seed, trial in jobs.values()])
     table = each.groupby(["inverse", "stop_gradient", "weight"], sort=False).mean().reset_index()
     table["mean"] = table[["av_roc", "al_roc"]].mean(axis=1)
@@ -207,23 +183,6 @@ def readings(config: Config, processes: int = 1) -> pd.DataFrame:
     trials.record(config, TABLE.stem, {"seeds": list(config.seeds)}, [config.paths.work / "shards"])
     print(table.round(3).to_string(index=False))
     return table
-
-
-def expected_objectives(config: Config, together: Config, at: Sequence[int]) -> dict[str, float]:
-    """Seconds that each training of `objectives` beside those of `mc3 seeds` will take, 0 for one that was done."""
-    return {
-        f"{name}-{seed}": 0.0 if trials.is_trained(together, name, seed) else trials.seconds(config, config, name)
-        for seed, name in product(at, OBJECTIVES)
-        if name in methods.OTHERS
-    }
-
-
-def train_objectives(config: Config, at: Sequence[int], together: Config, names: Sequence[str]) -> None:
-    """Train those of the objectives and seeds called `names`, as far as they were not."""
-    costs = expected_objectives(config, together, at)
-    for name in trials.Schedule({name: costs[name] for name in names}):
-        method, _, seed = name.rpartition("-")
-        trials.trained(together, method, int(seed))
 
 
 def objectives(config: Config, at: Sequence[int] = seeds.SEEDS, processes: int = 1) -> pd.DataFrame:
@@ -239,8 +198,9 @@ def objectives(config: Config, at: Sequence[int] = seeds.SEEDS, processes: int =
         if seed not in config.seeds and not trials.is_trained(together, method, seed):
             again = f"`mc3 seeds --seeds {' '.join(map(str, at))}` trains it"
             raise DataError(f"{method}-{seed} is missing or of other settings, recipe or code; {again}")
-    costs = expected_objectives(config, together, at)
-    trials.side_by_side(partial(train_objectives, config, at), together, costs, processes)
+    others = [(name, seed) for seed, name in product(at, OBJECTIVES) if name in methods.OTHERS]
+    jobs = {f"{name}-{seed}": trials.Job(together, seed, (name,)) for name, seed in others}
+    trials.train_all(jobs, config, processes)
     rows = []
     for name, seed in product(OBJECTIVES, at):
         found = trials.validation(together, name, seed)

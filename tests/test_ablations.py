@@ -52,12 +52,11 @@ def test_every_setting_of_an_ablation_is_a_profile_that_fits_together(profile, n
     assert {"audio", "video", "text"} - {consensus.anchor} <= set(consensus.alpha)
 
 
-def test_each_ablation_has_the_profiles_own_setting_once_and_all_share_its_folder(pipeline):
+def test_each_ablation_has_the_profiles_own_setting_once_and_it_is_the_pipelines_training(pipeline):
     (pipeline.paths.work / "checkpoints" / "align-0" / "final").mkdir(parents=True)
-    usual = trials.placed(pipeline, {}, 0).paths.work
     for name, settings in ablations.ABLATIONS.items():
         folders = [ablations.placed(pipeline, changes, 0).paths.work for changes in settings.values()]
-        assert folders.count(usual) == 1, name
+        assert folders.count(pipeline.paths.work) == 1, name
         assert len(set(folders)) == len(folders), name
 
 
@@ -79,18 +78,23 @@ def test_the_papers_choices_are_among_the_settings():
 
 
 def test_a_table_of_ablations_keeps_what_was_measured_before_and_is_whole_with_a_figure(pipeline, monkeypatch, capsys):
-    asked: list[str] = []
-
-    def measured(trial, seed, held):
-        asked.append(f"{trial.loss.consensus.anchor} {trial.loss.consensus_weight:g}")
+    def scored(trial, seed):
         return {"validation_av_roc": 0.5, "validation_al_roc": 0.5, **score(trial, "mc3", seed), "v2a_r1": 1.0}
 
     (pipeline.paths.work / "checkpoints" / "align-0" / "final").mkdir(parents=True)
     monkeypatch.setattr(trials, "require", lambda *arguments: None)
-    monkeypatch.setattr(ablations, "measure", measured)
+    trained: list[tuple[str, float]] = []
+    monkeypatch.setattr(ablations, "scores", scored)
+    monkeypatch.setattr(
+        trials, "embedded", lambda t, *rest: trained.append((t.loss.consensus.anchor, t.loss.consensus_weight))
+    )
+    monkeypatch.setattr(trials, "trained", lambda *arguments: None)
     ablations.run(pipeline, ["weight"])
     table = ablations.run(pipeline, ["anchor"])
-    assert asked[-3:] == ["audio 5", "video 5", "text 5"]
+    assert trained == [("audio", w) for w in (0, 0.5, 1, 2, 10)] + [
+        ("video", 5),
+        ("text", 5),
+    ]  # the rest is the pipeline's
     read = pd.read_csv("figures/ablations.csv", dtype={"setting": str})
     assert list(dict.fromkeys(read["ablation"])) == ["anchor", "weight"]
     assert read["setting"].tolist() == [*ablations.ABLATIONS["anchor"], *ablations.ABLATIONS["weight"]]

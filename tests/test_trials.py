@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import small_training
@@ -17,7 +18,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mc3 import config, methods, train, trials
+from mc3 import config, embed, methods, train, trials
 from mc3.config import Config, ConfigError
 from mc3.data import DataError
 
@@ -146,8 +147,8 @@ def test_jobs_are_divided_each_once_and_about_evenly(costs, parts):
 
 
 def train_each(config: Config, names: list[str]) -> None:
-    """Work of a process: a training a name, at the learning rate that the name is."""
-    for name in names:
+    """Work of a process: a training a name, at the learning rate that the name is, and nothing for "idle"."""
+    for name in sorted(set(names) - {"idle"}):
         trials.trained(trials.placed(config, {"train.learning_rate": float(name)}, 0), "mc3", 0)
 
 
@@ -173,6 +174,36 @@ def test_trainings_side_by_side_have_the_weights_that_they_have_one_after_the_ot
     assert weights[0] == weights[1]
 
 
+def test_jobs_are_trained_once_with_what_they_need_and_embedded_where_asked(trainable, monkeypatch, capsys):
+    alone = trials.placed(trainable, {"loss.temperature": 0.09}, 0, own_align=True)
+    shared = trials.placed(trainable, {"loss.consensus_weight": 3.0}, 0)
+    jobs = {
+        "both": trials.Job(alone, 0, ("align", "mc3"), embed=True),
+        "one": trials.Job(shared, 0, ("mc3",)),
+        "the same again": trials.Job(shared, 0, ("mc3",)),
+    }
+    costs = trials.costs(trainable, jobs)
+    assert costs["both"] > costs["one"] > costs["the same again"] == 0
+    asked: list[tuple[str, Path]] = []
+    training = train.run
+    monkeypatch.setattr(train, "run", lambda c, m, s: (asked.append((m, c.paths.work)), training(c, m, s)))
+    embedded: list[Path] = []
+    monkeypatch.setattr(embed, "unchanged", lambda c, m, s: c.paths.work in embedded)
+    monkeypatch.setattr(embed, "run", lambda c, m, s, held: embedded.append(c.paths.work))
+    for _ in range(2):
+        trials.train_all(jobs, trainable, 1)
+    own, other = alone.paths.work, shared.paths.work
+    assert asked == [("align", own), ("mc3", own), ("mc3", other)]
+    assert embedded == [own]
+    assert not (own / "checkpoints" / "align-0").is_symlink()
+    assert (other / "checkpoints" / "align-0").is_symlink()
+    assert "3 jobs, 3 done before" in capsys.readouterr().out
+    embedded.clear()
+    assert costs["both"] > trials.costs(trainable, jobs)["both"] > trials.costs(trainable, jobs)["one"] == 0
+    shutil.rmtree(own / "checkpoints" / "align-0")  # what is based on another align stage is not done
+    assert trials.costs(trainable, jobs)["both"] == costs["both"]
+
+
 def test_an_error_in_one_process_is_raised_and_ends_the_others(trainable):
     began = time.monotonic()
     with pytest.raises(DataError, match="this one cannot be trained"):
@@ -181,27 +212,31 @@ def test_an_error_in_one_process_is_raised_and_ends_the_others(trainable):
     assert not multiprocessing.active_children()
 
 
-def test_sigterm_stops_trainings_side_by_side_with_their_states_saved(trainable, tmp_path):
+@pytest.mark.parametrize("names", [("0.001", "0.002"), ("0.001", "idle")], ids=["both train", "one has finished"])
+def test_sigterm_stops_trainings_side_by_side_with_their_states_saved(trainable, tmp_path, names):
     long = trials.changed(trainable, {"train.epochs": {"align": 1, "refine": 2000}, "train.threads": 1})
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(config.as_dict(long)))
     script = (
         "import sys; from pathlib import Path; import test_trials; from mc3 import config, trials\n"
         "if __name__ == '__main__':\n"
-        " costs = {'0.001': 1.0, '0.002': 1.0}\n"
+        " costs = dict.fromkeys(sys.argv[2:], 1.0)\n"
         " trials.side_by_side(test_trials.train_each, config.load(Path(sys.argv[1])), costs, 2)"
     )
     (tmp_path / "both.py").write_text(script)
     known = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])}
-    process = subprocess.Popen([sys.executable, tmp_path / "both.py", tmp_path / "long.yaml"], env=known)
-    runs = long.paths.work / "trials"
+    shutil.rmtree(long.paths.work / "trials", ignore_errors=True)
+    process = subprocess.Popen([sys.executable, tmp_path / "both.py", tmp_path / "long.yaml", *names], env=known)
+    runs, trained = long.paths.work / "trials", len(set(names) - {"idle"})
     deadline = time.monotonic() + 120
-    while len(list(runs.glob("*/runs/mc3-0/state-*.pt"))) < 2 and time.monotonic() < deadline:
+    while (
+        len({state.parent for state in runs.glob("*/runs/mc3-0/state-*.pt")}) < trained and time.monotonic() < deadline
+    ):
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == train.STOPPED
     folders = {state.parent for state in runs.glob("*/runs/mc3-0/state-*.pt")}
-    assert len(folders) == 2
+    assert len(folders) == trained
     assert not any((folder.parents[1] / "checkpoints" / "mc3-0").exists() for folder in folders)
 
 
