@@ -4,7 +4,7 @@ The paper's answer is one world, Ego4D. Here each point is a world of its own, s
 generated, cut, aligned and refined from the same align checkpoint with Eq. 3, without it, and with peers choosing
 instead (`mc3.objectives.Peers`), for every seed. What counts is the gap to w/o consensus in Table 2's areas on that
 world's test clips. Worlds share their seed, so that what a rate does not touch stays alike. A point's files are removed
-when its numbers are written; what is done is not done again.
+when its numbers are written; what is done is not done again, and more seeds may be added later.
 """
 
 from __future__ import annotations
@@ -92,38 +92,43 @@ def configured(config: Config, levels: dict[str, float]) -> Config:
     return trials.changed(config, changes)
 
 
-def fingerprint(point: Config, seeds: Sequence[int]) -> str:
-    """A hash of all that decides a point's numbers: settings, recipes, seeds, code."""
+def fingerprint(point: Config) -> str:
+    """A hash of all that decides a point's numbers, but for the seed: settings, recipes, code."""
     settings = as_dict(point)
     for group, name in (("world", "workers"), ("clips", "workers"), ("train", "workers"), ("train", "threads")):
         del settings[group][name]
     kept = {name: settings[name] for name in ("world", "clips", "model", "init", "loss", "train")}
     recipes = [repr(methods.get(name)) for name in ("align", *COMPARED.values())]
-    return trials.fingerprint_of([kept, recipes, list(seeds)], CODE)
+    return trials.fingerprint_of([kept, recipes], CODE)
 
 
-def measure(point: Config, seeds: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
-    """Make a point's world, train and score.
-
-    Returns:
-        {"gaps": a row a seed, "points": one row over all seeds, "regions": rows of `findings.by_region`}.
-    """
+def make_clips(point: Config) -> None:
+    """Generate a point's world and cut its clips, unless a killed run did."""
     done = trials.fingerprint_of([as_dict(point.world), as_dict(point.clips)], CODE)
     if not trials.is_done(point, "shards", done):
         world.write(point)
         manifest.write(point)
         prepare.write(point)
         trials.mark_done(point, "shards", done)
-    drawn, regions = [], []
-    for seed in seeds:
-        held: dict[str, Any] = {}
-        for method in ("align", *COMPARED.values()):
-            trials.embedded(point, method, seed, held)
-        drawn.append(areas(point, seed))
-        found = findings.by_region(findings.similarities(point, seed))
-        regions += [{"seed": seed, **row} for row in found.to_dict("records")]
-    gaps = [{"seed": seed, **gap(point, seed, [own])} for seed, own in zip(seeds, drawn, strict=True)]
-    return {"gaps": gaps, "points": [{"seeds": len(seeds), **gap(point, seeds[0], drawn)}], "regions": regions}
+
+
+def measure(point: Config, seed: int) -> dict[str, Any]:
+    """Train and score one seed of a point.
+
+    Returns:
+        {"world": what the test clips are, "areas": see `areas`, "regions": rows of `findings.by_region`}.
+    """
+    held: dict[str, Any] = {}
+    for method in ("align", *COMPARED.values()):
+        trials.embedded(point, method, seed, held)
+    scored = tables.discovery_scores(point, COMPARED["mc3"], seed)
+    region = findings.clips(point).loc[scored["row"], "region"]
+    world = {"clips": len(scored), "prevalence": float(scored["positive"].mean())}
+    world |= {f"share_{name}": float((region == name).mean()) for name in ("I", "II", "III", "IV", "none")}
+    world["videos"] = embed.clips(point).loc[scored["row"], "video_uid"].nunique()
+    regions = findings.by_region(findings.similarities(point, seed)).to_dict("records")
+    drawn = {name: values.tolist() for name, values in areas(point, seed).items()}
+    return {"world": world, "areas": drawn, "regions": regions}
 
 
 def areas(point: Config, seed: int) -> dict[str, NDArray[np.float64]]:
@@ -138,20 +143,17 @@ def areas(point: Config, seed: int) -> dict[str, NDArray[np.float64]]:
     return found
 
 
-def gap(point: Config, seed: int, drawn: Sequence[dict[str, NDArray[np.float64]]]) -> dict[str, float]:
-    """ROCs and gaps over the seeds in `drawn`, with 95 % intervals over videos, and seeds if there are several.
+def gap(seeds: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """ROCs and gaps over what `measure` found of `seeds`, with 95 % intervals over videos, and seeds if several.
 
-    What the clips are is the same for every seed; `seed` is one of them.
+    What the clips are is the same for every seed.
     """
-    scored = tables.discovery_scores(point, COMPARED["mc3"], seed)
-    region = findings.clips(point).loc[scored["row"], "region"]
-    videos = embed.clips(point).loc[scored["row"], "video_uid"].nunique()
-    row = {"clips": len(scored), "prevalence": float(scored["positive"].mean())}
-    row |= {f"share_{name}": float((region == name).mean()) for name in ("I", "II", "III", "IV", "none")}
+    row, drawn = dict(seeds[0]["world"]), [own["areas"] for own in seeds]
+    videos = row.pop("videos")
     for pair in evaluate.PAIRS:
         row |= {f"{pair}_{name}": float(np.mean([own[f"{pair}_{name}"][0] for own in drawn])) for name in COMPARED}
         for column, name in GAPS.items():
-            total = np.stack([own[f"{pair}_{name}"] - own[f"{pair}_without"] for own in drawn])
+            total = np.stack([np.subtract(own[f"{pair}_{name}"], own[f"{pair}_without"]) for own in drawn])
             found = uncertainty.contrast(total, videos)
             row |= dict(zip((f"{pair}_{column}{end}" for end in ("", "_low", "_high")), found, strict=True))
     return row
@@ -161,17 +163,20 @@ def train(
     jobs: dict[str, dict[str, float]], hours: float, seeds: Sequence[int], config: Config, names: Sequence[str]
 ) -> None:
     """Measure the points called `names`, as many as fit into `hours`."""
-    cost = POINT_SEC["world"] + len(seeds) * POINT_SEC["seed"]
-    schedule = trials.Schedule(dict.fromkeys(names, cost), 3600 * hours)
-    for name in schedule:
-        point = configured(config, jobs[name])
-        at = folder(point, seeds)
-        one(point, at, at.with_suffix(".json"), seeds)
+    made = {name: configured(config, jobs[name]) for name in names}
+    for name in trials.Schedule({name: cost(point, seeds) for name, point in made.items()}, 3600 * hours):
+        one(made[name], seeds)
 
 
-def folder(point: Config, seeds: Sequence[int]) -> Path:
-    """Where a point is measured; its numbers are beside it in a file of this name and `.json`."""
-    return point.paths.work / "study" / fingerprint(point, seeds)[:16]
+def result(point: Config, seed: int) -> Path:
+    """The file of a point's and seed's numbers."""
+    return point.paths.work / "study" / f"{fingerprint(point)[:16]}-{seed}.json"
+
+
+def cost(point: Config, seeds: Sequence[int]) -> float:
+    """Seconds that those of `seeds` will take that were not measured."""
+    left = sum(not result(point, seed).exists() for seed in seeds)
+    return bool(left) * POINT_SEC["world"] + left * POINT_SEC["seed"]
 
 
 def run(
@@ -187,24 +192,33 @@ def run(
     """
     jobs = {label(levels): levels for levels in (points() if at is None else at)}
     made = {name: configured(config, levels) for name, levels in jobs.items()}
-    results = {name: folder(point, seeds).with_suffix(".json") for name, point in made.items()}
-    cost = POINT_SEC["world"] + len(seeds) * POINT_SEC["seed"]
-    costs = {name: 0.0 if file.exists() else cost for name, file in results.items()}
+    costs = {name: cost(point, seeds) for name, point in made.items()}
     trials.side_by_side(partial(train, jobs, hours, seeds), config, costs, processes)
-    found = {name: json.loads(file.read_text()) for name, file in results.items() if file.exists()}
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for name, point in made.items():
+        files = {seed: result(point, seed) for seed in seeds}
+        if measured := {seed: json.loads(file.read_text()) for seed, file in files.items() if file.exists()}:
+            found[name] = measured
     if not found:
-        raise DataError(f"no point fits into {hours:g} hours; the first takes about {cost / 60:.0f} minutes")
-    gaps = collected(found, jobs, config, "gaps")
-    regions = collected(found, jobs, config, "regions")
-    trials.write_table(TABLE, gaps)
-    trials.write_table(POINTS, collected(found, jobs, config, "points"))
-    trials.write_table(REGIONS, regions)
+        raise DataError(
+            f"no point fits into {hours:g} hours; the first takes about {max(costs.values()) / 60:.0f} minutes"
+        )
+    rows: dict[Path, list[dict[str, Any]]] = {TABLE: [], POINTS: [], REGIONS: []}
+    for name, own in found.items():
+        at_levels = {"point": name, **levels_of(config, jobs[name])}
+        rows[TABLE] += [{**at_levels, "seed": seed, **gap([numbers])} for seed, numbers in own.items()]
+        rows[POINTS].append({**at_levels, "seeds": len(own), **gap(list(own.values()))})
+        rows[REGIONS] += [{**at_levels, "seed": seed, **row} for seed in own for row in own[seed]["regions"]]
+    tables_of = {path: pd.DataFrame(lines) for path, lines in rows.items()}
+    for path, table in tables_of.items():
+        trials.write_table(path, table)
+    gaps, regions = tables_of[TABLE], tables_of[REGIONS]
     save(experiments.study(gaps), TABLE.with_suffix(""))
     save(experiments.study_regions(regions), REGIONS.with_suffix(""))
     draw_failures(config)
-    prints = {name: fingerprint(made[name], seeds) for name in found}
-    trials.record(config, "study", {"points": prints, "seeds": list(seeds)})
-    if skipped := [name for name in jobs if name not in found]:
+    prints = {name: {"fingerprint": fingerprint(made[name]), "seeds": list(own)} for name, own in found.items()}
+    trials.record(config, "study", {"points": prints})
+    if skipped := [name for name in jobs if len(found.get(name, ())) < len(seeds)]:
         print(f"{len(skipped)} points did not fit into {hours:g} hours: {'; '.join(skipped)}")
         print("the same command goes on with them")
     return gaps
@@ -222,23 +236,20 @@ def draw_failures(config: Config) -> None:
     )
 
 
-def one(point: Config, folder: Path, result: Path, seeds: Sequence[int]) -> None:
-    """`measure` in `folder`, which is removed when its numbers are in `result`."""
+def one(point: Config, seeds: Sequence[int]) -> None:
+    """`measure` those of `seeds` that were not, in a folder that is removed when their numbers are written."""
+    folder = point.paths.work / "study" / fingerprint(point)[:16]
     placed = trials.changed(point, {"paths.work": str(folder / "work"), "paths.raw": str(folder / "raw")})
     (folder / "work").mkdir(parents=True, exist_ok=True)
-    numbers = measure(placed, seeds)
-    write_whole(result, (json.dumps(numbers, indent=1) + "\n").encode())
+    make_clips(placed)
+    for seed in seeds:
+        if not result(point, seed).exists():
+            write_whole(result(point, seed), json.dumps(measure(placed, seed)).encode())
     shutil.rmtree(folder)
 
 
-def collected(
-    found: dict[str, dict[str, Any]], jobs: dict[str, dict[str, float]], config: Config, kind: str
-) -> pd.DataFrame:
-    """Rows of all points, each with the point's name and the level of every axis."""
+def levels_of(config: Config, changed: dict[str, float]) -> dict[str, float]:
+    """The level of every axis where those of `changed` differ from the profile's."""
     assert config.world is not None
     usual = {**as_dict(config.world.rates), "videos": SIZE["world.videos"]["train"]}
-    rows = []
-    for name, numbers in found.items():
-        levels = {axis: jobs[name].get(axis, usual[axis]) for axis in AXES}
-        rows += [{"point": name, **levels, **row} for row in numbers[kind]]
-    return pd.DataFrame(rows)
+    return {axis: changed.get(axis, usual[axis]) for axis in AXES}

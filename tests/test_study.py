@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT
+from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
 from mc3 import config, embed, experiments, study, trials
@@ -152,9 +153,30 @@ def test_a_point_measures_the_gap_on_its_own_clips_and_is_not_measured_twice(tin
     regions = pd.read_csv("figures/study_regions.csv")
     assert set(regions["checkpoint"]) == {"align stage", "w/o consensus", "MC3", "Peers (not the paper's)"}
 
-    monkeypatch.setattr(study, "measure", lambda *arguments: pytest.fail("measured twice"))
+    measure, asked = study.measure, []
+    monkeypatch.setattr(study, "measure", lambda config, seed: (asked.append(seed), measure(config, seed))[1])
     pd.testing.assert_frame_equal(study.run(tiny, 1.0, [0], [{"on_screen": 0.7}]), table)
     assert "1 done before" in capsys.readouterr().out
+    both = study.run(tiny, 1.0, [0, 1], [{"on_screen": 0.7}])
+    assert asked == [1]
+    pd.testing.assert_frame_equal(both[both["seed"] == 0], table)
+    (over,) = pd.read_csv("figures/study_points.csv").to_dict("records")
+    assert over["seeds"] == 2
+    assert over["av_mc3"] == pytest.approx(both["av_mc3"].mean(), abs=1e-5)
+    assert set(pd.read_csv("figures/study_regions.csv")["seed"]) == {0, 1}
+
+
+def test_hours_that_suffice_for_some_seeds_alone_are_said(tiny, monkeypatch, capsys):
+    world = {"clips": 9, "prevalence": 0.5, "videos": 3}
+    areas = {f"{pair}_{name}": [0.5, 0.4, 0.6] for pair in ("av", "al") for name in study.COMPARED}
+    monkeypatch.setattr(study, "make_clips", lambda point: None)
+    monkeypatch.setattr(study, "measure", lambda point, seed: {"world": world, "areas": areas, "regions": []})
+    for name in ("study", "study_regions"):
+        monkeypatch.setattr(experiments, name, lambda table: Figure())
+    study.run(tiny, 1.0, [0], [{"on_screen": 0.7}])
+    table = study.run(tiny, 0.01, [0, 1], [{"on_screen": 0.7}, {"on_screen": 0.0}])
+    assert table["seed"].tolist() == [0]
+    assert "2 points did not fit into 0.01 hours: on_screen 0.7; on_screen 0" in capsys.readouterr().out
 
 
 def test_points_that_do_not_fit_the_hours_are_named_and_none_at_all_is_an_error(tiny):
