@@ -8,6 +8,8 @@ The supplement's recall at 1 needs no training: Table 3 has it, and the report s
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -83,7 +85,8 @@ def make_clips(trial: Config) -> None:
     made = trials.fingerprint_of(facts, ("data",))
     if trials.is_done(trial, "shards", made):
         return
-    table = manifest.write(trial)
+    with contextlib.redirect_stdout(io.StringIO()):  # the pipeline said what was dropped; here it is the same
+        table = manifest.write(trial)
     rows = manifest.read(table)
     rows[rows["dataset"] == "ego4d"].to_parquet(table, index=False)
     prepare.write(trial)
@@ -141,9 +144,10 @@ def run(
     trials.require(config, ["align", METHOD])
     jobs = jobs_of(config, names, seeds)
     own = {name: job for name, job in jobs.items() if job.trial != config}
-    for trial in {job.trial.paths.work: job.trial for job in own.values()}.values():
-        if not (trial.paths.work / "shards").is_symlink():
-            make_clips(trial)
+    cut = {job.trial.paths.work: job for job in own.values() if not (job.trial.paths.work / "shards").is_symlink()}
+    for number, job in enumerate(cut.values(), 1):
+        print(f"clips {number}/{len(cut)}: {job.ablation} {job.setting}", flush=True)
+        make_clips(job.trial)
     trials.train_all({name: training(job) for name, job in own.items()}, config, processes)
     rows = []
     for job in jobs.values():

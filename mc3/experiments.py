@@ -126,8 +126,11 @@ def study_regions(regions: pd.DataFrame) -> Figure:
 def ablations(table: pd.DataFrame) -> Figure:
     """Test ROCs of MC3 by setting, a panel an ablation; the profile's own setting has a line to compare with.
 
-    `table`: ablation, setting, profile, seed, av_roc, al_roc. A small mark is a seed, a large one their mean.
+    `table`: ablation, setting, profile, seed, av_roc, al_roc. A small mark is a seed, a large one their mean. All
+    panels have the same scale.
     """
+    values = table[["av_roc", "al_roc"]]
+    span = (values.min(axis=None) - 0.01, values.max(axis=None) + 0.01)
     names = list(dict.fromkeys(table["ablation"]))
     counts = [table.loc[table["ablation"] == name, "setting"].nunique() for name in names]
     columns = 2
@@ -147,7 +150,7 @@ def ablations(table: pd.DataFrame) -> Figure:
             ax.plot(here[value], here["setting"].map(settings.index), marker, color=colour, markersize=2, alpha=0.5)
             ax.plot(mean, range(len(settings)), marker, color=colour, markersize=4, label=f"{NAMES[metric]} ROC")
         ax.set_yticks(range(len(settings)), settings)
-        ax.set(title=name, ylim=(len(settings) - 0.5, -0.5))
+        ax.set(title=name, xlim=span, ylim=(len(settings) - 0.5, -0.5))
     for ax in grid[len(names) :]:
         ax.set_visible(False)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -214,6 +217,38 @@ def study_told(points: pd.DataFrame) -> str:
         narrow = f"least with {RATES.get(least, least)} (by {width[least]:.3f})"
         sentences.append(f"MC3's gap in AV ROC changes most with {RATES.get(most, most)} ({steps}) and {narrow}")
     return ". ".join(sentences) + "."
+
+
+def ablations_told(table: pd.DataFrame) -> str:
+    """What `ablations.csv` says: of each ablation the range of both test ROCs and the settings that are highest."""
+    sentences = []
+    for name, group in table.groupby("ablation", sort=False):
+        usual = set(group.loc[group["profile"], "setting"])
+        said = []
+        for metric, short in NAMES.items():
+            mean = group.groupby("setting", sort=False)[f"{metric}_roc"].mean()
+            best = list(mean.index[mean.round(5) == mean.round(5).max()])
+            own = " (the profile's)" if usual & set(best) else ""
+            said.append(
+                f"{short} ROC {mean.min():.3f} to {mean.max():.3f}, highest with {' or '.join(map(str, best))}{own}"
+            )
+        sentences.append(f"{name}: {'; '.join(said)}")
+    seeds = table["seed"].nunique()
+    alone = " With one seed, settings close to each other are not told apart." if seeds == 1 else ""
+    return f"{'. '.join(sentences)}.{alone}"
+
+
+def tuning_told(table: pd.DataFrame) -> str:
+    """What `tuning.csv` says: the methods by test ROC with their chosen settings, and with the profile's."""
+    sentences = []
+    for metric, short in NAMES.items():
+        column = f"test_{metric}_roc"
+        usual = table[table["trial"] == 0].set_index("label")[column]
+        tuned = table[table["chosen"]].set_index("label")[column].dropna().sort_values(ascending=False)
+        said = [f"{label} {value:.3f} ({usual[label]:.3f})" for label, value in tuned.items()]
+        sentences.append(f"{short} ROC on test, tuned (and with the profile's settings): {', '.join(said)}")
+    trials = table.groupby("method").size().iloc[0]
+    return f"{trials} trials each. {'. '.join(sentences)}."
 
 
 def objectives_told(table: pd.DataFrame) -> str:

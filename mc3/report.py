@@ -231,7 +231,12 @@ OVERVIEW = {"table2_discovery": ("av_roc", "al_roc"), "table3_retrieval": ("v2a_
 # Numbers that are not printed as they are
 TEXT = {"claims": claims.cells, "seeds/claims": claims.cells, "study_points": experiments.study_cells}
 # What is said of numbers, from the numbers
-TOLD = {"study_points": experiments.study_told, "objectives": experiments.objectives_told}
+TOLD = {
+    "study_points": experiments.study_told,
+    "objectives": experiments.objectives_told,
+    "ablations": experiments.ablations_told,
+    "tuning": experiments.tuning_told,
+}
 
 HEADINGS = {
     "table2_discovery": "Table 2. Sounding action discovery",

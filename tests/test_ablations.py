@@ -175,6 +175,32 @@ def test_the_figure_of_ablations_has_a_panel_each_with_every_setting():
     assert shown == {name: list(settings) for name, settings in ablations.ABLATIONS.items()}
 
 
+def test_the_words_on_ablations_name_the_ranges_and_the_best_settings_over_seeds():
+    rows = [
+        {"ablation": "weight", "setting": setting, "profile": setting == "5", "seed": seed, "av_roc": av, "al_roc": al}
+        for setting, av, al in (("1", 0.5, 0.8), ("5", 0.6, 0.7), ("10", 0.6, 0.75))
+        for seed in (0, 1)
+    ]
+    rows[0]["av_roc"] = 0.7  # 1 on seed 0: the mean of 0.7 and 0.5 is as high as the others'
+    told = experiments.ablations_told(pd.DataFrame(rows))
+    assert told == (
+        "weight: AV ROC 0.600 to 0.600, highest with 1 or 5 or 10 (the profile's); "
+        "AL ROC 0.700 to 0.800, highest with 1."
+    )
+    alone = experiments.ablations_told(pd.DataFrame(rows[1::2]))
+    assert alone.endswith("With one seed, settings close to each other are not told apart.")
+
+
+def test_the_words_on_tuning_order_methods_by_what_their_chosen_trial_has_on_test():
+    columns = ("method", "label", "trial", "chosen", "test_av_roc", "test_al_roc")
+    rows = [("a", "A", 0, False, 0.61, 0.8), ("a", "A", 1, True, 0.65, 0.7), ("b", "B", 0, True, 0.7, np.nan),
+            ("b", "B", 1, False, np.nan, np.nan)]  # fmt: skip
+    assert experiments.tuning_told(pd.DataFrame(rows, columns=columns)) == (
+        "2 trials each. AV ROC on test, tuned (and with the profile's settings): B 0.700 (0.700), A 0.650 (0.610). "
+        "AL ROC on test, tuned (and with the profile's settings): A 0.700 (0.800)."
+    )
+
+
 def test_objectives_are_compared_by_paired_differences_over_seeds_and_the_best_comes_first():
     rng, rows = np.random.default_rng(0), []
     for seed, level in enumerate(rng.normal(0.7, 0.1, 5)):

@@ -123,7 +123,14 @@ def test_what_commands_outside_the_pipeline_wrote_is_shown_where_it_is_there(set
                 gaps = {f"{p}_{g}{e}": [0.1] for p in ("av", "al") for g in ("gap", "peers_gap") for e in ENDS}
                 objective = {"objective": ["mc3"], "label": [NASTY], "seeds": [5]}
                 objective |= {"difference": [0.0], "low": [0.0], "high": [0.0], **{axis: [0.0] for axis in study.AXES}}
-                row = {"row": [NASTY], "point": [NASTY], "roc": [0.12345], "prevalence": [0.5], **gaps, **objective}
+                trial = {"ablation": [NASTY], "setting": ["5"], "profile": [True], "seed": [0], "method": [NASTY]}
+                trial |= {
+                    "trial": [0],
+                    "chosen": [True],
+                    **{f"{t}{p}_roc": [0.1] for t in ("", "test_") for p in ("av", "al")},
+                }
+                row = {"row": [NASTY], "point": [NASTY], "roc": [0.12345], "prevalence": [0.5]}
+                row |= {**gaps, **objective, **trial}
                 pd.DataFrame(row).to_csv(figures / f"{stem}.csv", index=False)
     shutil.copy(figures / "differences.csv", figures / "seeds")
     about = {"commit": "b" * 40, "dirty": False, "inputs": {NASTY: "0"}}
