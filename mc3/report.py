@@ -444,13 +444,18 @@ def _section(section: Section, figures: Path) -> str:
         if stem in TOLD:
             parts.append(f"<p>{html.escape(TOLD[stem](numbers))}</p>")
         shown = TEXT.get(stem, pd.DataFrame)(numbers)
-        text = shown.to_html(index=False, border=0, escape=True, float_format="{:.3f}".format)
+        text = shown.to_html(index=False, border=0, escape=True, float_format=_shown, na_rep="–")
         parts.append(f'<p class="soft">{html.escape(caption)}</p><div class="table">{text}</div>')
     for stem, caption, metrics in section.tables:
         apart = _apart(figures / "seeds") if stem.startswith("seeds/") else None
         text = tables.to_html(_csv(figures, stem, section.notebook), metrics or None, apart)
         parts.append(f'<p class="soft">{html.escape(caption)}</p><div class="table">{text}</div>')
     return "\n".join([*parts, _details(section, figures)])
+
+
+def _shown(value: float) -> str:
+    """Three decimals, or three digits of what would be lost by them, such as a learning rate."""
+    return f"{value:.3g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
 def _details(section: Section, figures: Path) -> str:

@@ -147,6 +147,11 @@ def test_what_commands_outside_the_pipeline_wrote_is_shown_where_it_is_there(set
     assert "<script" not in text
 
 
+def test_numbers_have_three_decimals_and_small_ones_three_digits() -> None:
+    shown = [report._shown(value) for value in (0.12345, -0.5, 0.0, 23.0, 0.000714, -0.0012345)]
+    assert shown == ["0.123", "-0.500", "0.000", "23.000", "0.000714", "-0.00123"]
+
+
 def test_recall_at_1_of_every_method_is_shown_beside_table_3(settings: Config, figures: Path) -> None:
     text = report.write(settings, figures).read_text()
     recall = tables.cells(pd.read_csv(figures / "table3_retrieval.csv"), ["v2a_r1", "a2v_r1", "l2a_r1", "a2l_r1"])
