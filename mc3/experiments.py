@@ -185,7 +185,8 @@ def tuning(table: pd.DataFrame) -> Figure:
 
 def study_cells(points: pd.DataFrame) -> pd.DataFrame:
     """`study_points.csv` as text: each world with its gaps to w/o consensus and their intervals."""
-    shown = pd.DataFrame({"World": points["point"], "Prevalence": points["prevalence"].map("{:.2f}".format)})
+    prevalence = points["prevalence"].map("{:.2f}".format)
+    shown = pd.DataFrame({"World": points["point"], "Seeds": points["seeds"], "Prevalence": prevalence})
     for column, name in GAPS.items():
         for pair, short in NAMES.items():
             value, low, high = (points[f"{pair}_{column}{end}"].map("{:+.3f}".format) for end in ("", "_low", "_high"))
