@@ -241,10 +241,13 @@ def one(point: Config, seeds: Sequence[int]) -> None:
     folder = point.paths.work / "study" / fingerprint(point)[:16]
     placed = trials.changed(point, {"paths.work": str(folder / "work"), "paths.raw": str(folder / "raw")})
     (folder / "work").mkdir(parents=True, exist_ok=True)
+    results = {
+        seed: result(point, seed) for seed in seeds
+    }  # named by the code that measures, if it is edited meanwhile
     make_clips(placed)
-    for seed in seeds:
-        if not result(point, seed).exists():
-            write_whole(result(point, seed), json.dumps(measure(placed, seed)).encode())
+    for seed, file in results.items():
+        if not file.exists():
+            write_whole(file, json.dumps(measure(placed, seed)).encode())
     shutil.rmtree(folder)
 
 
