@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mc3 import batches, config, cost, losses, methods, objectives, train
-from mc3.data import tokenizer
+from mc3 import config, cost, losses, methods, objectives, train
+from mc3.data import batches, tokenizer
 from mc3.model import MC3, freeze, recompute
 
 STAGE = methods.get("mc3").stages[0]

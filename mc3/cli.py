@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _message(error: Exception) -> str | None:
     """The one line for an error that the user can put right; None for any other."""
-    from mc3.config import ConfigError
-    from mc3.data import DataError
-    from mc3.notebook import NotebookError
+    from mc3.errors import ConfigError, DataError, NotebookError
 
     if isinstance(error, ConfigError | DataError | NotebookError):
         return " ".join(str(error).split())
@@ -55,22 +53,9 @@ def _load(args: argparse.Namespace) -> Any:
     return config.load(args.config)
 
 
-def _processes(args: argparse.Namespace, config: Any) -> int:
-    """How many trainings to run at once."""
-    from mc3.config import ConfigError
-
-    if args.processes is not None:
-        if args.processes < 1:
-            raise ConfigError(f"--processes {args.processes}: one process or more")
-        return int(args.processes)
-    import torch
-
-    return 1 if torch.cuda.is_available() else int(config.train.threads)
-
-
 def _method(args: argparse.Namespace) -> str:
     from mc3 import methods
-    from mc3.config import ConfigError
+    from mc3.errors import ConfigError
 
     try:
         return methods.get(args.method).name
@@ -102,7 +87,7 @@ def source(args: argparse.Namespace) -> int:
 
 def world(args: argparse.Namespace) -> None:
     """Generate the small world in the real data sets' own files."""
-    from mc3.data import world
+    from mc3 import world
 
     world.write(_load(args))
 
@@ -142,7 +127,7 @@ def shards(args: argparse.Namespace) -> None:
     """Cut the clips once and pack them; --rank or --submit spread it over machines."""
     import yaml
 
-    from mc3.config import ConfigError
+    from mc3.errors import ConfigError
 
     if (args.rank is None) != (args.world is None):
         raise ConfigError("--rank and --world go together: rank R of a world of W processes")
@@ -192,50 +177,6 @@ def embed(args: argparse.Namespace) -> None:
         embed.run_all(config, args.seed)
 
 
-def seeds(args: argparse.Namespace) -> None:
-    """Tables 2-4 over five seeds, written to figures/seeds; the pipeline and its figures stay as they are."""
-    config = _load(args)
-    from mc3 import seeds, tables
-
-    found = seeds.run(config, args.seeds, _processes(args, config))
-    for stem, table in found.items():
-        print(f"\n{stem}\n{tables.to_markdown(table)}")
-
-
-def tune(args: argparse.Namespace) -> None:
-    """Choose on the validation split: each method's settings in as many trials, a reading of Eq. 3, or another loss."""
-    config = _load(args)
-    from mc3 import tune
-
-    if args.what == "readings":
-        tune.readings(config, _processes(args, config))
-    elif args.what == "objectives":
-        tune.objectives(config, processes=_processes(args, config))
-    else:
-        tune.run(config, args.trials, _processes(args, config))
-
-
-def ablate(args: argparse.Namespace) -> None:
-    """Train MC3 under the changed settings of one ablation, of several or of all; writes figures/ablations.csv."""
-    config = _load(args)
-    from mc3 import ablations
-
-    if args.list:
-        for name, settings in ablations.ABLATIONS.items():
-            print(f"{name}: {'; '.join(settings)}")
-        return
-    table = ablations.run(config, args.names, args.seeds, _processes(args, config))
-    print(table.round(3).to_string(index=False))
-
-
-def study(args: argparse.Namespace) -> None:
-    """Measure what consensus gains in worlds of other rates: figures/study.csv, curves and heat maps."""
-    config = _load(args)
-    from mc3 import study
-
-    study.run(config, args.hours, args.seeds, processes=_processes(args, config))
-
-
 def discover(args: argparse.Namespace) -> None:
     """Find the moments of a video whose sound comes from what is done in the picture."""
     from mc3.model import MC3
@@ -257,7 +198,7 @@ def discover(args: argparse.Namespace) -> None:
 def probe(args: argparse.Namespace) -> None:
     """Classify EPIC-Sounds: linear probe and fine-tune."""
     config = _load(args)
-    from mc3 import probe
+    from mc3.paper import probe
 
     probe.run(config, args.seed)
 
@@ -265,7 +206,7 @@ def probe(args: argparse.Namespace) -> None:
 def submission(args: argparse.Namespace) -> None:
     """Write the scores of EPIC-Sounds' test events as a submission to its recognition challenge."""
     config = _load(args)
-    from mc3 import submission
+    from mc3.extra import submission
 
     levels = {name: getattr(args, name) for name in submission.LEVELS}
     print(submission.write(config, args.method, args.seed, args.protocol, levels, args.out))
@@ -274,7 +215,7 @@ def submission(args: argparse.Namespace) -> None:
 def transfer(args: argparse.Namespace) -> None:
     """Probe the audio encoders on real recordings, ESC-10, beside log-mel statistics."""
     config = _load(args)
-    from mc3 import transfer
+    from mc3.extra import transfer
 
     table = transfer.run(config, args.folder, args.seed, args.full_size)
     print(table.drop(columns="clips").round(3).to_string(index=False))
@@ -286,7 +227,7 @@ def narrated(args: argparse.Namespace) -> None:
     Labels, chance, baselines that hear nothing and figures need the annotations alone; docs/epic.md explains them.
     """
     config = _load(args)
-    from mc3 import narrated
+    from mc3.extra import narrated
 
     narrated.run(
         config, args.events, args.narrations, args.out, verbs=args.verbs, nouns=args.nouns, info=args.info,
@@ -307,7 +248,7 @@ def weights(args: argparse.Namespace) -> None:
 def sources(args: argparse.Namespace) -> None:
     """Write the notebooks' canonical copies, which the result stages depend on."""
     config = _load(args)
-    from mc3 import notebook
+    from mc3.paper import notebook
 
     copies = notebook.sources(Path("notebooks"), config.paths.work / "sources")
     print(f"{len(copies)} canonical notebooks in {config.paths.work / 'sources'}")
@@ -317,14 +258,14 @@ def run_notebook(args: argparse.Namespace) -> None:
     """Execute one notebook from its canonical copy."""
     import yaml
 
-    from mc3.config import ConfigError
+    from mc3.errors import ConfigError
 
     try:
         parameters = {name: yaml.safe_load(value) for name, value in args.parameter}
     except yaml.YAMLError as error:
         raise ConfigError(f"-p takes a name and a YAML value: {error}") from None
     config = _load(args)
-    from mc3 import notebook
+    from mc3.paper import notebook
 
     executed = notebook.run(args.name, config, {"config": args.config, **parameters})
     print(f"executed copy: {executed}")
@@ -333,7 +274,7 @@ def run_notebook(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     """Write figures/report.html, figures/results.md and the overview figure; or put the results into README.md."""
     config = _load(args)
-    from mc3 import report
+    from mc3.paper import report
 
     if args.readme:
         report.update_readme()
@@ -343,7 +284,7 @@ def report(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> int:
     """Compare the numbers in figures/ with the committed ones."""
-    from mc3 import compare
+    from mc3.paper import compare
 
     differences = compare.run(Path("figures"), args.absolute, args.relative)
     return 1 if differences and args.strict else 0
@@ -351,7 +292,7 @@ def compare(args: argparse.Namespace) -> int:
 
 def summary(args: argparse.Namespace) -> None:
     """Show the main columns of Tables 2 and 3 beside the paper's."""
-    from mc3 import summary
+    from mc3.paper import summary
 
     summary.show(Path("figures"))
 
@@ -359,7 +300,7 @@ def summary(args: argparse.Namespace) -> None:
 def repro(args: argparse.Namespace) -> int:
     """Run every stage that is out of date, saying which one runs and how long is left."""
     config = _load(args)
-    from mc3 import repro
+    from mc3.paper import repro
 
     return repro.run(config, args.dvc)
 
@@ -390,12 +331,6 @@ def parser() -> argparse.ArgumentParser:
 
     def add_seed(step: argparse.ArgumentParser) -> None:
         step.add_argument("--seed", type=int, required=True, help="one of the profile's seeds")
-
-    def add_processes(step: argparse.ArgumentParser) -> None:
-        step.add_argument(
-            "--processes", type=int, metavar="N",
-            help="trainings at once, each with its part of train.threads (default: one a thread; one where a GPU is)",
-        )  # fmt: skip
 
     add("profile", profile, "mc3 profile mini").add_argument("name", help="the name of a file in profiles/")
     add("source", source, "mc3 source")
@@ -441,25 +376,6 @@ def parser() -> argparse.ArgumentParser:
     step.add_argument("folder", type=Path, help="the top of ESC-50 or ESC-10, as published")
     step.add_argument("--seed", type=int, default=0, help="of the checkpoints (default: 0)")
     step.add_argument("--full-size", action="store_true", help="also an untrained encoder of the paper's size: minutes")
-    step = add("seeds", seeds, "mc3 seeds --seeds 0 1 2 3 4")
-    step.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
-    add_processes(step)
-    step = add("tune", tune, "mc3 tune --trials 4")
-    step.add_argument(
-        "what", nargs="?", choices=["methods", "readings", "objectives"], default="methods",
-        help="the methods' settings (default), the readings of Eq. 2-3, or what may replace Eq. 3",
-    )  # fmt: skip
-    step.add_argument("--trials", type=int, default=4, help="of each method, the profile's settings first (default: 4)")
-    add_processes(step)
-    step = add("ablate", ablate, "mc3 ablate anchor frames")
-    step.add_argument("names", nargs="*", metavar="NAME", help="which; all without any")
-    step.add_argument("--seeds", type=int, nargs="+", help="of the profile's (default: all of them)")
-    step.add_argument("--list", action="store_true", help="only print the ablations and their settings")
-    add_processes(step)
-    step = add("study", study, "mc3 study --hours 2")
-    step.add_argument("--hours", type=float, default=2.0, help="begin no point that would end later (default: 2)")
-    step.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="trainings a point (default: 0 1)")
-    add_processes(step)
     step = add("discover", discover, "mc3 discover my_video.mp4")
     step.add_argument("video", type=Path, help="a video file with sound")
     step.add_argument("--checkpoint", type=Path, help="a checkpoint's folder (default: the first seed's mc3)")

@@ -17,17 +17,40 @@ from typing import Any
 
 import yaml
 
-
-class ConfigError(ValueError):
-    """A setting that is unknown, missing or of the wrong type; the message names it."""
+from mc3.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where things are: `raw` as the publishers ship it, `work` for all that is made from it."""
+    """Folders: `raw` as the publishers ship it, `shards` of cut clips, `work` for everything else that is made."""
 
     raw: Path
+    shards: Path
     work: Path
+
+    def checkpoint(self, method: str, seed: int) -> Path:
+        """A finished training: final/ and best/ for `MC3.load`, and metrics.jsonl."""
+        return self.work / "checkpoints" / f"{method}-{seed}"
+
+    def final(self, method: str, seed: int) -> Path:
+        """The checkpoint that is evaluated."""
+        return self.checkpoint(method, seed) / "final"
+
+    def run(self, method: str, seed: int) -> Path:
+        """What a training keeps outside of its output: states to resume from, TensorBoard, timings."""
+        return self.work / "runs" / f"{method}-{seed}"
+
+    def embeddings(self, method: str, seed: int) -> Path:
+        """The embeddings of the validation and test clips, a safetensors file."""
+        return self.work / "embeddings" / str(seed) / f"{method}.safetensors"
+
+    def probe_metrics(self, seed: int) -> Path:
+        """The EPIC-Sounds results of a seed, JSON."""
+        return self.work / "probe" / f"{seed}.json"
+
+    def probe_scores(self, seed: int) -> Path:
+        """The class scores behind them, a safetensors file."""
+        return self.work / "probe" / f"{seed}.safetensors"
 
 
 @dataclass(frozen=True)

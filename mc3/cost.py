@@ -190,7 +190,7 @@ def plan(config: Config, method: str, processes: int, peak: float | None) -> str
 
     recipe, train = methods.get(method), config.train
     try:
-        index = read_index(config.paths.work / "shards")
+        index = read_index(config.paths.shards)
         clips, source = int(((index["dataset"] == "ego4d") & (index["split"] == "train")).sum()), "in the shards"
     except ValueError:
         clips, source = config.ego4d.train_clips, "asked for; no shards yet"

@@ -25,7 +25,7 @@ from sklearn.metrics import (
 )
 from sklearn.metrics.cluster import contingency_matrix
 
-from mc3.data import DataError
+from mc3.errors import DataError
 
 DIRECTIONS = {"v2a": ("video", "audio"), "a2v": ("audio", "video"), "l2a": ("text", "audio"), "a2l": ("audio", "text")}
 """Table 3's columns: name -> (query modality, modality that is retrieved)."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed._functional_collectives import all_gather_tensor_autograd
 from torch.nn.functional import cross_entropy, pad
 
-from mc3.config import ConfigError
+from mc3.errors import ConfigError
 
 INVERSES = ("own", "minimum", "linear")
 EDGE = 1e-6  # K's derivative is infinite at x = -1 when its exponent is below 1; K is flat from there to -1 + 2 EDGE

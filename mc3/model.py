@@ -25,13 +25,13 @@ from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 from transformers.models.distilbert.modeling_distilbert import TransformerBlock
 
-from mc3.config import ConfigError, ModelConfig, as_dict, build
-from mc3.data import DataError
+from mc3.config import ModelConfig, as_dict, build
 from mc3.encoders import text
 from mc3.encoders.audio import AudioEncoder
 from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import Block, VideoEncoder
 from mc3.encoders.weights import mismatch
+from mc3.errors import ConfigError, DataError
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 

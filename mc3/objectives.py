@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize, one_hot, pad
 
-from mc3 import batches, losses
+from mc3 import losses
 from mc3.config import Config, as_dict
+from mc3.data import batches
 from mc3.methods import Stage
 from mc3.model import MC3
 

@@ -1,7 +1,7 @@
 """The trainer (Sec. 4.1, 4.4): runs a method's stages, alone or under `accelerate launch`.
 
     mc3 train --method mc3 --seed 0
-    accelerate launch -m mc3.train --config params.yaml --method mc3 --seed 0
+    accelerate launch -m mc3 train --config params.yaml --method mc3 --seed 0
 
 It writes `work/checkpoints/{method}-{seed}`, all at once when done: `final/` and `best/` (by the mean of the
 validation ROCs; the paper evaluates the final one) for `MC3.load`, and `metrics.jsonl`, a line a step and one an
@@ -36,32 +36,28 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from mc3 import batches, cost, evaluate, methods, objectives, runs
-from mc3.config import Config, ConfigError, Train, as_dict
-from mc3.data import DataError
-from mc3.data.shards import ClipDataset, read_index
+from mc3 import checkpoint, cost, evaluate, methods, objectives, progress
+from mc3.config import Config, Train, as_dict
+from mc3.data import batches
+from mc3.data.shards import ClipDataset, open_clips
+from mc3.errors import ConfigError, DataError
+from mc3.files import code_identity, sha256
 from mc3.methods import Method
 from mc3.model import MC3, freeze, recompute
 from mc3.objectives import Objective
 
 STOPPED = 75  # sysexits.h EX_TEMPFAIL
-IN_MEMORY_BYTES = 2 * 2**30
 
 
 def initial(config: Config, seed: int) -> MC3:
     """The weights that every method of `seed` with start "init" begins from: noise, or `config.init`'s files."""
-    tokenizer = config.paths.work / "shards" / "tokenizer.json"
+    tokenizer = config.paths.shards / "tokenizer.json"
     if not tokenizer.exists():
         raise DataError(f"no tokenizer at {tokenizer}; `dvc repro shards` makes it")
     torch.manual_seed(seed)
     model = MC3(config.model, tokenizer)
     model.init_from(config.init)
     return model
-
-
-def align_checkpoint(config: Config, seed: int) -> Path:
-    """The checkpoint that methods with start "align" begin from."""
-    return config.paths.work / "checkpoints" / f"align-{seed}" / "final"
 
 
 def start(config: Config, method: Method, seed: int) -> MC3:
@@ -73,7 +69,7 @@ def start(config: Config, method: Method, seed: int) -> MC3:
     """
     if method.start == "init":
         return initial(config, seed)
-    folder = align_checkpoint(config, seed)
+    folder = config.paths.final("align", seed)
     model = MC3.load(folder)
     if model.config != config.model:
         raise ConfigError(
@@ -137,30 +133,13 @@ def fingerprint(config: Config, method: str, seed: int) -> str:
     settings = {name: as_dict(getattr(config, name)) for name in ("model", "init", "loss", "train")}
     for name in ("workers", "threads", "checkpoint_every", "log_every"):
         del settings["train"][name]
-    digest = hashlib.sha256(json.dumps([settings, repr(recipe), seed], sort_keys=True).encode())
-    package = Path(__file__).parent
-    files = [package / f"{name}.py" for name in ("batches", "losses", "model", "objectives", "train")]
-    files += sorted((package / "encoders").glob("*.py"))
-    files += [config.paths.work / "shards" / name for name in ("index.parquet", "tokenizer.json")]
+    facts = json.dumps([settings, repr(recipe), seed, code_identity("mc3.train")], sort_keys=True)
+    files = [config.paths.shards / name for name in ("index.parquet", "tokenizer.json")]
     if recipe.start == "align":
-        files.append(align_checkpoint(config, seed) / "model.safetensors")
+        files.append(config.paths.final("align", seed) / "model.safetensors")
     else:
         files += [path for path in config.init.values() if path is not None and path.exists()]
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-def clips(config: Config, split: str, model: MC3, modalities: tuple[str, ...]) -> ClipDataset:
-    """Ego4D's clips of a split (or several, "a+b"), decoded beforehand if all fit in `IN_MEMORY_BYTES`."""
-    folder = config.paths.work / "shards"
-    index = read_index(folder)
-    rows = index[(index["dataset"] == "ego4d") & index["split"].isin(split.split("+"))]
-    heard = rows["audio_size" if "sound" in modalities else "fbank_size"].sum()
-    decoded = len(rows) * config.clips.frames * config.clips.frame_size**2 * 3 + heard
-    fits = bool(decoded < IN_MEMORY_BYTES)
-    length = config.model.text.max_length
-    return ClipDataset(folder, "ego4d", split, modalities, model.tokenizer, length, in_memory=fits)
+    return hashlib.sha256("".join([facts, *map(sha256, files)]).encode()).hexdigest()
 
 
 def validate(model: MC3, dataset: ClipDataset, modalities: set[str], batch_size: int) -> dict[str, float]:
@@ -196,14 +175,14 @@ class Trainer:
     """A method's stages one after the other, each with its own optimizer and schedule (two runs in the paper)."""
 
     def __init__(
-        self, config: Config, recipe: Method, seed: int, accelerator: Accelerator, model: MC3, files: runs.Run
+        self, config: Config, recipe: Method, seed: int, accelerator: Accelerator, model: MC3, files: checkpoint.Run
     ):
         self.config, self.recipe, self.seed = config, recipe, seed
         self.accelerator, self.model, self.files = accelerator, model, files
         heard = "sound" if config.train.log_mel == "device" else "audio"
         seen = tuple(heard if m == "audio" else m for m in recipe.modalities)
-        self.clips = clips(config, "train", model, seen)
-        self.held_out = clips(config, "validation", model, recipe.modalities)
+        self.clips = open_clips(config, "train", model.tokenizer, seen)
+        self.held_out = open_clips(config, "validation", model.tokenizer, recipe.modalities)
         size, epochs = config.train.batch_size, config.train.epochs
         epochs = {**epochs, "both": sum(epochs.values())}
         self.plans = [
@@ -232,7 +211,7 @@ class Trainer:
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.best = state["best"]
-        with runs.progress(total, done, self.files.main) as show:
+        with progress.bar(total, done, self.files.main) as show:
             for k in range(first, len(self.plans)):
                 self.train_stage(k, state if k == first else None, stop, show)
 
@@ -449,15 +428,9 @@ def run(config: Config, method: str, seed: int) -> Path:
     if config.train.compile:
         for encoder in model.encoders.values():
             encoder.compile()
-    files = runs.Run(config, f"{method}-{seed}", fingerprint(config, method, seed), accelerator.is_main_process)
-    with runs.sigterm() as stop:
+    files = checkpoint.Run(config, f"{method}-{seed}", fingerprint(config, method, seed), accelerator.is_main_process)
+    with checkpoint.sigterm() as stop:
         Trainer(config, recipe, seed, accelerator, model, files).fit(stop)
     files.finish(model)
     accelerator.wait_for_everyone()
     return files.target
-
-
-if __name__ == "__main__":  # so that `accelerate launch -m mc3.train` is `mc3 train` in many processes
-    from mc3.cli import main
-
-    sys.exit(main(["train", *sys.argv[1:]]))

@@ -31,7 +31,8 @@ def shared_data() -> Path:
 def mini_settings(tmp_path: Path) -> dict:
     """The mini profile as a mapping, with its paths under `tmp_path`; change it, then `config.build` it."""
     settings = yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
-    settings["paths"] = {"raw": str(tmp_path / "work" / "world"), "work": str(tmp_path / "work")}
+    work = tmp_path / "work"
+    settings["paths"] = {"raw": str(work / "world"), "shards": str(work / "shards"), "work": str(work)}
     settings["source"]["out"] = settings["paths"]["raw"]
     return settings
 

@@ -31,7 +31,9 @@ SEED = 0
 def make(folder: Path, clips: int = 240, events: int = 120, dim: int = 16) -> Path:
     """Write `folder`/params.yaml and the work folder that it names; return the params file."""
     settings = config.as_dict(config.load(ROOT / "profiles" / "mini.yaml"))
-    settings["paths"] = {"raw": str(folder / "world"), "work": str(folder / "mini")}
+    settings["paths"] = {
+        "raw": str(folder / "world"), "shards": str(folder / "mini" / "shards"), "work": str(folder / "mini"),
+    }  # fmt: skip
     settings["source"]["out"] = str(folder / "world")
     settings["evaluate"]["clusters"] = 5
     folder.mkdir(parents=True, exist_ok=True)

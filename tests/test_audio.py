@@ -4,8 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mc3.config import AudioConfig, ConfigError
+from mc3.config import AudioConfig
 from mc3.encoders.audio import AudioEncoder, normalise, patch_grid
+from mc3.errors import ConfigError
 
 SMALL = AudioConfig(length=49, mel_bins=48, patch=16, stride=10, dim=24, depth=2, heads=3)
 SECOND_AND_A_HALF, TEN_SECONDS = 149, 1024

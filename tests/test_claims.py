@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import small_work
 
-from mc3 import claims, config, methods, tables, uncertainty
+from mc3 import config, methods
 from mc3.config import Config
+from mc3.paper import bootstrap, claims, tables
 
 Z = np.linspace(-2, 2, 401)  # draws whose central 95 % are -1.9 .. 1.9
 
@@ -19,21 +20,21 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 @pytest.fixture(scope="module")
-def measured(settings: Config) -> dict[str, uncertainty.Measured]:
-    return uncertainty.measure(settings, draws=60)
+def measured(settings: Config) -> dict[str, bootstrap.Measured]:
+    return bootstrap.measure(settings, draws=60)
 
 
-def made(**rows: float) -> dict[str, uncertainty.Measured]:
+def made(**rows: float) -> dict[str, bootstrap.Measured]:
     """Table 2 of one seed: "row_av_roc" is its value; MC3's draws alone vary, by 1.9 to each side."""
     cells = {}
     for name, value in rows.items():
         row, pair, metric = name.rsplit("_", 2)
         spread = Z if row == "mc3" else 0 * Z
         cells[row, f"{pair}_{metric}"] = value + np.r_[0, spread][None]
-    return {"table2": uncertainty.Measured("clips", 1000, 10**9, cells)}
+    return {"table2": bootstrap.Measured("clips", 1000, 10**9, cells)}
 
 
-def judged(measured: dict[str, uncertainty.Measured], *checks: claims.Check) -> pd.Series:
+def judged(measured: dict[str, bootstrap.Measured], *checks: claims.Check) -> pd.Series:
     claim = (claims.Claim("one", "6.1", "MC3 is better.", "table2", checks),)
     return claims.table(claims.checks(measured, claim), claim).iloc[0]
 
@@ -84,7 +85,7 @@ def test_the_papers_own_differences_are_those_of_its_tables() -> None:
     assert numbers["random", "al_pr"] == 0.559
 
 
-def test_every_claim_names_rows_and_metrics_that_are_measured(measured: dict[str, uncertainty.Measured]) -> None:
+def test_every_claim_names_rows_and_metrics_that_are_measured(measured: dict[str, bootstrap.Measured]) -> None:
     names = [claim.name for claim in claims.CLAIMS]
     assert len(set(names)) == len(names)
     for claim in claims.CLAIMS:
@@ -95,7 +96,7 @@ def test_every_claim_names_rows_and_metrics_that_are_measured(measured: dict[str
 
 
 def test_the_papers_tables_bear_out_its_sentences_but_for_one_number(
-    measured: dict[str, uncertainty.Measured],
+    measured: dict[str, bootstrap.Measured],
 ) -> None:
     checked = claims.checks(measured)
     against = checked[checked["paper"].notna() & (checked["paper"] <= checked["margin"])]
@@ -115,7 +116,7 @@ def test_every_result_table_and_section_of_the_paper_has_its_claims() -> None:
         assert set(pd.read_csv(tables.PAPER / file)) - {"method", "protocol", *("audio", "vision", "language")} <= used
 
 
-def test_the_small_world_is_judged_as_it_was_made(measured: dict[str, uncertainty.Measured]) -> None:
+def test_the_small_world_is_judged_as_it_was_made(measured: dict[str, bootstrap.Measured]) -> None:
     verdicts = claims.table(claims.checks(measured)).set_index("claim")["verdict"]
     assert verdicts["av_learned"] == claims.HOLDS
     assert verdicts["retrieval_learned"] == claims.HOLDS
@@ -124,10 +125,10 @@ def test_the_small_world_is_judged_as_it_was_made(measured: dict[str, uncertaint
 
 
 def test_without_a_truth_file_regions_two_to_four_are_one(
-    settings: Config, monkeypatch: pytest.MonkeyPatch, measured: dict[str, uncertainty.Measured]
+    settings: Config, monkeypatch: pytest.MonkeyPatch, measured: dict[str, bootstrap.Measured]
 ) -> None:
     blind = dataclasses.replace(settings, paths=dataclasses.replace(settings.paths, raw=settings.paths.work))
-    found = uncertainty.measure(blind, draws=5)["figure2"]
+    found = bootstrap.measure(blind, draws=5)["figure2"]
     assert {m.split("_")[-1] for _, m in found.cells if "_roc_" in m} == {"II-IV"}
     judged = claims.table(claims.checks({**measured, "figure2": found})).set_index("claim")
     assert judged.loc["align_agreement", "checks"].endswith("of 2")
@@ -137,14 +138,14 @@ def test_claims_about_methods_that_were_removed_are_not_measured_and_the_rest_is
     settings: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in ("clap", "mc3")})
-    monkeypatch.setattr("mc3.findings.CHECKPOINTS", ("align", "mc3"))
-    judged = claims.table(claims.checks(uncertainty.measure(settings, draws=20))).set_index("claim")
+    monkeypatch.setattr("mc3.paper.findings.CHECKPOINTS", ("align", "mc3"))
+    judged = claims.table(claims.checks(bootstrap.measure(settings, draws=20))).set_index("claim")
     assert judged.loc["consensus_helps", "verdict"] == claims.UNMEASURED
     assert judged.loc["al_discovery", "checks"].endswith("of 2")
     assert judged.loc["consensus_pulls", "checks"].endswith("of 2")
 
 
-def test_the_sentence_counts_all_claims(measured: dict[str, uncertainty.Measured]) -> None:
+def test_the_sentence_counts_all_claims(measured: dict[str, bootstrap.Measured]) -> None:
     judged = claims.table(claims.checks(measured))
     sentence = claims.sentence(judged)
     counts = judged["verdict"].value_counts()
@@ -154,7 +155,7 @@ def test_the_sentence_counts_all_claims(measured: dict[str, uncertainty.Measured
     assert len(judged) == len(claims.CLAIMS)
 
 
-def test_claims_read_back_from_csv_print_the_same(measured: dict[str, uncertainty.Measured], tmp_path) -> None:
+def test_claims_read_back_from_csv_print_the_same(measured: dict[str, bootstrap.Measured], tmp_path) -> None:
     judged = claims.table(claims.checks(measured))
     judged.to_csv(tmp_path / "claims.csv", index=False)
     again = pd.read_csv(tmp_path / "claims.csv")

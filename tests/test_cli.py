@@ -10,12 +10,12 @@ import yaml
 from conftest import ROOT
 
 import mc3.data
-from mc3 import cli, config, repro
-from mc3.data import DataError
-from mc3.notebook import NotebookError
+from mc3 import cli, config
+from mc3.errors import DataError, NotebookError
+from mc3.paper import repro
 
 STEPS = ("profile", "source", "world", "manifest", "shards", "train", "embed", "probe", "narrated", "submission",
-         "transfer", "seeds", "tune", "ablate", "study", "sources", "notebook", "report", "compare", "summary",
+         "transfer", "sources", "notebook", "report", "compare", "summary",
          "repro")  # fmt: skip
 
 

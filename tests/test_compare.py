@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from mc3 import cli, compare, summary
+from mc3 import cli
+from mc3.paper import compare, summary
 
 TABLE = "method,label,av_roc,paper_av_roc\nmc3,MC3,0.6,0.7\ncmc,CMC,0.5,\n"
 

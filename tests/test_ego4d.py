@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from raw_files import NOUNS, VERBS, narration, write_raw
 
 from mc3.config import Config, build
-from mc3.data import DataError, ego4d
+from mc3.data import ego4d
 from mc3.data.annotations import Report, read_rows, read_table
+from mc3.errors import DataError
 
 
 @pytest.fixture

@@ -25,8 +25,7 @@ from timm.models.deit import VisionTransformerDistilled
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import DistilBertConfig, DistilBertModel
 
-from mc3 import config, methods, train
-from mc3.data import world
+from mc3 import config, methods, train, world
 from mc3.encoders import weights
 from mc3.encoders.video import VideoEncoder
 

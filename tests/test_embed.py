@@ -12,9 +12,10 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
-from mc3 import config, embed, methods, train
-from mc3.data import DataError, tokenizer
+from mc3 import config, embed, methods, store, train
+from mc3.data import tokenizer
 from mc3.data.shards import ClipDataset
+from mc3.errors import DataError
 from mc3.model import MC3
 
 
@@ -27,8 +28,8 @@ def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["evaluate"]["batch_size"] = 20
     params.write_text(yaml.safe_dump(settings))
     settings = config.load(params)
-    texts = pd.read_parquet(settings.paths.work / "shards" / "index.parquet")["text"]
-    tokenizer.train(texts, settings.model.text.vocab_size).save(str(settings.paths.work / "shards" / "tokenizer.json"))
+    texts = pd.read_parquet(settings.paths.shards / "index.parquet")["text"]
+    tokenizer.train(texts, settings.model.text.vocab_size).save(str(settings.paths.shards / "tokenizer.json"))
     for seed, name in enumerate(("mc3", "clap", "align")):
         train.initial(settings, seed).save(settings.paths.work / "checkpoints" / f"{name}-0" / "final")
     return params
@@ -40,14 +41,14 @@ def settings(params: Path) -> config.Config:
 
 
 def test_each_row_is_its_clip_embedded_alone(settings: config.Config) -> None:
-    tensors, metadata = embed.load(embed.run(settings, "mc3", 0))
-    folder = settings.paths.work / "checkpoints" / "mc3-0" / "final"
-    index, model = embed.clips(settings), MC3.load(folder)
+    tensors, metadata = store.read_tensors(embed.run(settings, "mc3", 0))
+    folder = settings.paths.checkpoint("mc3", 0) / "final"
+    index, model = store.clips(settings), MC3.load(folder)
     assert set(index["split"]) == {"validation", "test"}
     assert index.index.tolist() == list(range(48))
     rows = {}
     for split in ("validation", "test"):
-        dataset = ClipDataset(settings.paths.work / "shards", split=split, tokenizer=model.tokenizer)
+        dataset = ClipDataset(settings.paths.shards, split=split, tokenizer=model.tokenizer)
         rows |= {clip: (dataset, i) for i, clip in enumerate(dataset.index["clip_id"])}
     for row in (0, 15, 16, 47):
         dataset, i = rows[index["clip_id"][row]]
@@ -63,8 +64,8 @@ def test_each_row_is_its_clip_embedded_alone(settings: config.Config) -> None:
 
 
 def test_only_what_a_method_trained_is_embedded_and_align_is_a_method_too(settings: config.Config) -> None:
-    assert sorted(embed.load(embed.run(settings, "clap", 0))[0]) == ["audio", "text"]
-    assert sorted(embed.load(embed.run(settings, "align", 0))[0]) == ["audio", "text", "video"]
+    assert sorted(store.read_tensors(embed.run(settings, "clap", 0))[0]) == ["audio", "text"]
+    assert sorted(store.read_tensors(embed.run(settings, "align", 0))[0]) == ["audio", "text", "video"]
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(settings: config.Config) -> None:
@@ -79,18 +80,18 @@ def test_a_missing_checkpoint_is_named_with_the_command_that_makes_it(settings: 
 
 def test_missing_embeddings_are_named_with_the_stage_that_makes_them(mini_config: config.Config) -> None:
     with pytest.raises(DataError, match="dvc repro embed@4`"):
-        embed.load(embed.path(mini_config, "mc3", 4))
+        store.read_tensors(mini_config.paths.embeddings("mc3", 4))
 
 
 def test_only_what_changed_is_embedded_again_and_what_no_method_makes_goes(
     settings: config.Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in ("mc3", "clap")})
-    leftover = embed.path(settings, "gone", 0)
+    leftover = settings.paths.embeddings("gone", 0)
     embed.run_all(settings, 0)
     leftover.write_bytes(b"")
-    folder = settings.paths.work / "checkpoints" / "clap-0" / "final"
-    before = embed.path(settings, "clap", 0).read_bytes()
+    folder = settings.paths.checkpoint("clap", 0) / "final"
+    before = settings.paths.embeddings("clap", 0).read_bytes()
     train.initial(settings, 7).save(folder)
     capsys.readouterr()
     files = embed.run_all(settings, 0)
@@ -98,19 +99,19 @@ def test_only_what_changed_is_embedded_again_and_what_no_method_makes_goes(
         "align-0: unchanged",
         "mc3-0: unchanged",
     ]
-    assert embed.path(settings, "clap", 0).read_bytes() != before
+    assert settings.paths.embeddings("clap", 0).read_bytes() != before
     assert sorted(files[0].parent.iterdir()) == sorted(files)
 
 
 def test_missing_shards_are_named_with_the_stage_that_makes_them(mini_config: config.Config) -> None:
     with pytest.raises(DataError, match="dvc repro shards"):
-        embed.clips(mini_config)
+        store.clips(mini_config)
 
 
 def test_files_are_the_same_bytes_from_any_process_and_the_library_reads_them(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; import numpy as np; from mc3 import embed; "
-        "embed.save(Path(sys.argv[1]), {'b': np.ones((3, 2), np.float32), 'a': np.arange(6).reshape(2, 3).T}, "
+        "store.write_tensors(Path(sys.argv[1]), {'b': np.ones((3, 2), np.float32), 'a': np.arange(6).reshape(2, 3).T}, "
         "{'seed': '0', 'method': 'mc3', 'checkpoint': 'é', 'more': 'x'})"
     )
     files = [tmp_path / f"{i}.safetensors" for i in range(4)]
@@ -118,14 +119,14 @@ def test_files_are_the_same_bytes_from_any_process_and_the_library_reads_them(tm
         subprocess.run([sys.executable, "-c", program, str(file)], check=True)
     assert len({file.read_bytes() for file in files}) == 1
     np.testing.assert_array_equal(load_file(files[0])["a"], np.arange(6).reshape(2, 3).T)
-    assert embed.load(files[0])[1] == {"seed": "0", "method": "mc3", "checkpoint": "é", "more": "x"}
+    assert store.read_tensors(files[0])[1] == {"seed": "0", "method": "mc3", "checkpoint": "é", "more": "x"}
     assert len(list(tmp_path.iterdir())) == 4
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_rows_of_one_in_order(settings: config.Config, params: Path) -> None:
-    alone, _ = embed.load(embed.run(settings, "mc3", 0))
-    embed.path(settings, "mc3", 0).unlink()
+    alone, _ = store.read_tensors(embed.run(settings, "mc3", 0))
+    settings.paths.embeddings("mc3", 0).unlink()
     program = params.with_name("embed_mc3.py")
     program.write_text(
         "from accelerate import PartialState; assert PartialState(cpu=True).num_processes == 2; "
@@ -133,6 +134,6 @@ def test_two_processes_give_the_rows_of_one_in_order(settings: config.Config, pa
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run([*launch, str(program)], check=True)
-    together, _ = embed.load(embed.path(settings, "mc3", 0))
+    together, _ = store.read_tensors(settings.paths.embeddings("mc3", 0))
     for modality, tensor in alone.items():
         np.testing.assert_allclose(together[modality], tensor, atol=1e-5)

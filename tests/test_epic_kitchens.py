@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from mc3.data import DataError, epic_kitchens
 from mc3.data.annotations import Report
+from mc3.errors import DataError
+from mc3.extra import epic_kitchens
 
 TABLE = ROOT / "data" / "epic" / "verb_sounds.csv"
 HEADER = (

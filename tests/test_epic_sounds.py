@@ -14,8 +14,9 @@ from raw_files import EVENTS_HEADER, clicks, stamp, write_media, write_raw
 
 from mc3 import evaluate
 from mc3.config import Config
-from mc3.data import DataError, epic_sounds, manifest
+from mc3.data import epic_sounds, manifest
 from mc3.data.annotations import Report
+from mc3.errors import DataError
 
 
 def test_the_published_validation_file_is_read_whole(shared_data: Path):

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_files import write_raw
 
-from mc3 import probe
-from mc3.config import Config, ConfigError
-from mc3.data import DataError, epic_views, manifest, prepare
+from mc3.config import Config
+from mc3.data import epic_views, manifest, prepare
 from mc3.data.epic_views import AstViews, OfficialViews
 from mc3.encoders.audio import FBANK_MEAN
+from mc3.errors import ConfigError, DataError
+from mc3.paper import probe
 
 CPU = torch.device("cpu")
 SECOND = 24000

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc3 import evaluate
-from mc3.data import DataError
+from mc3.errors import DataError
 
 
 def scored(seed, n=200, ties=False):

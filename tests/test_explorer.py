@@ -12,10 +12,11 @@ import pytest
 import small_work
 from PIL import Image
 
-from mc3 import config, explorer
-from mc3.config import Config, ConfigError
-from mc3.data import DataError
-from mc3.explorer import Explorer
+from mc3 import config
+from mc3.config import Config
+from mc3.errors import ConfigError, DataError
+from mc3.paper import explorer
+from mc3.paper.explorer import Explorer
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from small_training import SEED, configured
 from torch import Tensor
 
-from mc3 import batches, losses, methods, objectives, runs, train
-from mc3.config import Config, ConfigError
-from mc3.data import media
+from mc3 import checkpoint, losses, methods, objectives, train
+from mc3.config import Config
+from mc3.data import batches, media
+from mc3.errors import ConfigError
 from mc3.model import recompute
 
 EVERY = (*methods.METHODS, *methods.OTHERS)
@@ -38,7 +39,7 @@ def gradients(config: Config, method: str, dtype: torch.dtype = torch.float64) -
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     if config.train.recompute:
         recompute(model)
-    files = runs.Run(config, f"{method}-{SEED}", "", main=False)
+    files = checkpoint.Run(config, f"{method}-{SEED}", "", main=False)
     trainer, found = train.Trainer(config, recipe, SEED, accelerator, model, files), {}
     for k in range(len(recipe.stages)):
         trainer.begin(k)
@@ -103,7 +104,7 @@ def test_with_dropout_both_passes_over_a_piece_see_the_same(settings):
     found = gradients(config, "mc3", torch.float32)
     # the reference: one graph through all pieces, each with the dropout of its place
     model, stage = train.initial(config, SEED), methods.get("mc3").stages[0]
-    files = runs.Run(config, "mc3-0", "", main=False)
+    files = checkpoint.Run(config, "mc3-0", "", main=False)
     trainer = train.Trainer(config, methods.get("mc3"), SEED, Accelerator(), model, files)
     trainer.begin(0)
     inputs = trainer.inputs(0, 0, next(iter(trainer.loader(trainer.plans[0][:1]))))

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from raw_files import clicks, write_media, write_raw
 
-from mc3 import cli, config
-from mc3.data import DataError, inventory, manifest, media, prepare, world
+from mc3 import cli, config, world
+from mc3.data import inventory, manifest, media, prepare
+from mc3.errors import DataError
 
 SECONDS = 12.0
 

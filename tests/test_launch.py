@@ -32,7 +32,7 @@ def test_the_command_in_a_launch_file_parses(name):
     line = next(line for line in text.splitlines() if "accelerate launch" in line)
     arguments = launch_command_parser().parse_args(line.split("accelerate launch ")[1].split())
     assert arguments.module
-    assert arguments.training_script == "mc3.train"
+    assert arguments.training_script == "mc3"
     assert cli.parser().parse_args(["train", *arguments.training_script_args]).method == "mc3"
     assert (ROOT / arguments.config_file).exists()
 
@@ -61,7 +61,7 @@ def test_the_slurm_script_trains_in_as_many_processes_as_it_is_given(mini_settin
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "align-0: 28 clips, for 2 steps, 2 x cpu" in done.stderr
-    assert (config.paths.work / "checkpoints" / "align-0" / "final" / "model.safetensors").exists()
+    assert (config.paths.checkpoint("align", 0) / "final" / "model.safetensors").exists()
 
 
 def test_the_slurm_script_says_which_argument_is_missing(commands):

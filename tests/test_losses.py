@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc3 import losses
-from mc3.config import ConfigError
+from mc3.errors import ConfigError
 
 PAIRS = [("audio", "video"), ("audio", "text"), ("video", "text")]
 ALPHA = {"audio": 0.7, "video": 0.5, "text": 1.0, "touch": 2.0}

@@ -7,7 +7,9 @@ import pytest
 from raw_files import narration, write_raw
 
 from mc3.config import Config
-from mc3.data import DataError, is_safe_id, manifest
+from mc3.data import manifest
+from mc3.errors import DataError
+from mc3.files import is_safe_id
 
 
 @pytest.mark.parametrize(

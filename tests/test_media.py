@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from raw_files import clicks, number_of, numbered, write_media
 from scipy.signal import resample_poly
 
-from mc3.data import DataError, media
+from mc3.data import media
+from mc3.errors import DataError
 
 FPS, SECONDS = 8, 40.0
 

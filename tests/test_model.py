@@ -9,8 +9,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from mc3.config import ConfigError, ModelConfig, build
-from mc3.data import DataError
+from mc3.config import ModelConfig, build
+from mc3.errors import ConfigError, DataError
 from mc3.model import MC3
 
 TINY = {

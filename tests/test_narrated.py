@@ -16,9 +16,11 @@ from raw_files import EVENTS_HEADER, stamp, write_media
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_epic_kitchens import HEADER as NARRATIONS_HEADER
 
-from mc3 import baselines, cli, config, narrated
-from mc3.data import DataError, epic_kitchens, epic_sounds, media, tokenizer
+from mc3 import cli, config
+from mc3.data import epic_sounds, media, tokenizer
 from mc3.data.annotations import Report
+from mc3.errors import DataError
+from mc3.extra import baselines, epic_kitchens, narrated
 from mc3.model import MC3
 
 TABLE = ROOT / "data" / "epic" / "verb_sounds.csv"

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from mc3 import notebook
-from mc3.config import ConfigError
+from mc3.errors import ConfigError
+from mc3.paper import notebook
 
 PARAMETERS = "config = 'params.yaml'\nlimit: int | None = None\na = b = 1"
 

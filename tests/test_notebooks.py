@@ -12,7 +12,8 @@ import pytest
 import small_work
 import yaml
 
-from mc3 import config, notebook
+from mc3 import config
+from mc3.paper import notebook
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -17,8 +17,9 @@ from small_training import SEED, configured
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mc3 import batches, methods, objectives, runs, train
+from mc3 import checkpoint, methods, objectives, train
 from mc3.config import Config
+from mc3.data import batches
 from mc3.objectives import EMPTY, ActiveNegatives, LearntScale, MemoryBank, Queue
 
 OWN = ("clap", "cm_acc", "cmc_bank")
@@ -53,7 +54,9 @@ def stepped(config: Config, method: str, count: int, watch: Callable[[train.Trai
     """A trainer after `count` steps of plain gradient descent in float64, which magnifies no rounding as Adam does."""
     recipe, model = methods.get(method), train.initial(config, SEED).double()
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
-    trainer = train.Trainer(config, recipe, SEED, accelerator, model, runs.Run(config, f"{method}-0", "", main=False))
+    trainer = train.Trainer(
+        config, recipe, SEED, accelerator, model, checkpoint.Run(config, f"{method}-0", "", main=False)
+    )
     trainer.begin(0)
     optimizer = torch.optim.SGD([*model.parameters(), *trainer.objective.parameters()], lr=0.1)
     prepared = accelerator.prepare_model(model)

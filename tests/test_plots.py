@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mc3 import plots
+from mc3.paper import plots
 
 METHODS = ["CLAP", "w/o consensus", "w/o contrastive", "CMC (with a long label indeed)", "MC3"]
 

@@ -20,8 +20,9 @@ from test_shards import build, contents
 
 from mc3 import cli
 from mc3 import config as settings
-from mc3.config import Config, ConfigError
-from mc3.data import DataError, manifest, prepare, submit
+from mc3.config import Config
+from mc3.data import manifest, prepare, submit
+from mc3.errors import ConfigError, DataError
 
 CLIPS = settings.load(Path(__file__).parents[1] / "profiles" / "mini.yaml").clips
 
@@ -88,11 +89,11 @@ def test_ranks_together_write_the_bytes_of_one_process_and_what_it_took(written:
         assert 0 < rank["elapsed_sec"] < 600
     tars = list((again.paths.work / "shards.partial").glob("*.tar"))
     assert sum(rank["bytes"] for rank in ranks) == sum(path.stat().st_size for path in tars)
-    assert contents(prepare.write(again)) == contents(written.paths.work / "shards")
+    assert contents(prepare.write(again)) == contents(written.paths.shards)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["clips"] == len(table)
     assert summary["cpu_sec"] == pytest.approx(sum(rank["cpu_sec"] for rank in ranks))
-    filmed = sum(p.stat().st_size for p in (again.paths.work / "shards").glob("ego4d*.tar"))
+    filmed = sum(p.stat().st_size for p in (again.paths.shards).glob("ego4d*.tar"))
     count = (table["dataset"] == "ego4d").sum()
     assert summary["projected"]["clips"] == 250_000
     assert summary["projected"]["bytes"] == pytest.approx(250_000 * filmed / count)
@@ -121,7 +122,7 @@ def test_a_share_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(writt
     prepare.write_share(again, 0, 1)
     for name, moment in finished.items():
         assert (folder / name).stat().st_mtime_ns == moment
-    assert contents(prepare.write(again)) == contents(written.paths.work / "shards")
+    assert contents(prepare.write(again)) == contents(written.paths.shards)
 
 
 def test_the_workers_of_a_killed_process_end_too():
@@ -152,7 +153,7 @@ def test_two_processes_at_one_shard_do_not_harm_it(written: Config, again: Confi
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
-    assert job.path.read_bytes() == (written.paths.work / "shards" / job.path.name).read_bytes()
+    assert job.path.read_bytes() == (written.paths.shards / job.path.name).read_bytes()
     assert sorted(path.name for path in job.folder.iterdir()) == sorted([job.path.name, job.mark.name])
 
 
@@ -161,7 +162,7 @@ def test_a_shard_that_another_run_has_taken_away_is_said(again: Config, monkeypa
 
     def finished_elsewhere(clip, clips):
         if job.folder.exists():
-            job.folder.rename(again.paths.work / "shards")
+            job.folder.rename(again.paths.shards)
         return {"audio": b"sound"}
 
     monkeypatch.setattr(prepare, "members_of", finished_elsewhere)
@@ -236,7 +237,7 @@ def test_every_video_is_opened_once(again: Config, monkeypatch):
 
 def test_two_submitted_tasks_cut_it_all_and_it_is_joined(written: Config, again: Config, capfd):
     folder = submit.submit(again, 2, {"partition": "cpu"})
-    assert contents(folder) == contents(written.paths.work / "shards")
+    assert contents(folder) == contents(written.paths.shards)
     said = capfd.readouterr().out
     assert "2 tasks on local" in said
     assert "core-hours" in said
@@ -250,7 +251,7 @@ def test_a_failed_task_is_named_with_its_log_and_the_rest_is_kept(again: Config)
     log = next(path for path in (again.paths.work / "runs" / "prepare" / "logs").glob("*.err") if path.stat().st_size)
     assert "IsADirectoryError" in log.read_text()
     assert list((again.paths.work / "shards.partial").glob("*.json"))
-    assert not (again.paths.work / "shards").exists()
+    assert not (again.paths.shards).exists()
 
 
 def test_slurm_is_given_the_parameters(again: Config, tmp_path: Path, monkeypatch):

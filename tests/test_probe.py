@@ -16,11 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from mc3 import config, evaluate, methods, probe, train
-from mc3.config import AudioConfig, ConfigError, ProbeRecipe
-from mc3.data import DataError, tokenizer
+from mc3 import config, evaluate, methods, store, train
+from mc3.config import AudioConfig, ProbeRecipe
+from mc3.data import tokenizer
 from mc3.data.epic_views import AstViews
 from mc3.encoders.audio import AudioEncoder
+from mc3.errors import ConfigError, DataError
+from mc3.paper import probe
 
 CPU = torch.device("cpu")
 RECIPE = ProbeRecipe(
@@ -216,7 +218,7 @@ def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["train"]["threads"] = 1
     params.write_text(yaml.safe_dump(settings))
     settings = config.load(params)
-    shards = settings.paths.work / "shards"
+    shards = settings.paths.shards
     tokenizer.train(pd.read_parquet(shards / "index.parquet")["text"], 512).save(str(shards / "tokenizer.json"))
     for seed, name in enumerate(methods.METHODS, 1):
         train.initial(settings, seed).save(settings.paths.work / "checkpoints" / f"{name}-0" / "final")
@@ -227,7 +229,7 @@ def test_a_run_writes_every_methods_metrics_of_the_scores_beside_them_and_the_sa
     settings = config.load(params)
     file = probe.run(settings, 0)
     bytes_of = [f.read_bytes() for f in (file, file.with_suffix(".safetensors"))]
-    result, scores, events = probe.load(file), probe.load_scores(file), probe.events(settings)
+    result, scores, events = probe.load(file), probe.load_scores(file), store.events(settings)
     assert list(result["metrics"]["linear-probe"]) == ["untrained", *methods.METHODS]
     assert list(result["metrics"]["linear-probe-official"]) == settings.probe.official_methods
     assert list(result["metrics"]["fine-tune"]) == ["untrained", *settings.probe.finetune_methods]
@@ -247,7 +249,7 @@ def test_a_run_writes_every_methods_metrics_of_the_scores_beside_them_and_the_sa
 def test_test_events_are_scored_beside_the_validation_events_whose_scores_stay_the_same(params: Path) -> None:
     settings = config.load(params)
     before = probe.load_scores(probe.run(settings, 0))
-    file = settings.paths.work / "shards" / "index.parquet"
+    file = settings.paths.shards / "index.parquet"
     index = pd.read_parquet(file)
     more = index[(index["dataset"] == "epic_sounds") & (index["split"] == "validation")][::-1].assign(split="test")
     more["clip_id"], more["class_id"] = more["clip_id"] + "_t", pd.array([None] * len(more), dtype="Int16")

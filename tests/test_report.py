@@ -13,9 +13,10 @@ import pytest
 import small_work
 from PIL import Image
 
-from mc3 import claims, config, methods, report, study, tables, uncertainty
+from mc3 import config, methods
 from mc3.config import Config
-from mc3.data import DataError
+from mc3.errors import DataError
+from mc3.paper import bootstrap, claims, report, tables
 
 ROOT = Path(__file__).parents[1]
 NASTY = 'C <script>alert(1)</script> & "cuts"'
@@ -37,7 +38,7 @@ def written(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("table4_epic_sounds", tables.table4),
     ):
         make(settings).to_csv(figures / f"{stem}.csv", index=False)
-    measured = uncertainty.measure(settings, draws=50)
+    measured = bootstrap.measure(settings, draws=50)
     judged = claims.table(claims.checks(measured))
     judged.loc[0, "text"] = NASTY
     for section in report.SECTIONS:
@@ -48,7 +49,7 @@ def written(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
         about = {"commit": "a" * 40, "dirty": True, "device": "cpu", "inputs": {NASTY: "0"}, "notebook": "1" * 64}
         (figures / f"{section.notebook}.provenance.json").write_text(json.dumps(about))
     judged.to_csv(figures / "claims.csv", index=False)
-    uncertainty.differences(measured).to_csv(figures / "differences.csv", index=False)
+    bootstrap.differences(measured).to_csv(figures / "differences.csv", index=False)
     return figures
 
 

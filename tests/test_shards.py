@@ -19,13 +19,14 @@ from tokenizers import Tokenizer
 
 from mc3 import config as settings
 from mc3.config import Config
-from mc3.data import DataError, manifest, media, prepare, shards, tokenizer
+from mc3.data import manifest, media, prepare, shards, tokenizer
+from mc3.errors import DataError
 
 
 def build(folder: Path, workers: int = 1, train: int = 3, clips_per_shard: int = 5) -> Config:
     """Raw files, manifest and configuration of a small set whose raw files are in `folder`/world."""
     profile = settings.as_dict(settings.load(Path(__file__).parents[1] / "profiles" / "mini.yaml"))
-    profile["paths"] = {"raw": str(folder / "world"), "work": str(folder)}
+    profile["paths"] = {"raw": str(folder / "world"), "shards": str(folder / "shards"), "work": str(folder)}
     profile["clips"] |= {"workers": workers, "clips_per_shard": clips_per_shard}
     built = settings.build(Config, profile)
     if not built.paths.raw.exists():
@@ -46,13 +47,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_index_has_every_clip_of_the_manifest_in_its_order(written: Config):
-    index = shards.read_index(written.paths.work / "shards")
+    index = shards.read_index(written.paths.shards)
     table = manifest.read(written.paths.work / "manifest.parquet")
     assert index[list(manifest.COLUMNS)].astype(manifest.COLUMNS).equals(table)
 
 
 def test_offsets_hashes_and_names_are_those_that_tarfile_reads(written: Config):
-    folder = written.paths.work / "shards"
+    folder = written.paths.shards
     index = shards.read_index(folder).set_index("clip_id")
     members = {}
     for path in sorted(folder.glob("*.tar")):
@@ -77,14 +78,14 @@ def test_offsets_hashes_and_names_are_those_that_tarfile_reads(written: Config):
 
 
 def test_a_shard_holds_whole_videos_of_one_split(written: Config):
-    index = shards.read_index(written.paths.work / "shards")
+    index = shards.read_index(written.paths.shards)
     assert (index.groupby(["dataset", "split", "video_uid"])["shard"].nunique() == 1).all()
     assert (index.groupby("shard")["split"].nunique() == 1).all()
     assert index.loc[(index["dataset"] == "ego4d") & (index["split"] == "train"), "shard"].nunique() == 2
 
 
 def test_two_workers_and_a_resumed_run_write_the_same_bytes_as_one(written: Config, tmp_path: Path, monkeypatch):
-    one = contents(written.paths.work / "shards")
+    one = contents(written.paths.shards)
     (tmp_path / "world").symlink_to(written.paths.raw, target_is_directory=True)
     built = build(tmp_path, workers=2)
     assert contents(prepare.write(built)) == one
@@ -111,8 +112,8 @@ def test_a_shard_of_other_settings_is_not_taken_for_done(written: Config, tmp_pa
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_clip_is_the_pictures_the_sound_and_the_words_of_its_moment(written: Config, in_memory: bool):
-    data = shards.ClipDataset(written.paths.work / "shards", in_memory=in_memory)
-    words = Tokenizer.from_file(str(written.paths.work / "shards" / "tokenizer.json"))
+    data = shards.ClipDataset(written.paths.shards, in_memory=in_memory)
+    words = Tokenizer.from_file(str(written.paths.shards / "tokenizer.json"))
     assert len(data) == len(data.index) == 12
     for i, row in data.index.iterrows():
         clip = data[i]
@@ -131,7 +132,7 @@ def test_a_clip_is_the_pictures_the_sound_and_the_words_of_its_moment(written: C
 
 def test_the_log_mel_is_that_of_the_stored_sound_and_the_sound_that_of_the_file(written: Config):
     for dataset, split in (("ego4d", "test"), ("epic_sounds", "train")):
-        data = shards.ClipDataset(written.paths.work / "shards", dataset, split, ("audio",))
+        data = shards.ClipDataset(written.paths.shards, dataset, split, ("audio",))
         for i, row in data.index.iterrows():
             samples, rate = data.waveform(i)
             assert (samples.dtype, rate) == (np.int16, 16000)
@@ -147,7 +148,7 @@ def test_the_log_mel_is_that_of_the_stored_sound_and_the_sound_that_of_the_file(
 
 
 def test_members_are_files_that_other_readers_open(written: Config):
-    path = sorted((written.paths.work / "shards").glob("ego4d-test*.tar"))[0]
+    path = sorted((written.paths.shards).glob("ego4d-test*.tar"))[0]
     with tarfile.open(path) as tar:
         files = {info.name.rpartition(".")[2]: tar.extractfile(info).read() for info in tar}
     rate, samples = wavfile.read(io.BytesIO(files["wav"]))
@@ -157,14 +158,14 @@ def test_members_are_files_that_other_readers_open(written: Config):
 
 
 def test_events_have_the_length_of_their_window_and_no_pictures(written: Config):
-    data = shards.ClipDataset(written.paths.work / "shards", "epic_sounds", "train", ("audio",))
+    data = shards.ClipDataset(written.paths.shards, "epic_sounds", "train", ("audio",))
     assert [data.fbank(i).shape[0] for i in range(3)] == [148, 248, 398]  # 1.5 s at least, the event, 4 s at most
     with pytest.raises(DataError, match="P01_00_0 has no frames"):
         data.frames(0)
 
 
 def test_batches_from_worker_processes_are_those_of_the_main_process(written: Config):
-    data = shards.ClipDataset(written.paths.work / "shards")
+    data = shards.ClipDataset(written.paths.shards)
     data[0]  # opens a shard here, which the workers must not share
     alone = list(torch.utils.data.DataLoader(data, batch_size=5))
     spread = list(torch.utils.data.DataLoader(data, batch_size=5, num_workers=2))
@@ -175,8 +176,8 @@ def test_batches_from_worker_processes_are_those_of_the_main_process(written: Co
 
 
 def test_several_splits_are_read_in_the_order_of_the_index(written: Config):
-    data = shards.ClipDataset(written.paths.work / "shards", split="validation+test", modalities=("text",))
-    index = shards.read_index(written.paths.work / "shards")
+    data = shards.ClipDataset(written.paths.shards, split="validation+test", modalities=("text",))
+    index = shards.read_index(written.paths.shards)
     rows = index[(index["dataset"] == "ego4d") & (index["split"] != "train")]
     assert data.index["clip_id"].tolist() == rows["clip_id"].tolist()
 
@@ -185,8 +186,8 @@ def test_absent_or_short_shards_and_unknown_splits_are_named(written: Config, tm
     with pytest.raises(DataError, match="`mc3 shards` writes them"):
         shards.ClipDataset(tmp_path)
     with pytest.raises(DataError, match="has no clips of ego4d dev; it has ego4d test, ego4d train"):
-        shards.ClipDataset(written.paths.work / "shards", split="dev")
-    for name, data in contents(written.paths.work / "shards").items():
+        shards.ClipDataset(written.paths.shards, split="dev")
+    for name, data in contents(written.paths.shards).items():
         (tmp_path / name).write_bytes(data[:-20000] if name == "ego4d-train-00000.tar" else data)
     with pytest.raises(DataError, match=r"ego4d-train-00000\.tar is missing or cut short"):
         shards.ClipDataset(tmp_path)
@@ -249,7 +250,7 @@ def test_the_learned_tokenizer_has_distilberts_form_and_knows_its_letters():
 
 
 def test_only_training_narrations_shape_the_tokenizer(written: Config):
-    words = Tokenizer.from_file(str(written.paths.work / "shards" / "tokenizer.json"))
+    words = Tokenizer.from_file(str(written.paths.shards / "tokenizer.json"))
     table = manifest.read(written.paths.work / "manifest.parquet")
     texts = table.loc[(table["dataset"] == "ego4d") & (table["split"] == "train"), "text"]
     assert words.to_str() == tokenizer.train(texts, written.model.text.vocab_size).to_str()
@@ -287,6 +288,6 @@ def test_texts_are_cut_to_length_but_keep_their_end():
 
 
 def test_the_index_reads_as_plain_parquet(written: Config):
-    frame = pd.read_parquet(written.paths.work / "shards" / "index.parquet")
+    frame = pd.read_parquet(written.paths.shards / "index.parquet")
     assert list(frame.columns) == [*manifest.COLUMNS, "shard", *(f"{m}_{x}" for m in ("frames", "fbank", "audio")
                                    for x in ("offset", "size")), "sha256"]  # fmt: skip

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mc3 import cli, embed, probe, submission
-from mc3.config import Config, ConfigError
-from mc3.data import DataError
+from mc3 import cli, store
+from mc3.config import Config
+from mc3.errors import ConfigError, DataError
+from mc3.extra import submission
 
 LEVELS = {"sls_pt": 2, "sls_tl": 3, "sls_td": 3, "t_mod": 0}
 
@@ -20,10 +21,10 @@ LEVELS = {"sls_pt": 2, "sls_tl": 3, "sls_td": 3, "t_mod": 0}
 def scored(config: Config, ids: list[str], scores: np.ndarray) -> None:
     """What shards and probe leave of the test events `ids`."""
     index = pd.DataFrame({"clip_id": ids, "dataset": "epic_sounds", "split": "test"})
-    (config.paths.work / "shards").mkdir(parents=True)
-    index.to_parquet(config.paths.work / "shards" / "index.parquet")
+    (config.paths.shards).mkdir(parents=True)
+    index.to_parquet(config.paths.shards / "index.parquet")
     tensors = {"linear-probe/mc3": scores[:2], "test/linear-probe/mc3": scores, "labels": np.zeros(2, np.int64)}
-    embed.save(probe.path(config, 0).with_suffix(".safetensors"), tensors, {"seed": "0"})
+    store.write_tensors(config.paths.probe_scores(0), tensors, {"seed": "0"})
 
 
 def with_test(config: Config, file: Path) -> Config:

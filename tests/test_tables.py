@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mc3 import embed, evaluate, methods, probe, tables
+from mc3 import evaluate, methods, store
 from mc3.config import Config
-from mc3.data import DataError
+from mc3.errors import DataError
+from mc3.paper import tables
 
 CLIPS, GROUPS = 60, ("cut onion", "wash pan", "stir pot")
 
@@ -31,16 +32,18 @@ def work(mini_config: Config) -> Config:
         "split": np.repeat(["train", "validation", "test"], [10, 10, 40]), "action_group": np.resize(GROUPS, CLIPS),
         "positive": pd.array([None] * 10 + [i % 3 != 1 for i in range(48)] + [None] * 2, dtype="Int8"),
     })  # fmt: skip
-    (config.paths.work / "shards").mkdir(parents=True)
-    index.to_parquet(config.paths.work / "shards" / "index.parquet")
+    (config.paths.shards).mkdir(parents=True)
+    index.to_parquet(config.paths.shards / "index.parquet")
     for name in methods.METHODS:
         for seed in config.seeds:
             arrays = {m: unit(rng.normal(size=(50, 6))) for m in methods.get(name).modalities}
-            embed.save(embed.path(config, name, seed), arrays, {"method": name, "seed": str(seed), "checkpoint": "0"})
+            store.write_tensors(
+                config.paths.embeddings(name, seed), arrays, {"method": name, "seed": str(seed), "checkpoint": "0"}
+            )
     for seed in config.seeds:
         one = dict.fromkeys(("top1", "top5", "mca", "map", "mauc"), 0.25 + 0.5 * seed)
         metrics = {"random": {"random": one}, "linear-probe": {"untrained": one, "mc3": one}, "fine-tune": {"mc3": one}}
-        file = probe.path(config, seed)
+        file = config.paths.probe_metrics(seed)
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps({"seed": seed, "test_events": 700, "metrics": metrics}))
     return config
@@ -62,11 +65,11 @@ def test_every_method_has_a_row_after_random_with_ticks_and_the_papers_numbers(w
 
 def test_a_cell_is_the_mean_and_deviation_of_the_seeds_own_metrics(work: Config) -> None:
     row = tables.table2(work).set_index("method").loc["mc3"]
-    clips = embed.clips(work)
+    clips = store.clips(work)
     keep = ((clips["split"] == "test") & clips["positive"].notna()).to_numpy()
     values = []
     for seed in (0, 1):
-        found, _ = embed.load(embed.path(work, "mc3", seed))
+        found, _ = store.read_tensors(work.paths.embeddings("mc3", seed))
         scores = (found["audio"] * found["video"]).sum(axis=1)[keep]
         values.append(evaluate.discovery(scores, clips["positive"][keep].astype(int))["roc"])
     assert row["av_roc"] == pytest.approx(np.mean(values), abs=1e-6)
@@ -77,15 +80,15 @@ def test_a_cell_is_the_mean_and_deviation_of_the_seeds_own_metrics(work: Config)
 
 def test_retrieval_uses_sounding_test_clips_only_and_prints_percent(work: Config) -> None:
     table = tables.table3(work).set_index("method")
-    groups, (query_rows, pool_rows) = tables.retrieval_split(work)
-    clips = embed.clips(work).iloc[np.r_[query_rows, pool_rows]]
+    groups, (query_rows, pool_rows) = store.retrieval_split(work)
+    clips = store.clips(work).iloc[np.r_[query_rows, pool_rows]]
     assert set(clips["split"]) == {"test"}
     assert set(clips["positive"]) == {1}
-    assert len(clips) == ((embed.clips(work)["split"] == "test") & (embed.clips(work)["positive"] == 1)).sum()
+    assert len(clips) == ((store.clips(work)["split"] == "test") & (store.clips(work)["positive"] == 1)).sum()
     assert table.loc["random", "v2a_r5"] == pytest.approx(100 * 5 / len(pool_rows))
     assert table.loc["mc3", "paper_a2l_r10"] == 73.8
     assert (table["l2a_hit10"].dropna() >= table["l2a_r10"].dropna() - 1e-9).all()
-    found, _ = embed.load(embed.path(work, "clap", 0))
+    found, _ = store.read_tensors(work.paths.embeddings("clap", 0))
     one = evaluate.retrieval(
         found["text"][query_rows], found["audio"][pool_rows], groups[query_rows], groups[pool_rows]
     )
@@ -108,8 +111,10 @@ def test_table_4_joins_the_paper_by_protocol_and_keeps_its_reference_rows(work: 
 def test_a_method_of_the_users_own_appears_in_every_table(work: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(methods.METHODS, "mine", {**methods.METHODS["mc3"], "label": "Mine | <b>", "paper": ""})
     for seed in work.seeds:
-        embed.path(work, "mc3", seed).rename(embed.path(work, "mine", seed))
-        embed.save(embed.path(work, "mc3", seed), *embed.load(embed.path(work, "mine", seed)))
+        work.paths.embeddings("mc3", seed).rename(work.paths.embeddings("mine", seed))
+        store.write_tensors(
+            work.paths.embeddings("mc3", seed), *store.read_tensors(work.paths.embeddings("mine", seed))
+        )
     for table in (tables.table2(work), tables.table3(work)):
         mine = table.set_index("method").loc["mine"]
         assert mine.filter(like="paper_").isna().all()
@@ -142,17 +147,17 @@ def test_html_is_well_formed_and_has_a_caption(work: Config) -> None:
 
 
 def test_missing_results_say_which_command_makes_them(work: Config) -> None:
-    embed.path(work, "cmc", 1).unlink()
+    work.paths.embeddings("cmc", 1).unlink()
     with pytest.raises(DataError, match="dvc repro embed@1"):
         tables.table2(work)
-    probe.path(work, 1).unlink()
+    work.paths.probe_metrics(1).unlink()
     with pytest.raises(DataError, match="dvc repro probe@1"):
         tables.table4(work)
 
 
 def test_embeddings_of_other_clips_are_refused(work: Config) -> None:
     stale = {"audio": np.eye(3, dtype=np.float32), "video": np.eye(3, dtype=np.float32)}
-    embed.save(embed.path(work, "cm_acc", 0), stale, {"method": "cm_acc"})
+    store.write_tensors(work.paths.embeddings("cm_acc", 0), stale, {"method": "cm_acc"})
     with pytest.raises(DataError, match=r"3 rows of audio for 50 clips.*mc3 embed --method cm_acc --seed 0"):
         tables.table3(work)
 

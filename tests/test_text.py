@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import DistilBertConfig, DistilBertModel
 
-from mc3.config import ConfigError, TextConfig
+from mc3.config import TextConfig
 from mc3.encoders.text import TextEncoder, fit_tokenizer, tokenize
+from mc3.errors import ConfigError
 
 SMALL = TextConfig(tokenizer="train", vocab_size=40, max_length=8, dim=24, depth=2, heads=3, dropout=0.1)
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cuts", "a", "carrot", "washes", "the", "pan"]

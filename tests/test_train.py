@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from small_training import SEED, configured
 
-from mc3 import batches, methods, runs, train
-from mc3.config import Config, ConfigError
-from mc3.data import DataError
+from mc3 import checkpoint, methods, train
+from mc3.config import Config
+from mc3.data import batches
 from mc3.data.shards import ClipDataset
+from mc3.errors import ConfigError, DataError
 from mc3.model import MC3
 
 
@@ -193,7 +194,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice_and_leaves_what_was_there(s
     wild = configured(settings, learning_rate=1e30, warmup_steps=0, schedule="constant", gradient_clip=1e9)
     with pytest.raises(ConfigError, match=r"nan.* at step 2 of align \(stage 0.*train.learning_rate.*train.precision"):
         train.run(wild, "align", SEED)
-    assert output(config.paths.work / "checkpoints" / "align-0") == before
+    assert output(config.paths.checkpoint("align", 0)) == before
     state = torch.load(states(config)[-1], weights_only=True)
     assert state["step"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
@@ -261,7 +262,7 @@ def test_a_run_that_broke_at_any_step_ends_with_the_bytes_of_an_unbroken_one(set
 
 def test_twenty_kills_at_random_moments_leave_the_bytes_of_an_unbroken_run(settings):
     config = configured(settings, **LONG)
-    folder = config.paths.work / "checkpoints" / "align-0"
+    folder = config.paths.checkpoint("align", 0)
     began = time.monotonic()
     unbroken = output(train.run(config, "align", SEED))
     duration = time.monotonic() - began
@@ -364,7 +365,7 @@ def test_two_trainings_of_one_name_do_not_write_over_each_other(settings):
     holding, done = fork.Event(), fork.Event()
 
     def hold() -> None:
-        run = runs.Run(config, "align-0", "", main=True)
+        run = checkpoint.Run(config, "align-0", "", main=True)
         holding.set()
         done.wait(60)
         run.lock.close()
@@ -403,19 +404,19 @@ def test_sigterm_saves_and_exits_with_75_and_the_next_run_goes_on(settings):
         assert stopped.value.code == 75
         patched.setattr(train.Trainer, "train_step", lambda self, *a: taken.append(a) or step(self, *a))
         assert output(train.run(config, "align", SEED)) == unbroken
-    assert len(taken) == len(steps_of(config.paths.work / "checkpoints" / "align-0"))  # no step twice
+    assert len(taken) == len(steps_of(config.paths.checkpoint("align", 0)))  # no step twice
 
 
 def test_a_state_of_other_settings_or_clips_is_not_gone_on_from(settings, monkeypatch):
     config = configured(settings, **LONG)
     with monkeypatch.context() as patched:
-        save = runs.Run.save
+        save = checkpoint.Run.save
 
         def save_and_break(self, *args, **state):
             save(self, *args, **state)
             raise RuntimeError("power cut")
 
-        patched.setattr(runs.Run, "save", save_and_break)
+        patched.setattr(checkpoint.Run, "save", save_and_break)
         with pytest.raises(RuntimeError, match="power cut"):
             train.run(config, "align", SEED)
     other = configured(settings, **LONG, learning_rate=1e-2)
@@ -445,7 +446,7 @@ def test_other_initial_weights_in_the_same_file_are_other_settings(settings, tmp
 def launched(config: Config, params: Path) -> None:
     """As the README says for machines without GPUs, where `accelerate launch` makes only one process."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
-    command += ["-m", "mc3.train", "--config", str(params), "--method", "wo_align", "--seed", "0"]
+    command += ["-m", "mc3", "train", "--config", str(params), "--method", "wo_align", "--seed", "0"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -21,10 +21,12 @@ from sklearn.model_selection import LeaveOneGroupOut, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mc3 import cli, config, methods, transfer
-from mc3.data import DataError, tokenizer
+from mc3 import cli, config, methods
+from mc3.data import tokenizer
 from mc3.data.annotations import Report
 from mc3.encoders.audio import AudioEncoder
+from mc3.errors import DataError
+from mc3.extra import transfer
 from mc3.train import initial
 
 RATE = 16000

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as tv
 
-from mc3.config import ConfigError, VideoConfig
+from mc3.config import VideoConfig
 from mc3.encoders.video import DividedAttention, VideoEncoder, resize_and_crop
+from mc3.errors import ConfigError
 
 SMALL = VideoConfig(frames=4, image_size=32, patch=16, dim=24, depth=3, heads=3)
 

@@ -14,12 +14,12 @@ from timm.models.deit import VisionTransformerDistilled
 from transformers import DistilBertConfig, DistilBertModel
 
 from mc3 import cli
-from mc3.config import AudioConfig, ConfigError, ModelConfig, TextConfig, VideoConfig
-from mc3.data import DataError
+from mc3.config import AudioConfig, ModelConfig, TextConfig, VideoConfig
 from mc3.encoders import weights
 from mc3.encoders.audio import AudioEncoder
 from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import VideoEncoder
+from mc3.errors import ConfigError, DataError
 
 DIM, DEPTH, HEADS, WIDTH = 24, 2, 3, 8
 CONFIG = ModelConfig(

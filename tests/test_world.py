@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from mc3.config import Config, ConfigError, World, load
-from mc3.data import world as files
-from mc3.data.world import epic, sound
-from mc3.data.world import plan as plans
-from mc3.data.world.motion import pose
-from mc3.data.world.picture import SHAPES, frames
+from mc3 import world as files
+from mc3.config import Config, World, load
+from mc3.errors import ConfigError
+from mc3.world import epic, sound
+from mc3.world import plan as plans
+from mc3.world.motion import pose
+from mc3.world.picture import SHAPES, frames
 
 ROOT = Path(__file__).resolve().parents[1]
 

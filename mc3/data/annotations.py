@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from mc3.data import DataError, is_safe_id
+from mc3.errors import DataError
+from mc3.files import is_safe_id
 
 
 @dataclass

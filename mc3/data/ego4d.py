@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from mc3.config import Config
-from mc3.data import DataError, is_safe_id
 from mc3.data.annotations import Report, read_json, read_rows, read_table
+from mc3.errors import DataError
+from mc3.files import is_safe_id
 
 WEARER = re.compile(r"\s*#\s*c\b[\s:,]*", re.IGNORECASE)
 TAG = re.compile(r"#\s*[oc]\b", re.IGNORECASE)

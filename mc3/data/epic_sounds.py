@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from mc3.config import Config
-from mc3.data import DataError, is_safe_id, write_whole
 from mc3.data.annotations import Report, read_table, usable_rows
+from mc3.errors import DataError
+from mc3.files import is_safe_id, write_atomic
 
 RATE = 24000
 CLASSES = 44
@@ -227,7 +228,7 @@ def check(config: Config) -> dict[str, Any]:
         print(f"{split}: {len(table)} events in {table['video_id'].nunique()} videos, in {raw / file}")
     needed = sorted(set().union(*(set(table["video_id"]) for table in events.values())))
     ids = work / "epic_video_ids.txt"
-    write_whole(ids, "".join(f"{video}\n" for video in needed).encode())
+    write_atomic(ids, "".join(f"{video}\n" for video in needed).encode())
     print(f"{len(needed)} videos are needed; their ids are in {ids}")
     heard = sounds(config)
     faults = {video: heard[video].fault for video in needed if video in heard and heard[video].fault}
@@ -265,7 +266,7 @@ def check(config: Config) -> dict[str, Any]:
         print(f"    {video} {fault}")
     rows = [entry for split in reports for entry in reports[split].dropped]
     facts = {"splits": summary, "faults": faults, "refused": rows}
-    write_whole(work / "epic_sounds_check.json", (json.dumps(facts, indent=1) + "\n").encode())
+    write_atomic(work / "epic_sounds_check.json", (json.dumps(facts, indent=1) + "\n").encode())
     if not any(counts["events"] for counts in summary.values()):
         raise DataError(
             f"{raw / config.epic_sounds.audio} has usable sound of none of the {len(needed)} videos in {ids}; "

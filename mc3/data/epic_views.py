@@ -26,12 +26,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from mc3.config import Config, ConfigError
-from mc3.data import DataError, epic_sounds, write_whole
+from mc3.config import Config
+from mc3.data import epic_sounds
 from mc3.data.annotations import Report
 from mc3.data.epic_sounds import RATE
 from mc3.data.shards import ClipDataset, read_index
 from mc3.encoders.audio import FBANK_MEAN
+from mc3.errors import ConfigError, DataError
+from mc3.files import write_atomic
 
 CROP = round(1.999 * RATE)  # samples of a view
 FRAMES = 400
@@ -67,7 +69,7 @@ class Views(Protocol):
 def of(config: Config, split: str) -> Views:
     """The events of one split that are in the shards, as `probe.features` says: "ast" or "epic_sounds"."""
     if config.probe.features == "ast":
-        clips = ClipDataset(config.paths.work / "shards", "epic_sounds", split, ("audio",))
+        clips = ClipDataset(config.paths.shards, "epic_sounds", split, ("audio",))
         return AstViews(clips, config.model.audio.length)
     if config.probe.features == "epic_sounds":
         return OfficialViews(config, split)
@@ -128,7 +130,7 @@ class OfficialViews:
     frames, mask = FRAMES, int(MASK_SEC * RATE / HOP)
 
     def __init__(self, config: Config, split: str) -> None:
-        index = read_index(config.paths.work / "shards")
+        index = read_index(config.paths.shards)
         self._index = index[(index["dataset"] == "epic_sounds") & (index["split"] == split)].reset_index(drop=True)
         self.mel_bins = config.model.audio.mel_bins
         self._samples, self._offsets = _cut(config, split, self._index)
@@ -216,7 +218,7 @@ def _cut(config: Config, split: str, index: pd.DataFrame) -> tuple[NDArray[np.in
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (file.exists() and mark.exists() and json.loads(mark.read_text())["key"] == key):
             _write_sound(config, times, offsets, file, f"24 kHz sound of {split}")
-            write_whole(mark, json.dumps({"key": key}).encode())
+            write_atomic(mark, json.dumps({"key": key}).encode())
     return np.load(file, mmap_mode="r"), offsets
 
 

@@ -22,10 +22,12 @@ import av
 import pandas as pd
 
 from mc3.config import Config
-from mc3.data import DataError, ego4d, write_whole
+from mc3.data import ego4d
 from mc3.data.annotations import Report, read_table
 from mc3.data.media import TRUNCATED_SEC, moments
 from mc3.data.prepare import FAILED_VIDEOS, REPORT_EVERY_SEC
+from mc3.errors import DataError
+from mc3.files import write_atomic
 
 COMMAND = "data ego4d check"
 COLUMNS = ["video_uid", "path", "bytes", "duration_sec", "has_audio", "problem"]
@@ -98,7 +100,7 @@ def plan(config: Config) -> Path:
     )
     print(_bytes(config, wanted))
     path = config.paths.work / "video_uids.txt"
-    write_whole(path, "".join(f"{uid}\n" for uid in wanted.index).encode())
+    write_atomic(path, "".join(f"{uid}\n" for uid in wanted.index).encode())
     print(f"{path} lists them; Ego4D's own downloader says their exact size and asks before it starts:")
     print(f"    {command(config, path)}")
     return path
@@ -165,7 +167,7 @@ def write(config: Config) -> Path:
         rows.append(row)
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"bytes": "Int64", "has_audio": "boolean"})
     path = config.source.out if config.source.command == COMMAND else config.paths.work / "inventory.csv"
-    write_whole(path, table.to_csv(index=False, lineterminator="\n").encode())
+    write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode())
     _tell(table, wanted, path)
     unusable = sum(bool(UNUSABLE & set(_kinds(problem))) for problem in table["problem"])
     if unusable > max(1, FAILED_VIDEOS * len(table)):

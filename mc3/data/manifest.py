@@ -8,8 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from mc3.config import Config
-from mc3.data import DataError, ego4d, epic_sounds, write_whole
+from mc3.data import ego4d, epic_sounds
 from mc3.data.annotations import Report
+from mc3.errors import DataError
+from mc3.files import write_atomic
 
 COLUMNS = {
     "clip_id": "str", "dataset": "str", "split": "str", "video_uid": "str", "narration_time": "float64",
@@ -32,7 +34,7 @@ def write(config: Config) -> Path:
     manifest = manifest.astype(COLUMNS).sort_values(["dataset", "split", "video_uid", "start_sec", "clip_id"])
     path = config.paths.work / "manifest.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, manifest.to_parquet(index=False))
+    write_atomic(path, manifest.to_parquet(index=False))
     counts = summary(manifest)
     facts = {
         "clips": counts.to_dict("records"),
@@ -40,7 +42,7 @@ def write(config: Config) -> Path:
         "set_aside": dict(sorted(report.set_aside.items())),
         "dropped": sorted(report.dropped, key=lambda d: (d["file"], d["reason"], d["row"])),
     }
-    write_whole(path.with_name("manifest_report.json"), (json.dumps(facts, indent=1) + "\n").encode())
+    write_atomic(path.with_name("manifest_report.json"), (json.dumps(facts, indent=1) + "\n").encode())
     print(counts.to_string(index=False))
     for reason, clips in facts["dropped_by_reason"].items():
         print(f"dropped {clips}: {reason}")

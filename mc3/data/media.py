@@ -23,7 +23,7 @@ import torch
 import torchaudio
 from av.video.reformatter import VideoReformatter
 
-from mc3.data import DataError
+from mc3.errors import DataError
 
 JUMPED = {"mov,mp4,m4a,3gp,3g2,mj2", "wav"}  # containers that tell exactly where an instant lies; others are read
 # through: MPEG-TS is entered between key frames, Matroska and FLV round the time of sound to milliseconds

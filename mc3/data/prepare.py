@@ -31,9 +31,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from mc3.config import Clips, Config, ConfigError
-from mc3.data import DataError, write_whole
+from mc3.config import Clips, Config
 from mc3.data.shards import MEMBERS
+from mc3.errors import ConfigError, DataError
+from mc3.files import write_atomic
 
 FAILED_VIDEOS = 0.01  # more videos than this share at fault (and more than one) is a broken download, not bad luck
 REPORT_EVERY_SEC = 5.0
@@ -124,7 +125,7 @@ def write(config: Config) -> Path:
         "dropped_clips": len(table) - len(index),
         "failed_videos": failures,
     }
-    write_whole(work / "shards_report.json", (json.dumps(facts, indent=1) + "\n").encode())
+    write_atomic(work / "shards_report.json", (json.dumps(facts, indent=1) + "\n").encode())
     for failure in failures:
         print(f"dropped {failure['clips']} clips of {failure['video_uid']}: {failure['reason']}")
     print(f"{len(index)} clips in {len(jobs)} shards, {facts['bytes'] / 1e6:.0f} MB")
@@ -154,7 +155,7 @@ def write_share(config: Config, rank: int, world: int) -> None:
     facts["elapsed_sec"] = time.monotonic() - started
     facts["failures"] = [failure for mark in marks for failure in mark["failures"]]
     path = work / "runs" / "prepare" / f"rank-{rank}.json"
-    write_whole(path, (json.dumps(facts, indent=1) + "\n").encode())
+    write_atomic(path, (json.dumps(facts, indent=1) + "\n").encode())
     print(f"rank {rank} of {world}: {facts['clips']} clips in {len(jobs)} shards; {path}")
 
 
@@ -406,4 +407,4 @@ def _summarise(marks: Sequence[dict[str, Any]], jobs: Sequence[Job], work: Path)
             f"{PAPER_CLIPS} Ego4D clips of such files would take {facts['projected']['core_hours']:.1f} core-hours "
             f"and {facts['projected']['bytes'] / 1e9:.1f} GB"
         )
-    write_whole(work / "runs" / "prepare" / "summary.json", (json.dumps(facts, indent=1) + "\n").encode())
+    write_atomic(work / "runs" / "prepare" / "summary.json", (json.dumps(facts, indent=1) + "\n").encode())

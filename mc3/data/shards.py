@@ -21,7 +21,8 @@ import pandas as pd
 from PIL import Image
 from tokenizers import Tokenizer
 
-from mc3.data import DataError
+from mc3.config import Config
+from mc3.errors import DataError
 
 # Notebooks read pictures and sound from shards without torch, whose import would be most of their time.
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 else:
     Dataset = object
 
+IN_MEMORY_BYTES = 2 * 2**30
 MEMBERS = {"frames": "jpg", "fbank": "npy", "audio": "wav"}
 
 
@@ -129,6 +131,16 @@ class ClipDataset(Dataset):
         if key not in self._files:
             self._files[key] = os.open(self.folder / name, os.O_RDONLY)
         return os.pread(self._files[key], size, self._where[f"{member}_offset"][i])
+
+
+def open_clips(config: Config, split: str, tokenizer: Tokenizer, modalities: Sequence[str]) -> ClipDataset:
+    """Ego4D's clips of a split (or several, "a+b"), decoded beforehand if they fit in `IN_MEMORY_BYTES`."""
+    index = read_index(config.paths.shards)
+    rows = index[(index["dataset"] == "ego4d") & index["split"].isin(split.split("+"))]
+    audio_bytes = rows["audio_size" if "sound" in modalities else "fbank_size"].sum()
+    decoded = len(rows) * config.clips.frames * config.clips.frame_size**2 * 3 + audio_bytes
+    fits, length = bool(decoded < IN_MEMORY_BYTES), config.model.text.max_length
+    return ClipDataset(config.paths.shards, "ego4d", split, modalities, tokenizer, length, in_memory=fits)
 
 
 def read_index(folder: Path) -> pd.DataFrame:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mc3 import config as settings
-from mc3.config import Config, ConfigError
-from mc3.data import DataError, manifest, prepare
+from mc3.config import Config
+from mc3.data import manifest, prepare
+from mc3.errors import ConfigError, DataError
 
 LIMIT_MIN = 24 * 60  # of a task; submitit's own limit is five minutes
 

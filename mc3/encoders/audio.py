@@ -16,8 +16,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from mc3.config import AudioConfig, ConfigError
+from mc3.config import AudioConfig
 from mc3.encoders import scale_initial
+from mc3.errors import ConfigError
 
 # Mean and standard deviation of AudioSet's log-mel values, as AST published them; AST divides by twice the latter.
 FBANK_MEAN = -4.2677393

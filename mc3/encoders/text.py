@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import DistilBertConfig, DistilBertModel
 
-from mc3.config import ConfigError, TextConfig
+from mc3.config import TextConfig
 from mc3.encoders import scale_initial
+from mc3.errors import ConfigError
 
 PAD = 0
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate, linear, scaled_dot_product_attention
 
-from mc3.config import ConfigError, VideoConfig
+from mc3.config import VideoConfig
 from mc3.encoders import scale_initial
+from mc3.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from mc3.config import ConfigError, ModelConfig
-from mc3.data import DataError
+from mc3.config import ModelConfig
 from mc3.encoders.audio import AudioEncoder, patch_grid
 from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import VideoEncoder
+from mc3.errors import ConfigError, DataError
 
 ENCODERS: dict[str, Callable[[Any, int], nn.Module]] = {
     "video": VideoEncoder,

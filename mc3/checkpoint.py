@@ -1,0 +1,202 @@
+"""A training run outside of its arithmetic: its files, its progress on the screen, its signals.
+
+work/checkpoints/{name}/   the output, whole or not at all; the same bytes for the same settings and machine
+work/runs/{name}/          what depends on the clock, tensorboard/ and timings.jsonl; and until the run is done the
+                           output so far and the two newest states, from which it can go on
+
+A state's name is its step and the hash of its bytes, state-00000050-{sha256}.pt, so that one cut short by
+a crash of the disk or the machine is known for what it is. All that is random in training is drawn from numbers
+that name the place (`mc3.batches`), so a state holds no generator, of this process or another.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError
+
+from mc3.config import Config
+from mc3.errors import DataError
+from mc3.files import write_atomic
+from mc3.model import MC3
+
+STATE = re.compile(r"state-(\d{8,})-([0-9a-f]{64})\.pt")
+KEPT_STATES = 2
+
+
+class Run:
+    """A run's files: the output so far, the state to go on from, and the logs. Only the main process writes."""
+
+    def __init__(self, config: Config, name: str, fingerprint: str, main: bool) -> None:
+        self.target = config.paths.work / "checkpoints" / name
+        self.folder = config.paths.work / "runs" / name
+        self.output = self.folder / "output"
+        self.metrics = self.output / "metrics.jsonl"
+        self.fingerprint, self.main = fingerprint, main
+        self.writer: Any = None
+        if main:
+            with self.writing():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.lock = self.hold()
+
+    def states(self) -> list[Path]:
+        """The states on disk, the newest first."""
+        found = self.folder.glob("state-*.pt")
+        return sorted((file for file in found if STATE.fullmatch(file.name)), reverse=True)
+
+    def resume(self) -> dict[str, Any] | None:
+        """The newest whole state to go on from, or None: there is none, or it is of other settings or data.
+
+        One whose bytes do not have the hash in its name is passed over with a line on stderr.
+        """
+        if not self.metrics.exists():
+            return None
+        for file in self.states():
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                if digest in file.name:
+                    stream.seek(0)
+                    state = torch.load(stream, map_location="cpu", weights_only=True)
+                    return state if state["fingerprint"] == self.fingerprint else None
+            if self.main:
+                print(f"{file} is damaged; going on from an earlier state", file=sys.stderr)
+        return None
+
+    def open(self, steps: int) -> None:
+        """Begin writing after `steps` steps: 0 clears what an abandoned run left, otherwise later lines go."""
+        if not self.main:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        with self.writing():
+            if not steps:
+                for left in set(self.folder.iterdir()) - {self.folder / "lock"}:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            for state in self.states():
+                if int(state.name.split("-")[1]) > steps:  # passed over as damaged
+                    state.unlink()
+            self.output.mkdir(parents=True, exist_ok=True)
+            for file in (self.metrics, self.folder / "timings.jsonl"):
+                lines = file.read_text().splitlines() if file.exists() else []
+                whole = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
+                write_atomic(file, "".join(line + "\n" for line in whole).encode())
+            self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=steps + 1)
+
+    def hold(self) -> IO[str]:
+        """Keep other trainings of this name away until this process ends. `DataError` if there is one."""
+        lock = (self.folder / "lock").open("a")
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process; workers forked later do not hold it
+        except (BlockingIOError, PermissionError):
+            raise DataError(
+                f"another process is training {self.folder.name}; wait for it or stop it. Several processes of one "
+                "training are started by accelerate launch, or on the CPU by torchrun with ACCELERATE_USE_CPU=true"
+            ) from None
+        return lock
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turns a full disk or a forbidden folder into one sentence."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            states = self.states()
+            kept = f"{states[0]} is whole, and the same command goes on from it" if states else "nothing was saved yet"
+            reason = getattr(error, "strerror", None) or str(error)
+            raise DataError(f"cannot write to {self.folder} ({reason}); make room or access: {kept}") from error
+
+    def log(self, rows: list[dict[str, Any]], timing: dict[str, float] | None = None) -> None:
+        """Append rows, each with its `step`, to metrics.jsonl; they and the timing go to TensorBoard too."""
+        if not self.main or not rows:
+            return
+        with self.writing(), self.metrics.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        for row in rows:
+            for key, value in row.items():
+                if isinstance(value, float):
+                    self.writer.add_scalar(key, value, row["step"])
+        if timing is not None:
+            line = {"step": rows[-1]["step"], **timing}
+            with self.writing(), (self.folder / "timings.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            for key, value in timing.items():
+                self.writer.add_scalar(f"time/{key}", value, rows[-1]["step"])
+
+    def save(self, steps: int, **state: Any) -> None:
+        """Write the state after `steps` steps, and forget all but the `KEPT_STATES` newest.
+
+        `DataError` if the disk is full: the states before are left as they are.
+        """
+        if not self.main:
+            return
+        part = self.folder / "state.part"
+        with self.writing():
+            try:
+                with part.open("wb") as file:
+                    torch.save({"fingerprint": self.fingerprint, **state}, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except (OSError, RuntimeError) as error:  # torch says of a full disk that it wrote too few bytes
+                part.unlink(missing_ok=True)
+                raise error if isinstance(error, OSError) else OSError(0, str(error).splitlines()[0]) from error
+            with self.metrics.open("rb") as file:  # its lines must not be younger than the state on the disk
+                os.fsync(file.fileno())
+            with part.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            part.replace(self.folder / f"state-{steps:08d}-{digest}.pt")
+            sync(self.folder)
+            for old in self.states()[KEPT_STATES:]:
+                old.unlink()
+
+    def finish(self, model: MC3) -> None:
+        """Write final/ and put the whole output where it belongs, in place of an older one."""
+        if not self.main:
+            return
+        with self.writing():
+            self.writer.close()
+            model.save(self.output / "final")
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            old = self.folder / "old"
+            if old.exists():
+                shutil.rmtree(old)
+            if self.target.exists():
+                self.target.rename(old)
+            self.output.rename(self.target)
+            sync(self.target.parent)
+            for state in self.states():
+                state.unlink()
+            if old.exists():
+                shutil.rmtree(old)
+        self.lock.close()
+
+
+def sync(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, as fsync does for a file's content."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def sigterm() -> Iterator[list[int]]:
+    """Yields a list that is empty until SIGTERM comes."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)

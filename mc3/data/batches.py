@@ -1,0 +1,97 @@
+"""What a training step sees: which clips, and which part of their pictures.
+
+Every random choice is drawn from the numbers that name its place (seed, stage, epoch or step), never from what
+was drawn before, and for all processes together: a run can go on from any step, in any number of processes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample, pad
+from torchaudio.compliance.kaldi import get_mel_banks
+
+from mc3.errors import ConfigError
+
+
+def seed_of(*parts: int) -> int:
+    """One 63-bit seed of several numbers, such as (seed, stage, step)."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def draw(clips: int, size: int, epochs: int, seed: int, stage: int) -> np.ndarray:
+    """Row numbers of every batch of a stage, [steps, size].
+
+    Each epoch is shuffled anew, and its incomplete last batch left out.
+
+    Raises:
+        ConfigError: there are fewer clips than a batch holds.
+    """
+    if clips < size:
+        raise ConfigError(f"train.batch_size is {size}, but there are {clips} training clips; make it smaller")
+    kept = clips // size * size
+    orders = [np.random.default_rng([seed, stage, epoch]).permutation(clips)[:kept] for epoch in range(epochs)]
+    return np.concatenate(orders).reshape(-1, size)
+
+
+def crops(count: int, scale: list[float], flip: bool, generator: torch.Generator) -> Tensor:
+    """`count` random resized crops as the affine maps that `affine_grid` takes, [count, 2, 3].
+
+    A crop covers a share of the area between `scale`'s two (EgoVLP: 0.5 and 1) with an aspect from 3/4 to 4/3,
+    cut where that is longer than the picture, and is mirrored half the time if `flip`.
+    """
+    u = torch.rand(5, count, generator=generator)
+    area = scale[0] + (scale[1] - scale[0]) * u[0]
+    aspect = torch.exp((2 * u[1] - 1) * math.log(4 / 3))
+    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0] = torch.where(u[4] < 0.5, -width, width) if flip else width
+    theta[:, 1, 1] = height
+    theta[:, 0, 2] = (2 * u[2] - 1) * (1 - width)
+    theta[:, 1, 2] = (2 * u[3] - 1) * (1 - height)
+    return theta
+
+
+def augment(video: Tensor, theta: Tensor, size: int) -> Tensor:
+    """Cut and resize clips, all frames of a clip alike, on the device that they are on.
+
+    Args:
+        video: uint8 [B, T, H, W, 3].
+        theta: [B, 2, 3] of `crops`.
+        size: side of the result.
+
+    Returns:
+        float32 [B, T, size, size, 3] in 0..255.
+    """
+    frames = video.movedim(-1, 2).flatten(1, 2).float()
+    grid = affine_grid(theta, [*frames.shape[:2], size, size], align_corners=False)
+    cut = grid_sample(frames, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    # in this order in memory too: patches are then cut out of it by rows of pixels, ten times as fast
+    return cut.unflatten(1, (-1, 3)).movedim(2, -1).contiguous()
+
+
+def log_mel(sound: Tensor, rate: int, bins: int) -> Tensor:
+    """`mc3.data.media.fbank` of many clips at once, on the device that they are on.
+
+    Args:
+        sound: int16, or float in [-1, 1], [B, S].
+        rate: its samples a second.
+        bins: mel bands between 20 Hz and half the rate.
+
+    Returns:
+        float32 [B, L, bins]: natural log-mel energies of 25 ms windows every 10 ms, L = 1 + (S - 25 ms) // 10 ms.
+    """
+    window, hop = rate * 25 // 1000, rate * 10 // 1000
+    size = 1 << (window - 1).bit_length()
+    signal = sound.float() / (1 if sound.is_floating_point() else 32768)
+    frames = (signal - signal.mean(dim=1, keepdim=True)).unfold(1, window, hop)
+    frames = frames - frames.mean(dim=2, keepdim=True)
+    frames = frames - 0.97 * torch.cat([frames[..., :1], frames[..., :-1]], dim=2)  # pre-emphasis
+    shape = torch.hann_window(window, periodic=False, device=sound.device)
+    power = torch.fft.rfft(frames * shape, size).abs().square()
+    banks, _ = get_mel_banks(bins, size, rate, 20.0, 0.0, 100.0, -500.0, 1.0)
+    mel = power @ pad(banks, (0, 1)).T.to(sound.device)
+    return mel.clamp(min=torch.finfo(torch.float32).eps).log()

@@ -1,0 +1,22 @@
+"""User errors: a bad setting, a missing or damaged file, a notebook that failed.
+
+The command line prints the message of a `UserError` as one line; every other exception is a bug and shows a traceback.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """An error that the user can fix; the message names the thing, where it is, and the remedy."""
+
+
+class ConfigError(UserError, ValueError):
+    """A setting that is unknown, missing or of the wrong type; the message names it."""
+
+
+class DataError(UserError, ValueError):
+    """A data file that is missing or wrong; the message names the file, the place in it and the remedy."""
+
+
+class NotebookError(UserError, RuntimeError):
+    """A notebook that failed; the message names the cell, the exception and the executed copy."""

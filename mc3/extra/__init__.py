@@ -1,0 +1,1 @@
+"""Beyond the paper: EPIC-KITCHENS narrations, real recordings, a challenge submission."""

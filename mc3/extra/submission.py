@@ -1,0 +1,101 @@
+"""A submission to EPIC-Sounds' challenge "Audio-Based Interaction Recognition": a zip of one JSON file of class scores.
+
+Format and levels are those of its organisers (epic-kitchens/C9-epic-sounds; epic-kitchens/SLS for the supervision
+levels, Damen and Wray 2020). Entrants declare the levels themselves; nothing here can check them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mc3 import store
+from mc3.config import Config
+from mc3.data import epic_sounds
+from mc3.data.annotations import Report
+from mc3.errors import ConfigError, DataError
+from mc3.files import write_atomic
+
+CHALLENGE, VERSION = "audio_based_interaction_recognition", "0.1"
+LEVELS = {"sls_pt": 5, "sls_tl": 5, "sls_td": 5, "t_mod": 2}
+"""What is declared beside the scores, each 0 .. the number here; `mc3 submission --help` has them in words."""
+
+
+def write(config: Config, method: str, seed: int, protocol: str, levels: Mapping[str, int], out: Path) -> Path:
+    """Write the test split's scores of one method and protocol of the probe as a submission.
+
+    Args:
+        config: the settings; `epic_sounds.annotations` must have the split `test`.
+        method: a row of `mc3.methods`, or "untrained".
+        seed: of the probe's results.
+        protocol: "linear-probe", "linear-probe-official" or "fine-tune".
+        levels: a number for each of `LEVELS`.
+        out: the zip file.
+
+    Raises:
+        ConfigError: the settings have no test split, or a level is out of range.
+        DataError: there are no such scores, or not of every event of the annotation file.
+    """
+    if "test" not in config.epic_sounds.annotations:
+        raise ConfigError(
+            "epic_sounds.annotations has no `test`; name EPIC_Sounds_recognition_test_timestamps.csv there, "
+            "then `mc3 repro` cuts and scores its events"
+        )
+    file = config.paths.raw / config.epic_sounds.annotations["test"]
+    wanted = epic_sounds.read_events(file, Report(config.paths.raw))["annotation_id"]
+    scores = store.probe_scores(config, seed, "test")
+    key = f"{protocol}/{method}"
+    if key not in scores:
+        known = ", ".join(sorted(scores)) or "none; `mc3 probe` makes them"
+        raise DataError(f"no test scores {key} of seed {seed}; there are {known}")
+    ids = store.events(config, "test")["clip_id"].tolist()
+    if missing := sorted(set(wanted) - set(ids)):
+        raise DataError(
+            f"{len(missing)} of {len(wanted)} events of {file} have no scores, such as {missing[0]}; "
+            "`mc3 data epic-sounds check` says why"
+        )
+    write_atomic(out, pack(content(ids, scores[key], levels)))
+    return out
+
+
+def content(ids: Sequence[str], scores: NDArray[np.floating], levels: Mapping[str, int]) -> dict[str, Any]:
+    """The submission as plain data.
+
+    Args:
+        ids: [N] annotation ids, each once.
+        scores: [N, 44], higher is likelier.
+        levels: a number for each of `LEVELS`.
+    """
+    for name, highest in LEVELS.items():
+        if levels.get(name) not in range(highest + 1):
+            raise ConfigError(
+                f"{name} is 0..{highest}, not {levels.get(name)}; `mc3 submission --help` has the meanings"
+            )
+    if scores.shape != (len(ids), epic_sounds.CLASSES):
+        raise DataError(
+            f"scores of {len(ids)} events are {list(scores.shape)}; the challenge has {epic_sounds.CLASSES} classes"
+        )
+    if len(set(ids)) != len(ids) or not np.isfinite(scores).all():
+        raise DataError("scores must be finite and of each event once; look at the training loss of the checkpoint")
+    results = {
+        name: {"interaction": {str(number): float(score) for number, score in enumerate(row)}}
+        for name, row in zip(ids, scores, strict=True)
+    }
+    return {"version": VERSION, "challenge": CHALLENGE, **{name: levels[name] for name in LEVELS}, "results": results}
+
+
+def pack(submission: Mapping[str, Any]) -> bytes:
+    """A zip of test.json, the same bytes for the same content."""
+    buffer = io.BytesIO()
+    member = zipfile.ZipInfo("test.json")  # its defaults: 1980, no owner
+    member.compress_type, member.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr(member, json.dumps(submission))
+    return buffer.getvalue()

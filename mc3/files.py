@@ -1,0 +1,139 @@
+"""Files: atomic writes, ids that are safe in a path, and hashes of content and of code."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+TRACKED = {"mc3.methods": ("ALIGN", "METHODS", "OTHERS")}  # literals that DVC tracks entry by entry, as parameters
+SAFE_ID = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,200}")
+
+
+def is_safe_id(value: Any) -> bool:
+    """Whether an id read from a file may become part of a path: no separator, no leading dot."""
+    return isinstance(value, str) and SAFE_ID.fullmatch(value) is not None
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file completely or not at all: to a neighbouring file that is then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    neighbour = path.with_name(f".{path.name}.partial")
+    neighbour.write_bytes(data)
+    neighbour.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, or of the sorted relative names and hashes of a folder's files.
+
+    Raises `FileNotFoundError` if there is neither.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        listing = "".join(f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_identity(*entries: str) -> str:
+    """What code `entries` run, as text: a line "module hash" for every module of this package that they import.
+
+    An entry is a module's dotted name or the path of a notebook. Imports inside functions count, those for type
+    checkers do not. A module's hash is of its syntax: comments, docstrings, layout and the annotations of functions
+    and variables do not change it, nor do the literals in `TRACKED`. It does not depend on the Python version.
+    """
+    found: dict[str, str] = {}
+    pending = list(entries)
+    while pending:
+        name = pending.pop()
+        if name not in found:
+            found[name], imported = _module(name)
+            pending += imported
+    return "".join(f"{name} {digest}\n" for name, digest in sorted(found.items()))
+
+
+def _source(name: str) -> Path | None:
+    """The file of a module of this package, or of a notebook; None if there is none of that name."""
+    if name.endswith(".ipynb"):
+        return Path(name)
+    place = PACKAGE.parent.joinpath(*name.split("."))
+    for file in (place / "__init__.py", place.with_suffix(".py")):
+        if file.is_file():
+            return file
+    return None
+
+
+def _module(name: str) -> tuple[str, list[str]]:
+    """A module's hash, and the modules of this package that it imports, packages on the way to them included."""
+    file = _source(name)
+    if file is None:
+        raise FileNotFoundError(f"no module {name} in {PACKAGE.parent}")
+    return _parsed(name, file, file.stat().st_mtime_ns)
+
+
+@cache
+def _parsed(name: str, file: Path, _modified: int) -> tuple[str, list[str]]:
+    text = file.read_text(encoding="utf-8")
+    if file.suffix == ".ipynb":
+        cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        text = "\n".join(re.sub(r"(?m)^\s*[%!].*", "", cell) for cell in cells)
+    tree = ast.parse(text)
+    named: set[str] = set()
+    for node in _executed(tree):
+        if isinstance(node, ast.Import):
+            named |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            named |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = {n for n in named if n.split(".")[0] == PACKAGE.name and _source(n)}
+    packages = {".".join(n.split(".")[:k]) for n in ours for k in range(1, n.count(".") + 1)}
+    syntax = "".join(_syntax(tree, TRACKED.get(name, ())))
+    return hashlib.sha256(syntax.encode()).hexdigest(), sorted(ours | packages)
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING`."""
+    yield tree
+    if isinstance(tree, ast.If) and isinstance(tree.test, ast.Name) and tree.test.id == "TYPE_CHECKING":
+        children: Iterable[ast.AST] = tree.orelse
+    else:
+        children = ast.iter_child_nodes(tree)
+    for child in children:
+        yield from _executed(child)
+
+
+def _syntax(node: Any, tracked: Collection[str] = (), in_class: bool = False) -> Iterator[str]:
+    """A syntax tree as text, the same under every version of Python."""
+    if isinstance(node, list):
+        for item in node:
+            if (
+                isinstance(item, ast.Expr)
+                and isinstance(item.value, ast.Constant)
+                and isinstance(item.value.value, str)
+            ):
+                continue  # a docstring, or a string that comments
+            yield from _syntax(item, tracked, in_class)
+            yield ","
+    elif not isinstance(node, ast.AST):
+        yield repr(node)
+    elif isinstance(node, ast.AnnAssign) and not in_class:  # in a class they make a dataclass's fields
+        if node.value is not None and not (isinstance(node.target, ast.Name) and node.target.id in tracked):
+            yield from _syntax(ast.Assign(targets=[node.target], value=node.value))
+    else:
+        yield type(node).__name__ + "("
+        for field, value in ast.iter_fields(node):
+            skipped = value is None or value == [] or field in ("annotation", "returns", "kind", "type_comment")
+            if not skipped or (isinstance(node, ast.Constant) and field == "value"):
+                yield f"{field}="
+                yield from _syntax(
+                    value, tracked if isinstance(node, ast.Module) else (), isinstance(node, ast.ClassDef)
+                )
+        if isinstance(node, ast.AnnAssign):
+            yield from _syntax(node.annotation)
+        yield ")"

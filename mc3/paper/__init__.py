@@ -1,0 +1,1 @@
+"""The paper's results: tables, figures, claims, notebooks, sweeps and the report."""

@@ -1,0 +1,326 @@
+"""What Figures 2-7 show, as data frames: the embedded clips joined with labels, regions and neighbours.
+
+Nothing here draws; `mc3.plots` does. `row` is always the clip's row in `clips`, in the embeddings and
+in `ClipDataset(..., split="validation+test")`, so that number, picture and sound belong together.
+Figures are of the test split.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from mc3 import evaluate, methods, store
+from mc3.config import Config
+from mc3.errors import DataError
+from mc3.paper import tables
+
+SPLITS = "validation+test"
+PAIRS = {"audio-video": ("audio", "video"), "audio-text": ("audio", "text"), "video-text": ("video", "text")}
+CHECKPOINTS = ("align", *(name for name in ("wo_consensus", "mc3", "peers") if name in methods.METHODS))
+QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
+
+
+def clips(config: Config) -> pd.DataFrame:
+    """The embedded clips: the manifest's columns and `region`, the clip's part of Figure 2's diagram.
+
+    Where the world knows its own truth (truth.csv among the raw data) the region is that; elsewhere
+    the labels tell only region I (the narrated action is seen and heard) from the rest.
+    """
+    index = store.clips(config)
+    truth = config.paths.raw / "truth.csv"
+    if truth.exists():
+        known = pd.read_csv(truth, keep_default_na=False)
+        place = [f"{u}_{round(1000 * t):09d}" for u, t in zip(known["video_uid"], known["narration_time"], strict=True)]
+        regions = dict(zip(place, known["region"], strict=True))
+        return index.assign(region=[regions.get(clip, "unknown") for clip in index["clip_id"]])
+    return index.assign(region=index["positive"].map({1: "I", 0: "II-IV"}).fillna("unknown"))
+
+
+def short(label: str) -> str:
+    """A taxonomy label without the synonyms that it lists: "cut_(trim,_slice,_chop)" is "cut"."""
+    return re.sub(r"_\([^)]*\)", "", label).replace("_", " ")
+
+
+def sounding_rates(index: pd.DataFrame) -> pd.DataFrame:
+    """Table 1: how often each verb group sounds, in the paper's order, then our other verbs by rate.
+
+    Columns: verb, sounding_rate, paper (NaN where the paper's ten examples do not have the verb), n (labelled clips).
+    """
+    labelled = index[index["positive"].notna() & (index["verb"] != "")]
+    ours = labelled.groupby("verb")["positive"].agg(sounding_rate="mean", n="size").reset_index()
+    paper = pd.read_csv(tables.PAPER / "table1_verb_groups.csv").rename(columns={"sounding_rate": "paper"})
+    ours["key"] = ours["verb"].map(short)
+    joined = ours.merge(paper.rename(columns={"verb": "key"}).reset_index(names="order"), on="key", how="left")
+    joined["sounding_rate"] = joined["sounding_rate"].astype(float)
+    joined = joined.sort_values(["order", "sounding_rate", "verb"], ascending=[True, False, True], ignore_index=True)
+    return joined.assign(verb=joined["key"])[["verb", "sounding_rate", "paper", "n"]]
+
+
+def long_tail(index: pd.DataFrame) -> pd.DataFrame:
+    """Figure 4: sounding clips of each action group (verb and noun), the most frequent first: action_group, count."""
+    groups = index.loc[index["positive"].eq(1).fillna(False) & (index["action_group"] != ""), "action_group"]
+    counts = groups.value_counts().rename_axis("action_group").reset_index(name="count")
+    counts = counts.sort_values(["count", "action_group"], ascending=[False, True], ignore_index=True)
+    return counts.assign(action_group=counts["action_group"].map(short))
+
+
+def one_of_each(index: pd.DataFrame, seed: int = 0) -> tuple[list[int], list[str]]:
+    """A clip of every region, drawn with `seed`: rows and a note (region, label, votes) for each.
+
+    Drawn from the clips whose label says what the region does, which the annotators miss now and then.
+    """
+    rng = np.random.default_rng(seed)
+    agrees = (index["positive"] == (index["region"] == "I")).fillna(False)
+    rows = []
+    for region in sorted(index["region"].unique()):
+        here = index["region"] == region
+        rows.append(int(rng.choice(np.flatnonzero(here & agrees if (here & agrees).any() else here))))
+    notes = []
+    for clip in index.iloc[rows].itertuples():
+        label = "not labelled" if pd.isna(clip.positive) else "sounds" if clip.positive else "does not sound"
+        notes.append(f"region {clip.region}: {label}" + (f" ({clip.votes})" if clip.votes else ""))
+    return rows, notes
+
+
+def curves(config: Config, seed: int, points: int = 200) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Figure 5: precision at `points` recalls for every method and pair that it has, and the prevalence by pair.
+
+    The precision at a recall is that of the highest threshold which reaches it. Columns: pair, method,
+    recall, precision.
+    """
+    grid = np.arange(1, points + 1) / points
+    frames, prevalence = [], {}
+    for method in map(methods.get, methods.METHODS):
+        scored = store.discovery_scores(config, method.name, seed)
+        for name in evaluate.PAIRS:
+            if name in scored:
+                curve = evaluate.pr_curve(scored[name], scored["positive"])
+                reached = curve["precision"].to_numpy()[np.searchsorted(curve["recall"].to_numpy(), grid - 1e-9)]
+                where = {"pair": tables.header(name), "method": method.label}
+                frames.append(pd.DataFrame({**where, "recall": grid, "precision": reached}))
+                prevalence[tables.header(name)] = float(scored["positive"].mean())
+    return pd.concat(frames, ignore_index=True).sort_values("pair", ascending=False, kind="stable"), prevalence
+
+
+def similarities(config: Config, seed: int, checkpoints: Sequence[str] = CHECKPOINTS) -> pd.DataFrame:
+    """Figures 2 and 3: each test clip's three pairwise cosines at each checkpoint.
+
+    Columns: clip_id, region, positive, audio_video, audio_text, video_text, checkpoint.
+    """
+    index = clips(config)
+    test = (index["split"] == "test").to_numpy()
+    frames = []
+    for name in checkpoints:
+        found = store.embeddings(config, name, seed)[1]
+        cosines = {p.replace("-", "_"): evaluate.similarity(found[a], found[b])[test] for p, (a, b) in PAIRS.items()}
+        part = index.loc[test, ["clip_id", "region", "positive"]]
+        frames.append(part.assign(**cosines, checkpoint=methods.get(name).label))
+    return pd.concat(frames, ignore_index=True)
+
+
+def failures(
+    config: Config, seed: int, before: str = "wo_consensus", after: str = "mc3"
+) -> tuple[list[int], list[str]]:
+    """Where refinement failed: of each region the test clip that it moved furthest to the wrong side.
+
+    A clip's place is the share of the test clips with a similarity of sound and picture not above its own. Those of
+    region I should rise from `before` to `after`, the others fall. Rows and a note (region, both places) for each.
+    """
+    index = clips(config)
+    points = similarities(config, seed, (before, after))
+    places = points.groupby("checkpoint")["audio_video"].rank(pct=True, method="max")
+    by_clip = points.assign(place=places).pivot(index="clip_id", columns="checkpoint", values="place")
+    old, new = (by_clip[methods.get(name).label] for name in (before, after))
+    region = index.set_index("clip_id")["region"].reindex(by_clip.index)
+    wrong = (new - old) * np.where(region == "I", -1, 1)
+    row_of = dict(zip(index["clip_id"], index.index, strict=True))
+    rows, notes = [], []
+    for name in sorted(region.unique()):
+        worst = str(wrong[region == name].idxmax())
+        rows.append(int(row_of[worst]))
+        notes.append(f"region {name}: place {old[worst]:.0%} w/o consensus, {new[worst]:.0%} with it")
+    return rows, notes
+
+
+def by_region(points: pd.DataFrame) -> pd.DataFrame:
+    """`similarities` summed up: quantiles, and how well each pair's similarity tells region I from each other region.
+
+    Columns: checkpoint, pair, region, n, mean, q05, q25, median, q75, q95, and roc: the area under the
+    ROC curve of "region I" against this region (one half for region I itself).
+    """
+    rows = []
+    for checkpoint, part in points.groupby("checkpoint", sort=False):
+        for pair in PAIRS:
+            values = part[pair.replace("-", "_")]
+            inside = values[part["region"] == "I"]
+            for region, here in values.groupby(part["region"]):
+                row = {"checkpoint": checkpoint, "pair": pair, "region": region, "n": len(here), "mean": here.mean()}
+                row |= dict(zip(QUANTILES, here.quantile(list(QUANTILES.values())), strict=True))
+                labels = np.repeat([1, 0], [len(inside), len(here)])
+                row["roc"] = evaluate.discovery(np.r_[inside, here], labels)["roc"] if len(inside) else np.nan
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def agreement(points: pd.DataFrame) -> pd.DataFrame:
+    """Figure 3 in numbers, by checkpoint and region.
+
+    Columns: checkpoint, region, n, gap (mean distance of the two similarities to audio), consensus (mean of the
+    smaller one, Eq. 2 with both exponents 1), correlation (of the two over the clips).
+    """
+    rows = []
+    for checkpoint, stage in points.groupby("checkpoint", sort=False):
+        for region, part in stage.groupby("region"):
+            video, text = part["audio_video"], part["audio_text"]
+            row = {"checkpoint": checkpoint, "region": region, "n": len(part), "gap": (video - text).abs().mean()}
+            rows.append({**row, "consensus": np.minimum(video, text).mean(), "correlation": video.corr(text)})
+    return pd.DataFrame(rows)
+
+
+def clusters(config: Config, method: str, seed: int, top: int = 8) -> pd.DataFrame:
+    """Figure 6: the `top` clips nearest to the centre of each cluster of the test clips' video embeddings.
+
+    Columns: cluster (0 the largest), size, verb (its most frequent one), purity (the share of that verb),
+    sounding (share of labelled clips that sound), rank, row, clip_id, text, title.
+    """
+    everything = clips(config)
+    rows = np.flatnonzero(everything["split"] == "test")
+    index, video = everything.iloc[rows], store.embeddings(config, method, seed)[1]["video"][rows]
+    n = config.evaluate.clusters
+    labels = evaluate.clusters(video, n)
+    found = []
+    for cluster in range(n):
+        inside = index[labels == cluster]
+        verbs = inside["verb"].value_counts()
+        purity, sounding = verbs.iloc[0] / len(inside), inside["positive"].astype("Float64").mean()
+        about = {
+            "cluster": cluster,
+            "size": len(inside),
+            "verb": verbs.index[0],
+            "purity": purity,
+            "sounding": sounding,
+        }
+        mostly = f"{purity:.0%} {verbs.index[0] or 'without a verb'}"
+        title = f"Cluster {cluster + 1} of {n}: {len(inside)} clips, {mostly}, {sounding:.0%} sounding"
+        for rank, member in enumerate(evaluate.members(video, labels, cluster, top), start=1):
+            clip = index.iloc[member]
+            where = {"rank": rank, "row": int(rows[member]), "clip_id": clip["clip_id"], "text": clip["text"]}
+            found.append({**about, **where, "title": title})
+    return pd.DataFrame(found)
+
+
+def purest_median_and_least(members: pd.DataFrame) -> pd.DataFrame:
+    """Of `clusters`, the purest one, the median and the least pure, by the share of their most frequent verb."""
+    order = (
+        members.drop_duplicates("cluster").sort_values("purity", ascending=False, kind="stable")["cluster"].to_list()
+    )
+    chosen = dict.fromkeys([order[0], order[len(order) // 2], order[-1]])
+    return pd.concat([members[members["cluster"] == cluster] for cluster in chosen], ignore_index=True)
+
+
+def retrieved(config: Config, method: str, seed: int, hits: int = 2, misses: int = 1, depth: int = 3) -> pd.DataFrame:
+    """Figure 7: queries drawn by chance among those answered within the first `depth` and those that are not.
+
+    Columns: direction, query and retrieved (rows), rank, correct, first_correct (place of the first clip of
+    the query's action group), share_hit (of all queries, those answered within `depth`), query_clip,
+    retrieved_clip, query_text, retrieved_text.
+    """
+    index, found = clips(config), store.embeddings(config, method, seed)[1]
+    groups, (query_rows, pool_rows) = store.retrieval_split(config)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for name in ("v2a", "a2l"):
+        source, target = evaluate.DIRECTIONS[name]
+        queries, pool = found[source][query_rows], found[target][pool_rows]
+        near = evaluate.nearest(queries, pool, depth, config.evaluate.chunk)
+        _, first = evaluate.first_correct(queries, pool, groups[query_rows], groups[pool_rows], config.evaluate.chunk)
+        hit = first <= depth
+        chosen = [rng.permutation(np.flatnonzero(which))[:n] for which, n in ((hit, hits), (~hit, misses))]
+        for query in np.concatenate(chosen):
+            for rank, place in enumerate(near[query], start=1):
+                asked, got = int(query_rows[query]), int(pool_rows[place])
+                row = {"direction": f"{source} → {target}", "query": asked, "retrieved": got, "rank": rank}
+                row |= {"correct": bool(groups[asked] == groups[got]), "first_correct": int(first[query])}
+                row |= {"share_hit": float(hit.mean())}
+                for end, at in (("query", asked), ("retrieved", got)):
+                    row |= {f"{end}_clip": index["clip_id"].iloc[at], f"{end}_text": index["text"].iloc[at]}
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def training(config: Config, seed: int) -> pd.DataFrame:
+    """Discovery on the validation clips after each epoch, of every method and of the align stage.
+
+    Columns: method, metric ("AV ROC", "AL ROC"), step, value. Steps count from the method's first weights, so
+    that methods which start from the align checkpoint begin where the align stage ends.
+    """
+    rows = []
+    aligned = 0
+    for method in map(methods.get, ("align", *methods.METHODS)):
+        first = aligned if method.start == "align" else 0
+        lines = store.training_log(config, method.name, seed)
+        for line in lines:
+            for name in sorted({"av_roc", "al_roc"} & set(line), reverse=True):
+                row = {"method": method.label, "metric": tables.header(name), "step": first + line["step"]}
+                rows.append({**row, "value": line[name]})
+        if method.name == "align":
+            aligned = max(line["step"] for line in lines)
+    return pd.DataFrame(rows)
+
+
+def class_results(config: Config, seed: int) -> pd.DataFrame:
+    """How each EPIC-Sounds class is recognised by the untrained encoder and the methods that were trained further.
+
+    One row a class and probe; columns: class_id, name, train and n (training and validation events), probe such as
+    "MC3, linear-probe", recall (the class's top-1), ap and auc (the class against the rest). A class without
+    validation events has NaN.
+    """
+    scores = store.probe_scores(config, seed)
+    truth, names = scores.pop("labels"), class_names(config)
+    train = store.events(config, "train")["class_id"].value_counts()
+    tables = []
+    for key in sorted(scores, key=lambda k: (k.split("/")[1] != "untrained", k)):
+        protocol, method = key.split("/")
+        if method in ("untrained", *config.probe.official_methods, *config.probe.finetune_methods):
+            label = "untrained" if method == "untrained" else methods.get(method).label
+            table = evaluate.by_class(scores[key], truth)
+            table.insert(0, "class_id", table.index)
+            table.insert(1, "name", [names.get(number, f"class {number}") for number in table.index])
+            table.insert(2, "train", train.reindex(table.index, fill_value=0).astype(int))
+            table.insert(4, "probe", f"{label}, {protocol}")
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def confusion(config: Config, seed: int, method: str = "mc3", protocol: str = "fine-tune") -> pd.DataFrame:
+    """Which EPIC-Sounds classes are taken for which, the most frequent first.
+
+    Columns: class_id, name, n, and for each class one named by its number: the share of the row's events that
+    were given it. Classes without events have no row.
+    """
+    scores = store.probe_scores(config, seed)
+    key = f"{protocol}/{method}"
+    if key not in scores:
+        known = ", ".join(sorted(set(scores) - {"labels"}))
+        raise DataError(f"no scores {key} in {config.paths.probe_metrics(seed)}; it has {known}")
+    truth, names = scores["labels"], class_names(config)
+    shares = evaluate.confusion(scores[key], truth)
+    counts = np.bincount(truth, minlength=len(shares))
+    order = np.argsort(-counts, kind="stable")
+    table = pd.DataFrame(shares[np.ix_(order, order)], columns=[str(number) for number in order])
+    table.insert(0, "class_id", order)
+    table.insert(1, "name", [names.get(int(number), f"class {number}") for number in order])
+    table.insert(2, "n", counts[order])
+    return table[table["n"] > 0].reset_index(drop=True)
+
+
+def class_names(config: Config) -> dict[int, str]:
+    """EPIC-Sounds' class names by number, from the annotation files that have classes."""
+    files = [config.paths.raw / config.epic_sounds.annotations[split] for split in ("train", "validation")]
+    annotations = pd.concat([pd.read_csv(file, usecols=["class_id", "class"]) for file in files])
+    names = annotations.groupby("class_id")["class"].agg(lambda given: given.mode()[0])
+    return {int(number): str(name) for number, name in names.items()}

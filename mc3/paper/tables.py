@@ -1,0 +1,233 @@
+"""Tables 2, 3 and 4: ours beside the paper's, over every row of `mc3.methods.METHODS` and every seed.
+
+Each table is a DataFrame with one row a method and, for each metric `m`, the columns `m` (mean over seeds), `m_std`
+(sample standard deviation; NaN of one seed) and, where the paper has it, `paper_m`. Written to CSV
+and read back, it renders the same.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mc3 import evaluate, methods, store
+from mc3.config import Config
+
+PAPER = Path(__file__).parents[2] / "data" / "paper"
+
+_HEADERS = {
+    "av": "AV", "al": "AL", "roc": "ROC", "pr": "PR", "v2a": "V→A", "a2v": "A→V", "l2a": "L→A", "a2l": "A→L",
+    "top1": "Top-1", "top5": "Top-5", "mca": "mCA", "map": "mAP", "mauc": "mAUC",
+}  # fmt: skip
+
+
+def table2(config: Config) -> pd.DataFrame:
+    """Table 2, sounding-action discovery: ROC and PR areas for audio-vision (`av_`) and audio-language (`al_`)."""
+    rows: list[dict[str, Any]] = []
+    for name in methods.METHODS:
+        per_seed = []
+        for seed in config.seeds:
+            scored = store.discovery_scores(config, name, seed)
+            found = {p: evaluate.discovery(scored[p], scored["positive"]) for p in evaluate.PAIRS if p in scored}
+            per_seed.append({f"{pair}_{m}": found[pair][m] for pair in found for m in ("roc", "pr")})
+        rows.append({**_method(name), **_over_seeds(per_seed)})
+    chance = evaluate.random_discovery(scored["positive"])
+    random = {f"{pair}_{m}": chance[m] for pair in evaluate.PAIRS for m in ("roc", "pr")}
+    table = _table(rows, random, "table2_discovery.csv")
+    return table.assign(clips=chance["n"], prevalence=chance["prevalence"])
+
+
+def table3(config: Config) -> pd.DataFrame:
+    """Table 3, sounding-action retrieval, in percent: set recall `{direction}_r{k}` and hit rate `{direction}_hit{k}`.
+
+    The paper's Recall is compared with set recall; see `mc3.evaluate.retrieval`.
+    """
+    ks = config.evaluate.recall_at
+    groups, split = store.retrieval_split(config)
+    query_rows, pool_rows = split
+    rows: list[dict[str, Any]] = []
+    for name in methods.METHODS:
+        per_seed = []
+        for seed in config.seeds:
+            _, embeddings = store.embeddings(config, name, seed)
+            found = evaluate.retrieval_directions(embeddings, groups, split, ks, config.evaluate.chunk)
+            per_seed.append(_retrieval_columns(found, ks))
+        rows.append({**_method(name), **_over_seeds(per_seed)})
+    chance = evaluate.random_retrieval(groups[query_rows], groups[pool_rows], ks)
+    random = _retrieval_columns(dict.fromkeys(evaluate.DIRECTIONS, chance), ks)
+    table = _table(rows, random, "table3_retrieval.csv")
+    return table.assign(queries=len(query_rows), pool=len(pool_rows))
+
+
+def table4(config: Config) -> pd.DataFrame:
+    """Table 4, EPIC-Sounds classification by protocol: top-1, top-5 and mCA in percent, mAP and mAUC as fractions.
+
+    ASF and SSAST are the paper's reference rows, without a number of ours; "untrained" and the rows of the official
+    linear probe, which the paper does not tell from its own, are ours only.
+    """
+    results = [store.probe_metrics(config, seed) for seed in config.seeds]
+    rows = []
+    for protocol in (store.LINEAR, store.OFFICIAL, store.FINETUNE):
+        for published in ("ASF", "SSAST") if protocol != store.OFFICIAL else ():
+            rows.append({"method": published.lower(), "label": f"{published} (published)", "paper": published,
+                         "protocol": protocol, "seeds": 0})  # fmt: skip
+        for name in (store.UNTRAINED, *methods.METHODS):
+            per_seed = [
+                _percent(r["metrics"][protocol][name]) for r in results if name in r["metrics"].get(protocol, {})
+            ]
+            if per_seed:
+                untrained = {"method": name, "label": "untrained", "paper": ""}
+                who = untrained if name == store.UNTRAINED else _method(name)
+                rows.append({**who, "protocol": protocol, **_over_seeds(per_seed)})
+    random = {**_percent(results[0]["metrics"]["random"]["random"]), "protocol": ""}
+    table = _table(rows, random, "table4_epic_sounds.csv")
+    return table.assign(events=results[0]["test_events"])
+
+
+Place = tuple[str, str, str]
+"""Of a number: method, protocol ("" but in Table 4), metric."""
+
+
+def cells(
+    table: pd.DataFrame, metrics: Sequence[str] | None = None, apart: Collection[Place] | None = None
+) -> pd.DataFrame:
+    """A table as text: each cell ours ± standard deviation, then in brackets the paper's and the difference.
+
+    Args:
+        table: of this module, or read back from its CSV.
+        metrics: the columns to show; those that the paper has, if not given.
+        apart: the numbers that get a dagger, because they differ from MC3's beyond their interval.
+    """
+    if metrics is None:
+        metrics = [name for name in _metrics(table) if f"paper_{name}" in table]
+    shown = pd.DataFrame({"Method": table["label"].astype(str)})
+    if "protocol" in table:
+        shown["Protocol"] = table["protocol"].fillna("").astype(str)
+    for letter, modality in (("A", "audio"), ("V", "video"), ("L", "text")):
+        if modality in table and "protocol" not in table:
+            shown[letter] = np.where(table[modality] == 1, "✓", "")
+    for name in metrics:
+        shown[header(name)] = [_cell(row, name, apart or ()) for _, row in table.iterrows()]
+    return shown
+
+
+def header(metric: str) -> str:
+    """A metric's column name in print: "av_roc" is "AV ROC", "v2a_r5" is "V→A @5", "av_p10" is "AV precision @10"."""
+    words = []
+    for part in metric.split("_"):
+        kind = part.rstrip("0123456789")
+        short = {"r": "@", "hit": "hit@", "p": "precision @"}
+        words.append(_HEADERS.get(part) or short.get(kind, kind) + part[len(kind) :])
+    return " ".join(words)
+
+
+def note(table: pd.DataFrame, apart: Collection[Place] | None = None) -> str:
+    """One sentence on what was measured: how many seeds and clips, and how to read a cell."""
+    seeds = int(table["seeds"].max())
+    parts = [f"{seeds} seed{'s' if seeds != 1 else ''}"]
+    for column, words in (
+        ("clips", "test clips"),
+        ("queries", "queries"),
+        ("pool", "in the pool"),
+        ("events", "events"),
+    ):
+        if column in table:
+            parts.append(f"{int(table[column].iloc[0]):,} {words}")
+    if "prevalence" in table:
+        parts.append(f"prevalence {table['prevalence'].iloc[0]:.3f}")
+    spread = " ± standard deviation over seeds" if seeds > 1 else ""
+    daggers = " † differs from MC3: the 95 % interval of the paired difference excludes 0." if apart is not None else ""
+    return f"{', '.join(parts)}. Each cell: ours{spread} (the paper's, difference).{daggers}"
+
+
+def to_markdown(
+    table: pd.DataFrame, metrics: Sequence[str] | None = None, apart: Collection[Place] | None = None
+) -> str:
+    """`cells` as a Markdown table with `note` beneath it."""
+    shown = cells(table, metrics, apart)
+    lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
+    escaped = [
+        "| " + " | ".join(html.escape(v, quote=False).replace("|", r"\|") for v in line) + " |" for line in lines
+    ]
+    return "\n".join([*escaped, "", note(table, apart)]) + "\n"
+
+
+def to_html(table: pd.DataFrame, metrics: Sequence[str] | None = None, apart: Collection[Place] | None = None) -> str:
+    """`cells` as an HTML table, escaped, with `note` as its caption."""
+    text = cells(table, metrics, apart).to_html(index=False, border=0, escape=True, na_rep="")
+    start = text.index(">") + 1
+    return f"{text[:start]}\n  <caption>{html.escape(note(table, apart))}</caption>{text[start:]}\n"
+
+
+def _method(name: str) -> dict[str, Any]:
+    method = methods.get(name)
+    ticks = {modality: int(modality in method.modalities) for modality in methods.MODALITIES}
+    return {"method": name, "label": method.label, "paper": method.paper, **ticks}
+
+
+def _over_seeds(per_seed: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    frame = pd.DataFrame(per_seed)
+    row: dict[str, Any] = {"seeds": len(frame)}
+    for name in frame:
+        row[str(name)] = float(frame[name].mean())
+        row[f"{name}_std"] = float(frame[name].std(ddof=1)) if len(frame) > 1 else np.nan
+    return row
+
+
+def _percent(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: 100 * value if name in ("top1", "top5", "mca") else value for name, value in metrics.items()}
+
+
+def _retrieval_columns(found: Mapping[str, Mapping[str, float]], ks: Sequence[int]) -> dict[str, float]:
+    """Direction -> metrics of `mc3.evaluate.retrieval`, as columns in percent."""
+    names = {f"{prefix}{k}": f"{metric}@{k}" for prefix, metric in (("r", "recall"), ("hit", "hit")) for k in ks}
+    return {f"{d}_{column}": 100 * metrics[name] for d, metrics in found.items() for column, name in names.items()}
+
+
+def _table(rows: Sequence[Mapping[str, Any]], random: Mapping[str, Any], file: str) -> pd.DataFrame:
+    """Random first, then `rows`, each joined with its row of the paper's table, columns in order."""
+    paper = pd.read_csv(PAPER / file).rename(columns={"method": "paper"})
+    keys = [key for key in ("paper", "protocol") if key in paper and (key == "paper" or "protocol" in random)]
+    paper = paper.fillna({"protocol": ""}) if "protocol" in keys else paper
+    table = pd.DataFrame([{"method": "random", "label": "Random", "paper": "Random", "seeds": 0, **random}, *rows])
+    for modality in methods.MODALITIES:
+        if modality in table:
+            table[modality] = table[modality].fillna(0).astype(int)
+    values = [c for c in paper if c in random and c not in keys]
+    table = table.merge(
+        paper[keys + values].rename(columns={c: f"paper_{c}" for c in values}), on=keys, how="left", validate="m:1"
+    )
+    metrics = [name for name in random if name != "protocol"]
+    for name in metrics:
+        if f"{name}_std" not in table:
+            table[f"{name}_std"] = np.nan
+    columns = [c for c in ("method", "label", "protocol", *methods.MODALITIES, "seeds") if c in table]
+    for name in metrics:
+        columns += [c for c in (name, f"{name}_std", f"paper_{name}") if c in table]
+    return table[columns]
+
+
+def _metrics(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table if f"{name}_std" in table]
+
+
+def _decimals(metric: str) -> int:
+    if metric in ("top1", "top5", "mca"):
+        return 2
+    return 1 if metric.split("_")[0] in evaluate.DIRECTIONS else 3
+
+
+def _cell(row: pd.Series, metric: str, apart: Collection[Place]) -> str:
+    ours, spread, paper = (row.get(name, np.nan) for name in (metric, f"{metric}_std", f"paper_{metric}"))
+    places = _decimals(metric)
+    if pd.isna(ours):
+        return f"({paper:.{places}f})" if pd.notna(paper) else "–"
+    text = f"{ours:.{places}f}" + (f" ± {spread:.{places}f}" if pd.notna(spread) else "")
+    protocol = row.get("protocol", "")
+    text += "†" * ((row["method"], protocol if isinstance(protocol, str) else "", metric) in apart)
+    return text + (f" ({paper:.{places}f}, {ours - paper:+.{places}f})" if pd.notna(paper) else "")

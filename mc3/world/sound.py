@@ -1,0 +1,386 @@
+"""The mini world's sound: an action's excitation through the object's resonances, and the sources around it.
+
+A verb excites (a blow, strokes of a knife, friction, running water) and a noun's material answers with
+decaying modes: x = excitation * resonance, as in modal synthesis of contact sounds. Everything is at 24 kHz, the
+rate of EPIC-Sounds' audio, and serves both halves of the world, so that what one teaches can help in the other.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import groupby
+
+import numpy as np
+from scipy.signal import butter, fftconvolve, sosfilt
+
+from mc3.world.plan import NOUNS, Action, VideoPlan
+
+RATE = 24000
+"""Samples a second."""
+
+Signal = np.ndarray
+"""Float64 [samples], RATE a second."""
+
+# Material: lowest mode (Hz), spread of the modes, decay of the lowest mode (s), share of dull noise in the answer.
+MATERIALS: dict[str, tuple[float, float, float, float]] = {
+    "metal": (620.0, 2.6, 0.30, 0.03),
+    "glass": (1500.0, 2.2, 0.16, 0.03),
+    "ceramic": (950.0, 2.3, 0.09, 0.08),
+    "stone": (480.0, 2.0, 0.025, 0.25),
+    "wood": (230.0, 1.9, 0.035, 0.15),
+    "plastic": (360.0, 1.7, 0.020, 0.30),
+    "food": (170.0, 1.5, 0.012, 0.60),
+    "paper": (2400.0, 1.4, 0.004, 0.80),
+    "cloth": (700.0, 1.3, 0.003, 0.95),
+}
+
+
+def _time(seconds: float) -> Signal:
+    return np.arange(int(seconds * RATE)) / RATE
+
+
+@cache
+def _bandpass(order: int, low: float, high: float) -> np.ndarray:
+    return butter(order, [low, high], "bandpass", fs=RATE, output="sos")
+
+
+def _band(rng: np.random.Generator, seconds: float, low: float, high: float) -> Signal:
+    """Noise between `low` and `high` Hz with unit RMS."""
+    noise = sosfilt(_bandpass(2, low, high), rng.standard_normal(int(seconds * RATE)))
+    return noise / (noise.std() + 1e-9)
+
+
+def _clicks(rng: np.random.Generator, seconds: float, times: np.ndarray, strengths: np.ndarray) -> Signal:
+    """Short blows (about 1 ms of noise) at `times` (s)."""
+    out = np.zeros(int(seconds * RATE) + 64)
+    burst = np.exp(-np.arange(48) / 10.0)
+    for time, strength in zip(times, strengths, strict=True):
+        at = int(time * RATE)
+        if 0 <= at < len(out) - 64:
+            out[at : at + 48] += strength * burst * rng.standard_normal(48)
+    return out[: int(seconds * RATE)]
+
+
+def _strokes(seconds: float, tempo: float, phase: float = 0.5) -> np.ndarray:
+    """Times of the strokes, at least one, of a movement of `tempo` strokes a second; the picture keeps the same."""
+    return np.arange(min(phase / tempo, seconds / 2), seconds - 0.05, 1.0 / tempo)
+
+
+def _chop(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    times = _strokes(seconds, tempo)
+    squash = np.zeros(int(seconds * RATE))
+    for time in times:
+        start = int((time - 0.05) * RATE)
+        squash[max(start, 0) : start + int(0.05 * RATE)] = 0.05
+    return _clicks(rng, seconds, times, rng.uniform(0.7, 1.0, len(times))) + squash * _band(rng, seconds, 1500, 5000)
+
+
+def _hit(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    times = _strokes(seconds, tempo / 2)
+    return _clicks(rng, seconds, times, np.full(len(times), 1.0))
+
+
+def _tap(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    return _clicks(rng, seconds, np.array([0.45, 0.62]) * seconds, np.array([1.0, 0.5])) * 0.5
+
+
+def _put(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    at = 0.55 * seconds
+    slide = np.where(np.abs(_time(seconds) - at - 0.08) < 0.06, 0.06, 0.0)
+    return _clicks(rng, seconds, np.array([at, at + 0.035]), np.array([1.0, 0.5])) + slide * _band(
+        rng, seconds, 400, 3000
+    )
+
+
+def _drop(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    gaps = 0.28 * 0.62 ** np.arange(8)
+    times = 0.4 * seconds + np.concatenate([[0.0], np.cumsum(gaps)])
+    return _clicks(rng, seconds, times, 0.6 ** np.arange(9))
+
+
+def _friction(
+    rng: np.random.Generator, seconds: float, tempo: float, low: float, high: float, sharpness: float
+) -> Signal:
+    strokes = np.abs(np.sin(np.pi * tempo * _time(seconds))) ** sharpness
+    return 0.12 * strokes * _band(rng, seconds, low, high)
+
+
+def _wipe(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    return _friction(rng, seconds, tempo * 0.7, 1200, 7000, 0.8)
+
+
+def _rub(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    return _friction(rng, seconds, tempo * 1.6, 250, 1800, 1.5)
+
+
+def _stir(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    times = _strokes(seconds, tempo * 0.8) + rng.normal(0, 0.02, len(_strokes(seconds, tempo * 0.8)))
+    scrape = _friction(rng, seconds, tempo * 0.4, 600, 4000, 0.5)
+    return 0.5 * scrape + _clicks(rng, seconds, times, rng.uniform(0.2, 0.6, len(times)))
+
+
+def _bubbles(rng: np.random.Generator, seconds: float, count: int, low: float, high: float) -> Signal:
+    out = np.zeros(int(seconds * RATE) + RATE // 10)
+    t = np.arange(int(0.05 * RATE)) / RATE
+    for at in np.sort(rng.integers(0, int(seconds * RATE), count)):
+        pitch = rng.uniform(low, high) * (1.0 + at / RATE / seconds * 0.6)
+        out[at : at + len(t)] += rng.uniform(0.1, 0.5) * np.exp(-t * 90) * np.sin(2 * np.pi * pitch * t * (1 + 4 * t))
+    return out[: int(seconds * RATE)]
+
+
+def _wash(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    swish = 0.6 + 0.4 * np.sin(2 * np.pi * tempo * 0.6 * _time(seconds))
+    return 0.10 * swish * _band(rng, seconds, 900, 9000) + 0.3 * _bubbles(rng, seconds, 40, 700, 2400)
+
+
+def _pour(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    return 0.03 * _band(rng, seconds, 500, 5000) + _bubbles(rng, seconds, 60, 350, 1100)
+
+
+def _open(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    latch = _clicks(rng, seconds, np.array([0.15 * seconds]), np.array([0.8]))
+    times = np.cumsum(1.0 / np.linspace(35, 90, 60)) + 0.2 * seconds
+    return latch + _clicks(rng, seconds, times[times < 0.8 * seconds], np.full((times < 0.8 * seconds).sum(), 0.25))
+
+
+def _close(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    swoosh = np.clip(_time(seconds) / (0.6 * seconds), 0, 1) * (_time(seconds) < 0.6 * seconds)
+    times = np.array([0.6 * seconds, 0.6 * seconds + 0.03, 0.6 * seconds + 0.09])
+    thud = _clicks(rng, seconds, times, np.array([1.4, 0.9, 0.5]))
+    return thud + 0.02 * swoosh**2 * _band(rng, seconds, 150, 900)
+
+
+def _grasp(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    t = _time(seconds)
+    scuff = np.exp(-(((t - 0.35 * seconds) / 0.06) ** 2))
+    return 0.08 * scuff * _band(rng, seconds, 800, 6000) + _clicks(
+        rng, seconds, np.array([0.38 * seconds]), np.array([0.5])
+    )
+
+
+def _lift(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    t = _time(seconds)
+    scrape = np.where(t > 0.2 * seconds, np.exp(-(t - 0.2 * seconds) / 0.15), 0.0)
+    return 0.1 * scrape * _band(rng, seconds, 300, 2500)
+
+
+def _rustle(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    times = np.sort(rng.uniform(0, seconds, 25))
+    return _clicks(rng, seconds, times, rng.uniform(0.05, 0.3, 25))
+
+
+def _shake(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    times = np.sort(rng.uniform(0, seconds, 140))
+    return _clicks(rng, seconds, times, np.abs(np.sin(np.pi * 1.8 * tempo * times)) ** 2 * rng.uniform(0.1, 0.6, 140))
+
+
+def _turn(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+    times = np.arange(0.1, seconds - 0.1, 1 / (5 * tempo))
+    return _clicks(rng, seconds, times, rng.uniform(0.3, 0.6, len(times)))
+
+
+EXCITATIONS: dict[str, Callable[[np.random.Generator, float, float], Signal]] = {
+    "cut": _chop,
+    "put": _put,
+    "hold": _rustle,
+    "wash": _wash,
+    "take": _grasp,
+    "close": _close,
+    "wipe": _wipe,
+    "lift": _lift,
+    "stir": _stir,
+    "open": _open,
+    "touch": _tap,
+    "pour": _pour,
+    "rub": _rub,
+    "drop": _drop,
+    "hit": _hit,
+    "shake": _shake,
+    "turn": _turn,
+}
+WET = {"wash": 0.75, "pour": 0.7, "wipe": 0.4, "rub": 0.4}
+"""Share of an excitation that reaches the ear directly, past the object (water, friction); 0.1 for the others."""
+
+
+def resonance(name: str, material: str, rng: np.random.Generator) -> Signal:
+    """The object's answer to a blow: eight decaying modes, fixed by its name, detuned a little by `rng` a piece.
+
+    Returns 0.4 s, unit energy.
+    """
+    lowest, spread, decay, dull = MATERIALS[material]
+    kind = np.random.default_rng(zlib.crc32(name.encode()))
+    frequencies = (
+        lowest * kind.uniform(0.75, 1.35) * np.cumprod(np.r_[1.0, 1 + (spread - 1) * kind.uniform(0.2, 0.8, 7)])
+    )
+    frequencies *= rng.normal(1.0, 0.02, 8)
+    strengths = kind.uniform(0.3, 1.0, 8) * np.linspace(1.0, 0.4, 8)
+    t = _time(0.4)
+    keep = frequencies < 0.45 * RATE
+    decays = decay * (frequencies / frequencies[0]) ** -0.5
+    ring = (strengths[:, None] * np.exp(-t / decays[:, None]) * np.sin(2 * np.pi * frequencies[:, None] * t))[keep].sum(
+        0
+    )
+    thump = np.exp(-t / 0.004) * rng.standard_normal(len(t))
+    answer = (1 - dull) * ring / np.linalg.norm(ring) + dull * thump / np.linalg.norm(thump)
+    return answer / np.linalg.norm(answer)
+
+
+FORMANTS = [(0.85 * f, 1.15 * f) for f in (*np.geomspace(300, 850, 6), *np.geomspace(900, 2300, 6))]
+"""Pass bands (Hz) of the first and the second formant of six vowels."""
+
+
+def speech(rng: np.random.Generator, seconds: float) -> Signal:
+    """Babble: syllables of a pulse train through two wandering formants."""
+    pitch = rng.uniform(100, 220)
+    out, at, total = np.zeros(int(seconds * RATE)), 0, int(seconds * RATE)
+    while at < total:
+        length = int(rng.uniform(0.09, 0.22) * RATE)
+        if rng.random() < 0.8:
+            t = np.arange(length) / RATE
+            phase = np.cumsum(pitch * rng.uniform(0.85, 1.2) * (1 - 0.15 * t / t[-1]) / RATE)
+            voice = 2 * (phase % 1) - 1 + 0.15 * rng.standard_normal(length)
+            syllable = np.zeros(length)
+            for formants in (FORMANTS[:6], FORMANTS[6:]):
+                syllable += sosfilt(_bandpass(1, *formants[rng.integers(6)]), voice)
+            out[at : at + length] += (syllable * np.hanning(length))[: total - at]
+        at += length + int(rng.uniform(0.0, 0.08) * RATE)
+    return out / (out.std() + 1e-9)
+
+
+def music(rng: np.random.Generator, seconds: float) -> Signal:
+    """Chords of decaying harmonic notes on a pentatonic scale."""
+    root, beat = rng.uniform(180, 300), rng.uniform(0.3, 0.5)
+    out, note = np.zeros(int(seconds * RATE) + RATE), _time(0.9)
+    pitches = root * 2 ** (np.array([0, 2, 4, 7, 9, 12]) / 12)
+    tones = [sum(np.sin(2 * np.pi * f * h * note) / h**1.5 for h in (1, 2, 3)) * np.exp(-note * 3) for f in pitches]
+    for at in np.arange(0, seconds, beat):
+        start = int(at * RATE)
+        for step in rng.choice(6, 2, replace=False):
+            out[start : start + len(note)] += tones[step]
+    out = out[: int(seconds * RATE)]
+    return out / out.std()
+
+
+def traffic(rng: np.random.Generator, seconds: float) -> Signal:
+    """Rumble that swells as cars pass."""
+    swell = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.08, 0.2) * _time(seconds) + rng.uniform(0, 6))
+    out = _band(rng, seconds, 50, 500) * (0.3 + swell)
+    return out / out.std()
+
+
+def wind(rng: np.random.Generator, seconds: float) -> Signal:
+    """Gusts of low noise."""
+    gust = 1 + np.sin(2 * np.pi * 0.31 * _time(seconds) + rng.uniform(0, 6)) * np.sin(2 * np.pi * 0.17 * _time(seconds))
+    out = _band(rng, seconds, 150, 1400) * gust
+    return out / out.std()
+
+
+def tap(rng: np.random.Generator, seconds: float) -> Signal:
+    """Running water."""
+    out = _band(rng, seconds, 1800, 10000)
+    return out / out.std()
+
+
+def machine(rng: np.random.Generator, seconds: float) -> Signal:
+    """A motor: harmonics of its speed, which swings once a second, and the noise of its load."""
+    wobble = 2 * np.pi * (rng.integers(70, 140) * _time(1.0) + 0.2 * np.sin(2 * np.pi * _time(1.0)))
+    hum = sum(np.sin(h * wobble + rng.uniform(0, 6)) / h**0.7 for h in (1, 2, 3, 5, 8, 13, 17))
+    out = np.resize(hum, int(seconds * RATE)) + _band(rng, seconds, 500, 4000)
+    return out / np.std(out)
+
+
+def tv(rng: np.random.Generator, seconds: float) -> Signal:
+    """Somebody talks over music."""
+    out = speech(rng, seconds) + 0.6 * music(rng, seconds)
+    return out / out.std()
+
+
+def contact(
+    rng: np.random.Generator, excitation: str, name: str, material: str, seconds: float, tempo: float
+) -> Signal:
+    """The sound of `excitation` (a key of `EXCITATIONS`) on the object `name`, `seconds` + 0.3 s long, unit RMS."""
+    blow = EXCITATIONS[excitation](rng, seconds, tempo)
+    blow = np.concatenate([blow, np.zeros(int(0.3 * RATE))])
+    rung = fftconvolve(blow, resonance(name, material, rng))[: len(blow)]
+    direct = WET.get(excitation, 0.1)
+    out = (1 - direct) * rung / (rung.std() + 1e-9) + direct * blow / (blow.std() + 1e-9)
+    return out / (out.std() + 1e-9)
+
+
+def activity(rng: np.random.Generator, seconds: float) -> Signal:
+    """Somebody else at work: actions of any kind on any object, one after the other."""
+    out, at = np.zeros(int(seconds * RATE)), rng.uniform(0.0, 0.5)
+    kinds, things = list(EXCITATIONS), [noun for noun in NOUNS if noun.material]
+    while at < seconds:
+        kind, thing, length = kinds[rng.integers(len(kinds))], things[rng.integers(len(things))], rng.uniform(0.4, 1.5)
+        sound = contact(rng, kind, thing.label, thing.material, length, rng.uniform(2.0, 3.5))
+        start = int(at * RATE)
+        out[start : start + len(sound)] += sound[: len(out) - start]
+        at += length + rng.uniform(0.0, 0.8)
+    return out / (out.std() + 1e-9)
+
+
+SOURCES: dict[str, Callable[[np.random.Generator, float], Signal]] = {
+    "tap": tap,
+    "machine": machine,
+    "tv": tv,
+    "traffic": traffic,
+    "speech": speech,
+    "music": music,
+    "wind": wind,
+    "activity": activity,
+}
+
+
+def action_sound(rng: np.random.Generator, action: Action) -> Signal:
+    """What an action sounds like at its level; silence of the same length when it does not sound."""
+    kind = action.verb.label.split("_")[0]
+    if kind == "talk":
+        out = speech(rng, action.duration)
+    else:
+        out = contact(rng, kind, action.noun.label, action.noun.material, action.duration, action.tempo)
+    return 10 ** (action.level / 20) * out * action.sounding
+
+
+def room_tone(rng: np.random.Generator, seconds: float, level: float) -> Signal:
+    """Noise that falls with frequency, at `level` dB of full scale; it repeats every 10 s."""
+    spectrum = np.fft.rfft(rng.standard_normal(10 * RATE))
+    spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)) / 10, 40.0))
+    out = np.fft.irfft(spectrum)
+    return np.resize(10 ** (level / 20) * out / out.std(), int(seconds * RATE))
+
+
+def _spans(names: list[str]) -> Iterator[tuple[str, int, int]]:
+    """Runs of equal names: (name, first, one past the last), silence ("") left out."""
+    first = 0
+    for name, run in groupby(names):
+        last = first + len(list(run))
+        if name:
+            yield name, first, last
+        first = last
+
+
+def soundtrack(plan: VideoPlan, seconds: float, every: float) -> np.ndarray:
+    """A video's sound: float32 [seconds * RATE] within [-1, 1]; a source plays through each `every` seconds it is on.
+
+    The levels of room tone and sources (dB of full scale, one draw a video) are choices: with the actions' -34
+    to -18 dB they make signal-to-noise ratios of about -4 to +26 dB.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([*plan.entropy, 1]))
+    out = room_tone(rng, seconds, rng.uniform(-60, -44))
+    for kind in ("on_screen", "off_screen"):
+        level = rng.uniform(-42, -30) if kind == "on_screen" else rng.uniform(-44, -30)
+        for name, first, last in _spans([getattr(action, kind) for action in plan.actions]):
+            sound = 10 ** (level / 20) * SOURCES[name](rng, (last - first) * every)
+            fade = np.linspace(0, 1, RATE // 20)
+            sound[: len(fade)] *= fade
+            sound[-len(fade) :] *= fade[::-1]
+            at = int(first * every * RATE)
+            out[at : at + len(sound)] += sound[: len(out) - at]
+    for action in plan.actions:
+        sound = action_sound(rng, action)
+        at = int(action.start * RATE)
+        out[at : at + len(sound)] += sound[: len(out) - at]
+    return np.tanh(out).astype(np.float32)

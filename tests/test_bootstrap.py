@@ -1,0 +1,257 @@
+"""Intervals of paired differences are as wide as theory says, and the numbers under them are the tables' own."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import small_work
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from scipy.stats import norm, t
+
+from mc3 import config, evaluate, methods, store
+from mc3.config import Config
+from mc3.errors import DataError
+from mc3.paper import bootstrap, tables
+
+DRAWS = 1000
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A small work folder of two seeds, the second with every method's embeddings disturbed."""
+    made = config.load(small_work.make(tmp_path_factory.mktemp("small")))
+    rng = np.random.default_rng(1)
+    for name in ("align", *methods.METHODS):
+        found, about = store.read_tensors(made.paths.embeddings(name, 0))
+        moved = {m: points + 0.05 * rng.normal(size=points.shape) for m, points in found.items()}
+        unit = {m: (p / np.linalg.norm(p, axis=1, keepdims=True)).astype(np.float32) for m, p in moved.items()}
+        store.write_tensors(made.paths.embeddings(name, 1), unit, about)
+    for file in (made.paths.work / "probe").iterdir():
+        file.with_stem("1").write_bytes(file.read_bytes())
+    return dataclasses.replace(made, seeds=[0, 1])
+
+
+@pytest.fixture(scope="module")
+def measured(settings: Config) -> dict[str, bootstrap.Measured]:
+    return bootstrap.measure(settings, draws=100)
+
+
+def of_means(values: np.ndarray, videos: np.ndarray, draws: int = DRAWS) -> tuple[float, float, float]:
+    """`contrast` of the mean of `values`, [seeds, N]."""
+    weights = bootstrap.resamples(videos, draws)
+    return bootstrap.contrast(values @ (weights / weights.sum(axis=1, keepdims=True)).T, len(set(videos)))
+
+
+def delong(scores: np.ndarray, others: np.ndarray, labels: np.ndarray) -> float:
+    """Standard error of the difference of two ROC areas on the same clips (DeLong et al., Biometrics 1988)."""
+    parts = []
+    for values in (scores, others):
+        yes, no = values[labels == 1], values[labels == 0]
+        wins = (yes[:, None] > no) + (yes[:, None] == no) / 2
+        parts.append((wins.mean(axis=1), wins.mean(axis=0)))
+    return np.sqrt(sum(np.var(a - b, ddof=1) / len(a) for a, b in zip(*parts, strict=True)))
+
+
+# Intervals
+
+
+def test_an_interval_of_two_roc_areas_difference_is_delongs() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 600)
+    shared = rng.normal(size=600) + labels
+    scores, others = (shared + s * rng.normal(size=600) for s in (0.7, 1.0))
+    weights = bootstrap.resamples(np.arange(600), DRAWS)
+    drawn = [evaluate.resampled_discovery(s, labels, weights)["roc"] for s in (scores, others)]
+    value, low, high = bootstrap.contrast((drawn[0] - drawn[1])[None], 600)
+    expected = [evaluate.discovery(s, labels)["roc"] for s in (scores, others)]
+    assert value == pytest.approx(expected[0] - expected[1])
+    assert high - low == pytest.approx(2 * 1.96 * delong(scores, others, labels), rel=0.08)
+    apart = drawn[0][1:] - np.random.default_rng(1).permutation(drawn[1][1:])
+    assert np.ptp(evaluate.interval(apart)) > 1.3 * (high - low)  # what unpaired draws would say
+
+
+def test_an_interval_of_a_mean_is_students_whether_clips_or_few_videos_vary() -> None:
+    rng = np.random.default_rng(0)
+    value, low, high = of_means(rng.normal(size=(1, 500)), np.arange(500))
+    assert high - low == pytest.approx(2 * 1.96 / np.sqrt(500), rel=0.1)
+    videos = np.repeat(np.arange(8), 50)
+    shifts = rng.normal(size=8)
+    value, low, high = of_means(shifts[videos][None], videos)
+    half = t.ppf(0.975, 7) * shifts.std(ddof=1) / np.sqrt(8)
+    assert value == pytest.approx(shifts.mean())
+    assert (high - low) / 2 == pytest.approx(half, rel=0.15)
+
+
+def test_what_differs_between_seeds_is_in_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    clips = rng.normal(size=400)
+    shifts = np.array([-0.3, -0.1, 0.0, 0.1, 0.3])
+    _, low, high = of_means(np.stack([clips] * 5), np.arange(400))
+    assert high - low == pytest.approx(
+        2 * 1.96 / np.sqrt(400), rel=0.1
+    )  # five seeds of the same clips are no more clips
+    _, low, high = of_means(shifts[:, None] + 0 * clips, np.arange(400))
+    assert (high - low) / 2 == pytest.approx(t.ppf(0.975, 4) * shifts.std(ddof=1) / np.sqrt(5), rel=0.15)
+    _, low, high = of_means(shifts[:, None] + clips, np.arange(400))
+    assert (high - low) / 2 > norm.ppf(0.975) * np.sqrt(1 / 400 + shifts.var(ddof=1) / 5)
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.05), (3, 0.3), (5, 0.3)])
+def test_ninety_five_in_a_hundred_intervals_hold_the_true_difference(seeds: int, spread: float) -> None:
+    rng = np.random.default_rng(seeds)
+    videos = np.repeat(np.arange(20), 10)
+    held, times = 0, 300
+    for _ in range(times):
+        by_video, by_seed = 0.3 * rng.normal(size=20), spread * rng.normal(size=(seeds, 1))
+        values = 0.2 + by_seed + by_video[videos] + rng.normal(size=(1, 200)) + 0.5 * rng.normal(size=(seeds, 200))
+        _, low, high = of_means(values, videos, draws=200)
+        held += low <= 0.2 <= high
+    assert 0.91 * times <= held <= 0.99 * times
+
+
+def test_the_same_row_twice_has_no_difference_and_no_width(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(methods.METHODS, "twin", {**methods.METHODS["mc3"], "label": "Twin"})
+    for seed in settings.seeds:
+        settings.paths.embeddings("twin", seed).write_bytes(settings.paths.embeddings("mc3", seed).read_bytes())
+    found = bootstrap.differences(bootstrap.measure(settings, draws=50)).set_index("method")
+    assert (found.loc["twin", ["difference", "low", "high"]] == 0).all(axis=None)
+    assert len(found.loc["twin"]) == 4 + 12
+
+
+def test_of_one_video_there_is_no_interval() -> None:
+    value, low, high = of_means(np.random.default_rng(0).normal(size=(2, 9)), np.zeros(9))
+    assert np.isfinite(value)
+    assert np.isnan([low, high]).all()
+
+
+def test_a_video_is_drawn_with_all_its_clips() -> None:
+    videos = np.array(["b", "a", "b", "c", "a", "a"])
+    weights = bootstrap.resamples(videos, 200)
+    assert (weights[0] == 1).all()
+    counts = np.stack([weights[1:, videos == v][:, 0] for v in "abc"], axis=1)
+    assert (weights[1:] == counts[:, ["abc".index(v) for v in videos]]).all()
+    assert (counts.sum(axis=1) == 3).all()
+    assert counts.mean(axis=0) == pytest.approx(np.ones(3), abs=0.2)
+
+
+# Numbers under the intervals
+
+
+@given(st.integers(0, 10_000), st.booleans())
+@hypothesis_settings(max_examples=25, deadline=None)
+def test_classification_of_a_resample_is_that_of_the_rows_repeated(seed: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(7, 40, p=[0.4, 0.2, 0.2, 0.1, 0.05, 0.03, 0.02])
+    scores = rng.normal(size=(40, 8)) + 1.5 * np.eye(8)[labels]
+    scores = (np.round(scores) if ties else scores).astype(np.float32)
+    weights = bootstrap.resamples(np.arange(40), 6)
+    found = bootstrap.classification(scores, labels, weights)
+    for k, counts in enumerate(weights.astype(int)):
+        rows = np.repeat(np.arange(40), counts)
+        if len(set(labels[rows])) > 1:
+            for metric, value in evaluate.classification(scores[rows], labels[rows]).items():
+                assert found[metric][k] == pytest.approx(value, abs=1e-6), metric
+
+
+def test_a_resample_of_one_class_has_no_areas_but_a_recall() -> None:
+    found = bootstrap.classification(np.eye(2), np.array([0, 1]), np.array([[1, 1], [2, 0]], np.float32))
+    assert found["mca"].tolist() == [1, 1]
+    assert found["mauc"][0] == 1
+    assert np.isnan(found["mauc"][1])
+
+
+def test_query_recalls_average_to_table_3s_recall() -> None:
+    rng = np.random.default_rng(0)
+    asked, held = rng.integers(0, 5, 60).astype(str), np.resize(np.arange(5), 33).astype(str)
+    queries, pool = rng.normal(size=(60, 4)), rng.normal(size=(33, 4))
+    found = bootstrap.query_recalls(evaluate.nearest(queries, pool, 50), asked, held, (1, 5, 50))
+    expected = evaluate.retrieval(queries, pool, asked, held, (1, 5, 50))
+    assert found.mean(axis=1) == pytest.approx([expected[f"recall@{k}"] for k in (1, 5, 50)])
+    assert (found[2] == 1).all()
+
+
+def test_alike_counts_pairs_of_different_clips() -> None:
+    rng = np.random.default_rng(0)
+    clusters, names = rng.integers(0, 3, 12), rng.choice(["cut", "wash"], 12)
+    weights = bootstrap.resamples(np.arange(12), 4)
+    for k, w in enumerate(weights):
+        inside = same = every = pairs = 0.0
+        for i in range(12):
+            for j in range(i):
+                weight = w[i] * w[j]
+                pairs += weight
+                every += weight * (names[i] == names[j])
+                inside += weight * (clusters[i] == clusters[j])
+                same += weight * (clusters[i] == clusters[j] and names[i] == names[j])
+        found = bootstrap.alike(clusters, names, weights)
+        assert [part[k] for part in found] == pytest.approx([same / inside, every / pairs])
+
+
+def test_the_first_column_is_what_the_tables_print(settings: Config, measured: dict[str, bootstrap.Measured]) -> None:
+    printed = {"table2": tables.table2(settings), "table3": tables.table3(settings), "table4": tables.table4(settings)}
+    for name, table in printed.items():
+        rows = {
+            f"{r.protocol}/{r.method}" if getattr(r, "protocol", "") else r.method: r._asdict()
+            for r in table.itertuples()
+        }
+        assert measured[name].cells
+        for (row, metric), values in measured[name].cells.items():
+            assert values.shape == (2, 101)
+            assert values[:, 0].mean() == pytest.approx(rows[row][metric], rel=1e-6), (row, metric)
+
+
+def test_figure_5s_precision_is_the_curves(settings: Config, measured: dict[str, bootstrap.Measured]) -> None:
+    scored = store.discovery_scores(settings, "cmc", 0)
+    curve = evaluate.pr_curve(scored["av"], scored["positive"])
+    for recall in bootstrap.RECALLS:
+        reached = curve.loc[curve["recall"] >= recall - 1e-9, "precision"].iloc[0]
+        assert measured["figure5"].cells["cmc", f"av_p{round(100 * recall)}"][0, 0] == pytest.approx(reached)
+
+
+def test_regions_and_clusters_are_measured_as_the_world_was_made(measured: dict[str, bootstrap.Measured]) -> None:
+    regions = measured["figure2"].cells
+    assert regions["mc3", "av_mean_I"][:, 0].mean() > regions["mc3", "av_mean_others"][:, 0].mean() + 0.1
+    assert regions["mc3", "al_roc_II"][:, 0].mean() > 0.8  # the text of region II points elsewhere
+    assert abs(regions["mc3", "av_roc_II"][:, 0].mean() - 0.5) < 0.15  # but not its sound and picture
+    verbs = measured["figure6"].cells
+    assert verbs["mc3", "same_verb"][:, 0].mean() > verbs["random", "same_verb"][:, 0].mean() + 0.05
+
+
+def test_differences_are_of_every_row_in_every_metric_and_say_what_of(
+    settings: Config, measured: dict[str, bootstrap.Measured]
+) -> None:
+    found = bootstrap.differences(measured)
+    assert set(found.loc[found["table"] == "table2", "method"]) == {"random", *methods.METHODS} - {"mc3"}
+    assert set(found.loc[found["table"] == "table4", "protocol"]) == {"linear-probe", "fine-tune"}
+    pd.testing.assert_series_equal(found["difference"], found["mc3"] - found["other"], check_names=False)
+    assert (found["low"] <= found["difference"]).mean() > 0.95
+    note = bootstrap.note(found)
+    assert "120 clips of 6 videos" in note
+    assert note.endswith("and 2 seeds.")
+    single = bootstrap.note(
+        bootstrap.differences(bootstrap.measure(dataclasses.replace(settings, seeds=[0]), draws=10))
+    )
+    assert "with one seed: what another seed would change is not in them" in single
+
+
+def test_the_forest_has_the_papers_metrics_and_rows_in_order(measured: dict[str, bootstrap.Measured]) -> None:
+    drawn = bootstrap.forest(bootstrap.differences(measured))
+    assert list(dict.fromkeys(drawn["panel"])) == [
+        "AV ROC", "AV PR", "AL ROC", "AL PR", "V→A @5", "A→V @5", "L→A @5", "A→L @5", "V→A @10", "A→V @10", "L→A @10",
+        "A→L @10", "Top-1", "Top-5", "mCA", "mAP", "mAUC",
+    ]  # fmt: skip
+    rows = drawn[drawn["line"] == "table4"].sort_values("row")["label"]
+    assert list(dict.fromkeys(rows))[:3] == ["untrained, linear", "CLAP, linear", "CM-ACC, linear"]
+    assert "Random" not in set(drawn["label"])
+
+
+def test_without_mc3_there_is_nothing_to_compare_with(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = {name: entry for name, entry in methods.METHODS.items() if name != "mc3"}
+    monkeypatch.setattr(methods, "METHODS", others)
+    monkeypatch.setattr("mc3.paper.findings.CHECKPOINTS", ("align",))
+    measured = bootstrap.measure(settings, draws=5)
+    with pytest.raises(DataError, match="no row mc3"):
+        bootstrap.differences(measured)
