@@ -55,12 +55,8 @@ def _load(args: argparse.Namespace) -> Any:
 
 def _method(args: argparse.Namespace) -> str:
     from mc3 import methods
-    from mc3.errors import ConfigError
 
-    try:
-        return methods.get(args.method).name
-    except KeyError as error:
-        raise ConfigError(error.args[0]) from None
+    return methods.get(args.method).name
 
 
 def profile(args: argparse.Namespace) -> None:
