@@ -146,6 +146,9 @@ def shards(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Train one method from one seed; with --dry-run say what that would take."""
     config, method = _load(args), _method(args)
+    from mc3 import methods, objectives
+
+    objectives.check(methods.get(method))  # before the heavy imports below
     if args.dry_run:
         import torch
 

@@ -1,10 +1,11 @@
 """Section 4 of the paper (https://arxiv.org/abs/2404.05206): contrastive (Eq. 1) and consensus (Eq. 2-3) coding.
 
-Embeddings are `{modality: tensor [B, D]}`, one unit vector a row; row t of every modality is sample t. All arithmetic is
-in float32 or wider, also under autocast: a cosine in bfloat16 divided by a temperature of 0.05 would be off by 0.08.
+Embeddings are `{modality: tensor [B, D]}`, one unit vector a row; row t of every modality is sample t. All arithmetic
+is in float32 or wider, also under autocast: a cosine in bfloat16 divided by a temperature of 0.05 would be off by
+0.08.
 
-Each of several processes holds some rows of the batch and scores them against everybody's (`gather`). The gather carries
-gradients back, so that the processes' mean gradient is that of one process with the whole batch.
+Each of several processes holds some rows of the batch and scores them against everybody's (`gather`). The gather
+carries gradients back, so that the processes' mean gradient is that of one process with the whole batch.
 """
 
 from __future__ import annotations

@@ -245,11 +245,11 @@ def run(
     import torch
 
     from mc3.encoders.audio import AudioEncoder
-    from mc3.train import initial
+    from mc3.model import MC3
 
     torch.set_num_threads(config.train.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    untrained = {f"untrained-{s}": initial(config, s).encoders["audio"] for s in range(seed, seed + SEEDS)}
+    untrained = {f"untrained-{s}": MC3.initial(config, s).encoders["audio"] for s in range(seed, seed + SEEDS)}
     learned, left_out = trained(config, seed)
     encoders = cast("dict[str, AudioEncoder]", {**untrained, **learned})
     report = Report(folder)

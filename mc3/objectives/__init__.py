@@ -1,8 +1,8 @@
 """Objectives: what a stage minimises, the losses of Sec. 4 and those of the baselines.
 
-All kinds of loss sum the same terms, one for either direction of every pair, in which modality i is the query, j the key.
-They differ in the keys that a query is compared with, and in the weights. To add a kind, write a file with a subclass of
-`Objective` and import it here: one line.
+All kinds of loss sum the same terms, one for either direction of every pair, in which modality i is the query, j the
+key. They differ in the keys that a query is compared with, and in the weights. To add a kind, write a file with a
+subclass of `Objective` and import it here: one line.
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ class ActiveNegatives(Objective, kind="active_negatives", takes=("pool", "negati
     """Momentum encoders make the keys, and the negatives are chosen among their past keys.
 
     For each direction, a step first moves members of the pool, as many as the batch has clips, into the dictionary of
-    `negatives`, whose oldest leave: those that k-means++ seeding draws over their gradient embeddings. A query then has
-    to find its clip's key among those of the batch and the dictionary. The batch's keys enter the pool, and the momentum
-    encoders follow those that learn: theta_k = m theta_k + (1 - m) theta_q.
+    `negatives`, whose oldest leave: those that k-means++ seeding draws over their gradient embeddings. A query then
+    has to find its clip's key among those of the batch and the dictionary. The batch's keys enter the pool, and the
+    momentum encoders follow those that learn: theta_k = m theta_k + (1 - m) theta_q.
     """
 
     def prepare(self, model: MC3, clips: int, seed: int) -> None:

@@ -46,8 +46,8 @@ class Objective(nn.Module):
         class Mine(Objective, kind="mine", takes=("margin",)):
             def terms(self, queries, keys, offset, batch): ...
 
-    State that a kind keeps between steps (a scale, past embeddings, averaged encoders) is in its parameters and buffers,
-    the same on every process. A resumed run restores it, and no checkpoint contains it.
+    State that a kind keeps between steps (a scale, past embeddings, averaged encoders) is in its parameters and
+    buffers, the same on every process. A resumed run restores it, and no checkpoint contains it.
     """
 
     takes: ClassVar[frozenset[str]] = frozenset()

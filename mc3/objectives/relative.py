@@ -51,9 +51,7 @@ def relative_consensus(embeddings: Embeddings, keys: Embeddings, anchor: str, so
     return ((z_BM - target_B1.detach()).abs() * deviation_M).sum(dim=1).mean()
 
 
-def standardised(
-    embeddings: Embeddings, keys: Embeddings, anchor: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def standardised(embeddings: Embeddings, keys: Embeddings, anchor: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Similarities to the anchor in standard deviations from the mean of the whole batch.
 
     Cosines of two pairs of modalities are not comparable: one pair's may spread over .2 and the other's over .6.
