@@ -1,4 +1,4 @@
-"""Sounding actions in the user's own video: no narrations or labels, only pictures and sound (Sec. 6.1 at test time)."""
+"""Sounding actions in the user's own video: no narrations or labels, only pictures and sound (as Sec. 6.1 tests)."""
 
 from __future__ import annotations
 
