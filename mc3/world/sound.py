@@ -83,7 +83,7 @@ def _friction(rng: Generator, seconds: float, tempo: float, low: float, high: fl
 
 def _bubbles(rng: Generator, seconds: float, count: int, low: float, high: float) -> Signal:
     out = np.zeros(int(seconds * RATE) + RATE // 10)
-    t = np.arange(int(0.05 * RATE)) / RATE
+    t = _time(0.05)
     for at in np.sort(rng.integers(0, int(seconds * RATE), count)):
         pitch = rng.uniform(low, high) * (1.0 + at / RATE / seconds * 0.6)
         out[at : at + len(t)] += rng.uniform(0.1, 0.5) * np.exp(-t * 90) * np.sin(2 * np.pi * pitch * t * (1 + 4 * t))
@@ -140,7 +140,7 @@ def _lift(rng: Generator, seconds: float, tempo: float) -> Signal:
 
 def _stir(rng: Generator, seconds: float, tempo: float) -> Signal:
     times = _strokes(seconds, tempo * 0.8)
-    times = times + rng.normal(0, 0.02, len(times))
+    times += rng.normal(0, 0.02, len(times))
     scrape = _friction(rng, seconds, tempo * 0.4, 600, 4000, 0.5)
     return 0.5 * scrape + _clicks(rng, seconds, times, rng.uniform(0.2, 0.6, len(times)))
 
@@ -165,14 +165,13 @@ def _rub(rng: Generator, seconds: float, tempo: float) -> Signal:
 
 
 def _drop(rng: Generator, seconds: float, tempo: float) -> Signal:
-    gaps = 0.28 * 0.62 ** np.arange(8)
-    times = 0.4 * seconds + np.concatenate([[0.0], np.cumsum(gaps)])
+    times = 0.4 * seconds + np.cumsum(np.r_[0.0, 0.28 * 0.62 ** np.arange(8)])
     return _clicks(rng, seconds, times, 0.6 ** np.arange(9))
 
 
 def _hit(rng: Generator, seconds: float, tempo: float) -> Signal:
     times = _strokes(seconds, tempo / 2)
-    return _clicks(rng, seconds, times, np.full(len(times), 1.0))
+    return _clicks(rng, seconds, times, np.ones(len(times)))
 
 
 def _shake(rng: Generator, seconds: float, tempo: float) -> Signal:
@@ -224,8 +223,8 @@ FORMANTS = [(0.85 * f, 1.15 * f) for f in (*np.geomspace(300, 850, 6), *np.geoms
 def speech(rng: Generator, seconds: float) -> Signal:
     """Babble: syllables of a pulse train through two wandering formants."""
     pitch = rng.uniform(100, 220)
-    out, at, total = np.zeros(int(seconds * RATE)), 0, int(seconds * RATE)
-    while at < total:
+    out, at = np.zeros(int(seconds * RATE)), 0
+    while at < len(out):
         length = int(rng.uniform(0.09, 0.22) * RATE)
         if rng.random() < 0.8:
             t = np.arange(length) / RATE
@@ -283,8 +282,7 @@ def tv(rng: Generator, seconds: float) -> Signal:
 
 def contact(rng: Generator, excitation: str, label: str, material: str, seconds: float, tempo: float) -> Signal:
     """The sound of `excitation` (a key of `EXCITATIONS`) on the object `label`: `seconds` + 0.3 s, unit RMS."""
-    blow = EXCITATIONS[excitation](rng, seconds, tempo)
-    blow = np.concatenate([blow, np.zeros(int(0.3 * RATE))])
+    blow = np.r_[EXCITATIONS[excitation](rng, seconds, tempo), np.zeros(int(0.3 * RATE))]
     ring = fftconvolve(blow, resonance(label, material, rng))[: len(blow)]
     direct = WET.get(excitation, 0.1)
     return _unit((1 - direct) * ring / (ring.std() + 1e-9) + direct * blow / (blow.std() + 1e-9))
@@ -313,8 +311,8 @@ def action_sound(rng: Generator, action: Action) -> Signal:
     if action.verb.name == "talk":
         out = speech(rng, action.duration)
     else:
-        noun = action.noun
-        out = contact(rng, action.verb.name, noun.label, noun.material, action.duration, action.tempo)
+        label, material = action.noun.label, action.noun.material
+        out = contact(rng, action.verb.name, label, material, action.duration, action.tempo)
     return 10 ** (action.level / 20) * out * action.sounding
 
 
