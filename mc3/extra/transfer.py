@@ -24,7 +24,9 @@ from mc3 import evaluate, methods
 from mc3.config import Config
 from mc3.data import media
 from mc3.data.annotations import Report, read_table
+from mc3.data.audio import fbank
 from mc3.errors import DataError
+from mc3.extra.plots import real_audio
 from mc3.files import is_safe_id, write_atomic
 from mc3.paper import notebook, plots
 
@@ -96,7 +98,8 @@ def log_mels(
             seconds = media.probe(folder / name).duration_sec
             if not 0.1 <= seconds <= LONGEST_SEC:
                 raise DataError(f"it lasts {seconds:.1f} s, the collection's clips about 5 s; fetch it again")
-            found.append(media.fbank(media.read_audio(folder / name, 0.0, seconds, rate), rate, mel_bins))
+            sound = next(media.waveforms_of(folder / name, [(0.0, seconds)], rate))
+            found.append(fbank(sound, rate, mel_bins))
         except DataError as error:
             report.drop(folder / name, "", str(error).replace(str(folder / name), "it"))
         else:
@@ -271,7 +274,7 @@ def run(
 
     table = _table(rows, features, statistics(found), clips)
     write_atomic(figures / "real_audio.csv", table.to_csv(index=False, float_format="%.4f").encode())
-    plots.save(plots.real_audio(table), figures / "real_audio")
+    plots.save(real_audio(table), figures / "real_audio")
     _record(config, folder, seed, full_size, clips, list(learned), left_out, report, figures)
     return table
 
