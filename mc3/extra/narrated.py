@@ -23,9 +23,11 @@ from mc3.config import Config
 from mc3.data import epic_sounds
 from mc3.data.annotations import Report
 from mc3.errors import DataError
-from mc3.extra import baselines
+from mc3.extra import baselines, plots
 from mc3.extra import epic_kitchens as epic
 from mc3.files import write_atomic
+from mc3.paper import notebook
+from mc3.paper.plots import save
 
 if TYPE_CHECKING:
     from mc3.data import media
@@ -212,8 +214,6 @@ def run(
     Writes `out` (one row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .provenance.json. Without
     `checkpoint` and `audio` only the audio-free scores are written.
     """
-    from mc3.paper import notebook, plots
-
     if (checkpoint is None) != (audio is None) or (videos is not None and audio is None):
         raise DataError("a model's scores need both --checkpoint and --audio, with --videos as an addition")
     if not 0 < threshold <= 1:
@@ -240,7 +240,7 @@ def run(
     stem = out.with_suffix("")
     for name, frame in ((out.name, result), (f"{stem.name}_verbs.csv", shares), (f"{stem.name}_labels.csv", possible)):
         write_atomic(out.with_name(name), frame.to_csv(index=False, float_format="%.4f").encode())
-    plots.save(plots.narrated(result, shares), stem)
+    save(plots.narrated(result, shares), stem)
     inputs = [path for path in (events, narrations, verbs, nouns, info, table, checkpoint) if path]
     facts = notebook.origin(config, inputs) | {
         "narrated": {"iou": threshold, "shifts": SHIFTS, "folds": baselines.FOLDS, "draws": draws,

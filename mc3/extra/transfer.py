@@ -25,8 +25,10 @@ from mc3.config import Config
 from mc3.data import media
 from mc3.data.annotations import Report, read_table
 from mc3.errors import DataError
+from mc3.extra import plots
 from mc3.files import is_safe_id, sha256, write_atomic
-from mc3.paper import notebook, plots
+from mc3.paper import notebook
+from mc3.paper.plots import save
 
 if TYPE_CHECKING:
     from mc3.encoders.audio import AudioEncoder
@@ -256,7 +258,7 @@ def run(
 
     table = _table(rows, features, statistics(found), clips)
     write_atomic(figures / "real_audio.csv", table.to_csv(index=False, float_format="%.4f").encode())
-    plots.save(plots.real_audio(table), figures / "real_audio")
+    save(plots.real_audio(table), figures / "real_audio")
     inputs = [*(config.paths.final(name, seed) for name in learned), config.paths.shards / "tokenizer.json"]
     data = notebook.origin(config, inputs)
     listing = "".join(f"{name} {sha256(folder / name)}\n" for name in clips["file"])
