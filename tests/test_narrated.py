@@ -17,8 +17,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from test_epic_kitchens import HEADER as NARRATIONS_HEADER
 
 from mc3 import cli, config
-from mc3.data import epic_sounds, media, tokenizer
+from mc3.data import epic_sounds, tokenizer
 from mc3.data.annotations import Report
+from mc3.data.audio import fbank, resample
 from mc3.errors import DataError
 from mc3.extra import baselines, epic_kitchens, narrated
 from mc3.model import MC3
@@ -354,8 +355,8 @@ def test_a_checkpoint_is_scored_on_the_sound_around_each_start(kitchen, reposito
     for i, row in enumerate(narrations.itertuples()):
         with h5py.File(sounds) as file:
             sound = np.concatenate([np.zeros(24000, np.float32), file[row.video_id][: 24000 * 10]])
-        own = media.resample(sound, 24000, 16000)[round((row.start + 0.5) * 16000) :][:24000]
-        mel = torch.from_numpy(media.fbank(own, 16000, model.config.audio.mel_bins))[None]
+        own = resample(sound, 24000, 16000)[round((row.start + 0.5) * 16000) :][:24000]
+        mel = torch.from_numpy(fbank(own, 16000, model.config.audio.mel_bins))[None]
         with torch.inference_mode():
             one = model({"audio": mel, "text": model.tokenize([row.text])})
         assert found["audio-text"][i] == pytest.approx(float((one["audio"] * one["text"]).sum()), abs=1e-3)

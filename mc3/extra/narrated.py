@@ -265,12 +265,12 @@ def _cosines(
     """Cosines of each sound with its text and, if given, its pictures: pair -> [N]."""
     import torch
 
-    from mc3.data import media
+    from mc3.data.audio import fbank
 
     device, found = next(model.parameters()).device, []
     for first in range(0, len(texts), BATCH):
         part = texts[first : first + BATCH]
-        mel = [media.fbank(next(sounds), RATE, model.config.audio.mel_bins) for _ in part]
+        mel = [fbank(next(sounds), RATE, model.config.audio.mel_bins) for _ in part]
         batch = {"audio": torch.from_numpy(np.stack(mel)).to(device), "text": model.tokenize(part)}
         if pictures is not None:
             frames = [clip.frames for clip in islice(pictures, len(part)) if clip.frames is not None]

@@ -24,6 +24,7 @@ from mc3 import evaluate, methods
 from mc3.config import Config
 from mc3.data import media
 from mc3.data.annotations import Report, read_table
+from mc3.data.audio import fbank
 from mc3.errors import DataError
 from mc3.extra import plots
 from mc3.files import is_safe_id, sha256, write_atomic
@@ -90,7 +91,8 @@ def log_mels(
             seconds = media.probe(folder / name).duration_sec
             if not 0.1 <= seconds <= LONGEST_SEC:
                 raise DataError(f"it lasts {seconds:.1f} s, the collection's clips about 5 s; fetch it again")
-            found.append(media.fbank(media.read_audio(folder / name, 0.0, seconds, rate), rate, mel_bins))
+            sound = next(media.waveforms_of(folder / name, [(0.0, seconds)], rate))
+            found.append(fbank(sound, rate, mel_bins))
         except DataError as error:
             report.drop(folder / name, "", str(error).replace(str(folder / name), "it"))
         else:
