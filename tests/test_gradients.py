@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mc3 import checkpoint, losses, methods, objectives, train
 from mc3.config import Config
-from mc3.data import batches, media
+from mc3.data import batches
+from mc3.data.audio import fbank
 from mc3.data.shards import open_clips
 from mc3.errors import ConfigError
 from mc3.model import MC3, recompute
@@ -208,7 +209,7 @@ def test_batched_log_mels_equal_those_of_single_clips():
     for rate, bins in ((16000, 128), (16000, 40), (8000, 64)):
         sound = torch.randn(5, int(1.5 * rate), generator=rng) / 10
         sound[1] = 0  # silence
-        each = torch.stack([torch.from_numpy(media.fbank(one.numpy(), rate, bins)) for one in sound])
+        each = torch.stack([torch.from_numpy(fbank(one.numpy(), rate, bins)) for one in sound])
         torch.testing.assert_close(batches.log_mel(sound, rate, bins), each, rtol=1e-5, atol=1e-4)
     whole = (sound * 32768).round().clamp(-32768, 32767).to(torch.int16)
     torch.testing.assert_close(batches.log_mel(whole, rate, bins), batches.log_mel(whole.float() / 32768, rate, bins))
@@ -217,7 +218,7 @@ def test_batched_log_mels_equal_those_of_single_clips():
 def test_log_mels_of_the_device_give_the_gradients_of_those_from_the_shards(settings):
     config = configured(settings)
     clips = open_clips(config, "train", MC3.initial(config, SEED).tokenizer, ("sound",))
-    stored = {i: media.fbank(clips.waveform(i)[0] / 32768.0) for i in range(len(clips))}
+    stored = {i: fbank(clips.waveform(i)[0] / 32768.0) for i in range(len(clips))}
     made = gradients(configured(settings, log_mel="device"), "clap")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("mc3.data.shards.ClipDataset.fbank", lambda self, i: stored[i].astype("float32"))
