@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from dataclasses import dataclass
@@ -379,11 +380,9 @@ def load(path: str | Path = "params.yaml") -> Config:
 
 
 def as_dict(config: Any) -> Any:
-    """The plain, JSON-ready form of a dataclass of this module; `build` reads it back."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: as_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    if isinstance(config, dict):
-        return {k: as_dict(v) for k, v in config.items()}
-    if isinstance(config, list):
-        return [as_dict(v) for v in config]
-    return str(config) if isinstance(config, Path) else config
+    """The plain, JSON-ready form of a dataclass of this module, or of a value in one; `build` reads it back."""
+
+    def plain(value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else vars(value)
+
+    return json.loads(json.dumps(config, default=plain))
