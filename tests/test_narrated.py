@@ -214,13 +214,6 @@ def test_areas_are_scikit_learns_and_within_a_verb_those_of_every_pair_counted(s
         )
 
 
-def test_resampled_videos_count_as_a_whole():
-    weights = baselines.resampled(np.array(["a", "b", "a", "c"]), draws=200)
-    assert (weights[:, 0] == weights[:, 2]).all()
-    assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()
-    assert weights.mean() == pytest.approx(1, abs=0.15)
-
-
 def constructed(sounding_by_verb: list[float]) -> tuple[pd.DataFrame, np.ndarray]:
     """20 videos of 45 narrations; labels by chance of the verb's rate, shifted ones by .4 whatever the verb."""
     rng = np.random.default_rng(0)
