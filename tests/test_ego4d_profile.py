@@ -214,9 +214,9 @@ def lab(tmp_path_factory, shared):
             profile.paths.raw.symlink_to(top / "disk")  # terabytes may lie on another disk
             videos = profile.paths.raw / profile.ego4d.videos
             videos.rename(top / "later")
-            told["plan"] = run(ours("Which videos"), clone)
+            told["plan"] = run(ours("Which videos to download"), clone)
             (top / "later").rename(videos)
-            told["check"] = run(ours("What is wrong"), clone)
+            told["check"] = run(ours("Check the download"), clone)
             write_checkpoints(clone, profile.model)
             told["weights"] = run(ours("Weights"), clone)
             told["clips"] = run(ours("Clips"), clone)
@@ -257,7 +257,7 @@ def test_the_plan_lists_every_video_that_a_clip_is_of_and_no_other(lab, profile)
     there = {path.stem for path in Path("data/ego4d/raw/v2/full_scale").iterdir()}
     assert there - set(listed) <= {SILENT}
     assert f"to download: {len(listed)} videos" in lab[1]["plan"]
-    fetch = next(line for line in commands("Which videos") if line.startswith("ego4d "))
+    fetch = next(line for line in commands("Which videos to download") if line.startswith("ego4d "))
     assert fetch in lab[1]["plan"]
 
 

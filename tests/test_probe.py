@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-import multiprocessing
-import os
 import signal
+import subprocess
+import sys
 import tracemalloc
 import types
 from pathlib import Path
@@ -121,16 +121,20 @@ def test_features_on_disk_stay_out_of_memory_and_are_the_same(tmp_path: Path) ->
     np.testing.assert_array_equal(found["b"], probe.features({"b": Wide()}, events, 5, 10, CPU)["b"])
 
 
-def test_a_killed_probe_leaves_no_features_on_disk(tmp_path: Path) -> None:
-    def killed() -> None:
-        found = probe.features({"": Wide()}, views(20, seed=4), 5, 10, CPU, tmp_path)
-        if found[""].nbytes > 1e6:
-            os.kill(os.getpid(), signal.SIGKILL)
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from test_probe import CPU, Wide, probe, views
 
-    child = multiprocessing.get_context("fork").Process(target=killed)
-    child.start()
-    child.join(60)
-    assert child.exitcode == -signal.SIGKILL
+found = probe.features({"": Wide()}, views(20, seed=4), 5, 10, CPU, Path(sys.argv[1]))
+assert found[""].any() and found[""].nbytes > 1e6
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_probe_leaves_no_features_on_disk(tmp_path: Path) -> None:
+    child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=Path(__file__).parent)
+    assert child.returncode == -signal.SIGKILL
     assert list(tmp_path.iterdir()) == []
 
 
