@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from mc3 import config, evaluate, methods, store, train
+from mc3 import config, evaluate, methods, store
 from mc3.config import AudioConfig, ProbeRecipe
 from mc3.data import tokenizer
 from mc3.data.epic_views import AstViews
 from mc3.encoders.audio import AudioEncoder
 from mc3.errors import ConfigError, DataError
+from mc3.model import MC3
 from mc3.paper import probe
 
 CPU = torch.device("cpu")
@@ -241,7 +242,7 @@ def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shards = settings.paths.shards
     tokenizer.train(pd.read_parquet(shards / "index.parquet")["text"], 512).save(str(shards / "tokenizer.json"))
     for seed, name in enumerate(methods.METHODS, 1):
-        train.initial(settings, seed).save(settings.paths.final(name, 0))
+        MC3.initial(settings, seed).save(settings.paths.final(name, 0))
     return params
 
 
