@@ -34,8 +34,8 @@ from mc3.config import Config, as_dict, build, override
 from mc3.data import manifest, prepare
 from mc3.errors import ConfigError, DataError
 from mc3.files import code_identity, sha256, write_atomic
-from mc3.paper import measure, probe, provenance
-from mc3.paper.repro import typical_seconds
+from mc3.paper import measure, notebook, probe
+from mc3.paper.repro import typical
 from mc3.progress import Forecast, format_duration
 
 FOLDER = Path("experiments")
@@ -74,7 +74,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Trial:
-    """A setting on a seed. `config` has its overrides and its own work folder, `pipeline` is where the profile's are."""
+    """A setting on a seed. `config` has its overrides and its own folders, `pipeline` is where the profile's are."""
 
     group: str
     setting: str
@@ -202,7 +202,8 @@ def run(
     for stem, table in tables.items():
         write_atomic(folder / f"{stem}.csv", table.to_csv(index=False, float_format="%.5f").encode())
     facts = {"sweep": as_dict(sweep), "seeds": sorted({trial.seed for trial in done})}
-    provenance.write(FIGURES / f"{name}.provenance.json", {**provenance.origin(config, []), **facts})
+    record = {**notebook.origin(config, []), **facts}
+    write_atomic(FIGURES / f"{name}.provenance.json", (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
     return len(done) == len(trials)
 
 
@@ -320,9 +321,7 @@ def _terminate_children_on_error() -> Iterator[None]:
 _clip_cache: dict[Path, dict[str, Any]] = {}  # decoded clips of one folder of shards, kept by each process
 
 
-def _run(
-    name: str, job: list[tuple[Trial, list[Step]]], sweep: Sweep, threads: int, in_pool: bool
-) -> str:
+def _run(name: str, job: list[tuple[Trial, list[Step]]], sweep: Sweep, threads: int, in_pool: bool) -> str:
     """Do a job in this process; returns its name."""
     try:
         for trial, steps in job:
@@ -479,7 +478,7 @@ def _seconds(config: Config, sweep: Sweep, trial: Trial, steps: Sequence[Step]) 
     """About what a job's remaining steps take, from what the pipeline's took; 0 if nothing is left."""
     if not steps or _is_finished(trial, sweep, steps):
         return 0.0
-    known = typical_seconds(config)
+    known = typical(config)
     embedding = max(1.0, known.get("embed@0", 0.0) / (1 + len(methods.METHODS)))
     share = _world_size(trial.config) / _world_size(config) if trial.own_clips else 1.0
     total = share * (known.get("raw", 0.0) + known.get("shards", 0.0)) if trial.own_clips else 0.0
