@@ -56,10 +56,10 @@ class Paths:
 
 @dataclass(frozen=True)
 class Source:
-    """How the raw data come to be there: the `mc3` command that makes or checks them, its code and its output."""
+    """How the raw data come to be there: the `mc3` command that makes or checks them, its module and its output."""
 
     command: str
-    code: Path
+    code: str
     out: Path
 
 
