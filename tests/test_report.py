@@ -17,6 +17,7 @@ from mc3 import config, methods
 from mc3.config import Config
 from mc3.errors import DataError
 from mc3.paper import bootstrap, claims, report, tables
+from mc3.paper.plots import sweeps
 
 ROOT = Path(__file__).parents[1]
 NASTY = 'C <script>alert(1)</script> & "cuts"'
@@ -123,7 +124,12 @@ def test_what_commands_outside_the_pipeline_wrote_is_shown_where_it_is_there(set
             else:
                 gaps = {f"{p}_{g}{e}": [0.1] for p in ("av", "al") for g in ("gap", "peers_gap") for e in ENDS}
                 objective = {"objective": ["mc3"], "label": [NASTY], "seeds": [5]}
-                objective |= {"difference": [0.0], "low": [0.0], "high": [0.0], **{axis: [0.0] for axis in study.AXES}}
+                objective |= {
+                    "difference": [0.0],
+                    "low": [0.0],
+                    "high": [0.0],
+                    **{axis: [0.0] for axis in sweeps.RATES},
+                }
                 trial = {"ablation": [NASTY], "setting": ["5"], "profile": [True], "seed": [0], "method": [NASTY]}
                 trial |= {
                     "trial": [0],

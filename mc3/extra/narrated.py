@@ -236,6 +236,7 @@ def run(
     Writes `out` (a row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .provenance.json. Without
     `checkpoint` and `audio` only what needs annotations alone is scored.
     """
+    from mc3.extra.plots import narrated as figure
     from mc3.paper import notebook, plots
 
     if (checkpoint is None) != (audio is None) or (videos is not None and audio is None):
@@ -264,7 +265,7 @@ def run(
     stem = out.with_suffix("")
     for name, frame in ((out.name, result), (f"{stem.name}_verbs.csv", shares), (f"{stem.name}_labels.csv", possible)):
         write_atomic(out.with_name(name), frame.to_csv(index=False, float_format="%.4f").encode())
-    plots.save(plots.narrated(result, shares), stem)
+    plots.save(figure(result, shares), stem)
     inputs = [path for path in (events, narrations, verbs, nouns, info, table, checkpoint) if path]
     facts = notebook.origin(config, inputs) | {
         "narrated": {"iou": threshold, "shifts": SHIFTS, "folds": baselines.FOLDS, "draws": draws,

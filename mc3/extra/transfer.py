@@ -25,6 +25,7 @@ from mc3.config import Config
 from mc3.data import media
 from mc3.data.annotations import Report, read_table
 from mc3.errors import DataError
+from mc3.extra.plots import real_audio
 from mc3.files import is_safe_id, write_atomic
 from mc3.paper import notebook, plots
 
@@ -271,7 +272,7 @@ def run(
 
     table = _table(rows, features, statistics(found), clips)
     write_atomic(figures / "real_audio.csv", table.to_csv(index=False, float_format="%.4f").encode())
-    plots.save(plots.real_audio(table), figures / "real_audio")
+    plots.save(real_audio(table), figures / "real_audio")
     _record(config, folder, seed, full_size, clips, list(learned), left_out, report, figures)
     return table
 

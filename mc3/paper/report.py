@@ -23,7 +23,7 @@ from mc3 import methods
 from mc3.config import Config
 from mc3.errors import DataError
 from mc3.files import write_atomic
-from mc3.paper import claims, experiments, plots, tables
+from mc3.paper import claims, plots, tables
 
 START, END = "<!-- results -->", "<!-- /results -->"
 
@@ -231,15 +231,7 @@ BEYOND = (
 OVERVIEW = {"table2_discovery": ("av_roc", "al_roc"), "table3_retrieval": ("v2a_r5", "a2l_r5")}
 
 # Numbers that are not printed as they are
-TEXT = {"claims": claims.cells, "seeds/claims": claims.cells, "study_points": experiments.study_cells}
-# What is said of numbers, from the numbers
-TOLD = {
-    "study_points": experiments.study_told,
-    "objectives": experiments.objectives_told,
-    "ablations": experiments.ablations_told,
-    "tuning": experiments.tuning_told,
-}
-
+TEXT = {"claims": claims.cells, "seeds/claims": claims.cells, "study_points": plots.study_cells}
 HEADINGS = {
     "table2_discovery": "Table 2. Sounding action discovery",
     "table3_retrieval": "Table 3. Sounding action retrieval, recall in percent",
@@ -297,7 +289,7 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
 
 
 def overview(figures: Path) -> pd.DataFrame:
-    """The overview's numbers, of Tables 2 and 3: method, metric, ours, std, paper, random, paper_random, apart."""
+    """Numbers of the overview: method, metric, ours, std, paper, random, paper_random, separate_axis."""
     rows = []
     for stem, metrics in OVERVIEW.items():
         table = _csv(figures, stem, "discovery" if stem == "table2_discovery" else "retrieval")
@@ -306,8 +298,8 @@ def overview(figures: Path) -> pd.DataFrame:
             for row in table[table["method"] != "random"].to_dict("records"):
                 ours = {"ours": row[metric], "std": row[f"{metric}_std"], "paper": row[f"paper_{metric}"]}
                 chance = {"random": random[metric], "paper_random": random[f"paper_{metric}"]}
-                apart = stem == "table3_retrieval"  # recall depends on the size of the pool: an axis each
-                rows.append({"method": row["label"], "metric": tables.header(metric), **ours, **chance, "apart": apart})
+                axis = {"separate_axis": stem == "table3_retrieval"}  # recall depends on the size of the pool
+                rows.append({"method": row["label"], "metric": tables.header(metric), **ours, **chance, **axis})
     return pd.DataFrame(rows)
 
 
@@ -443,8 +435,6 @@ def _section(section: Section, figures: Path) -> str:
     parts += [_picture(figures, stem, caption, section.notebook) for stem, caption in section.pictures]
     for stem, caption in section.numbers:
         numbers = _csv(figures, stem, section.notebook)
-        if stem in TOLD:
-            parts.append(f"<p>{html.escape(TOLD[stem](numbers))}</p>")
         shown = TEXT.get(stem, pd.DataFrame)(numbers)
         text = shown.to_html(index=False, border=0, escape=True, float_format=_shown, na_rep="–")
         parts.append(f'<p class="soft">{html.escape(caption)}</p><div class="table">{text}</div>')
