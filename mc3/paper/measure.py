@@ -28,7 +28,7 @@ def scores(config: Config, method: str, seed: int, kinds: Collection[str]) -> di
         found |= {f"validation_{name}": value for name, value in rocs.items()}
     if "test" in kinds:
         scored = store.discovery_scores(config, method, seed)
-        for pair in evaluate.PAIRS:
+        for pair in evaluate.DISCOVERY:
             if pair in scored:
                 found[f"{pair}_roc"] = evaluate.discovery(scored[pair], scored["positive"])["roc"]
     if "retrieval" in kinds:
@@ -92,7 +92,7 @@ def world(config: Config, names: Sequence[str], seed: int) -> dict[str, Any]:
         scored = store.discovery_scores(config, name, seed)
         videos = store.clips(config).loc[scored["row"], "video_uid"]
         weights = bootstrap.resamples(videos, DRAWS)
-        for pair in evaluate.PAIRS:
+        for pair in evaluate.DISCOVERY:
             areas[f"{pair}_{name}"] = evaluate.resampled_discovery(scored[pair], scored["positive"], weights)["roc"]
     region = findings.clips(config).loc[scored["row"], "region"]
     about = {"clips": len(scored), "prevalence": float(scored["positive"].mean())}
@@ -137,7 +137,7 @@ def gaps(found: Sequence[dict[str, Any]], names: Sequence[str], reference: str |
     row = dict(found[0]["world"])
     videos = row.pop("videos")
     areas = [numbers["areas"] for numbers in found]
-    for pair in evaluate.PAIRS:
+    for pair in evaluate.DISCOVERY:
         row |= {f"{pair}_{name}": float(np.mean([own[f"{pair}_{name}"][0] for own in areas])) for name in names}
         for name in names:
             if name != reference:

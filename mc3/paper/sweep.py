@@ -43,7 +43,6 @@ FIGURES = Path("figures")
 MEASURES = ("validation", "test", "retrieval", "tables", "worlds")
 CLIP_SETTINGS = ("world.", "ego4d.", "clips.", "model.text.tokenizer", "model.text.vocab_size")
 HALF_THREADS = 1.4  # seconds of a training beside another with half the threads, for each second alone (mini)
-STOPPING_SEC = 60.0  # for processes to save their state after SIGTERM
 
 
 @dataclass(frozen=True)
@@ -103,10 +102,6 @@ class Trial:
 def load(name: str) -> Sweep:
     """Read experiments/NAME.yaml. Raises `ConfigError` naming the file and what is wrong."""
     file = FOLDER / f"{name}.yaml"
-    known = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "dvc")
-    if name not in known:
-        where = f"known: {', '.join(known)}" if known else f"no {FOLDER}/*.yaml here; run it at the repository's top"
-        raise ConfigError(f"no sweep {name!r}; {where}")
     try:
         sweep: Sweep = build(Sweep, yaml.safe_load(file.read_text()))
     except (ConfigError, yaml.YAMLError) as error:
@@ -158,7 +153,7 @@ def plan(name: str, sweep: Sweep, config: Config, seeds: Sequence[int]) -> list[
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.+-]+", "-", text.lower()).strip("-")
+    return re.sub(r"[^a-z0-9._+-]+", "-", text.lower()).strip("-")
 
 
 def run(
@@ -179,6 +174,7 @@ def run(
     sweep = load(name)
     trials = plan(name, sweep, config, seeds or sweep.seeds or config.seeds)
     names = rows(sweep)
+    _require_current(sweep, trials, names)
     done = execute([(trial, _steps(sweep, trial, names)) for trial in trials], sweep, config, processes, hours)
     if not done:
         raise DataError(f"nothing of the sweep {name} fits into {hours:g} hours; give it more with --hours")
@@ -205,6 +201,16 @@ def run(
     record = {**notebook.origin(config, []), **facts}
     write_atomic(FIGURES / f"{name}.provenance.json", (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
     return len(done) == len(trials)
+
+
+def _require_current(sweep: Sweep, trials: Sequence[Trial], names: Sequence[str]) -> None:
+    """Raise `DataError` where a result of the pipeline that a sweep takes is of other checkpoints, clips or code."""
+    if set(sweep.measure) <= {"validation"} or sweep.extends is not None:
+        return
+    for trial in trials:
+        for name in names:
+            if trial.trained_by_pipeline(name) and not embed.is_current(trial.pipeline, name, trial.seed):
+                raise DataError(f"the pipeline's results of {name}-{trial.seed} are not up to date; `dvc repro`")
 
 
 Step = tuple[str, str]  # ("train" | "embed" | "probe" | "link" | "world", method)
@@ -274,46 +280,53 @@ def execute(
     print(f"{len(jobs)} jobs, {len(finished)} finished before; {to_go}", flush=True)
 
     def admitted() -> Iterator[Any]:
-        """Start jobs as workers become free, but none that would end after `hours`."""
+        """Start jobs as workers become free, but none that would end after `hours`, and none after SIGTERM."""
         for name in waiting:
             due = forecast.elapsed() + forecast.expected[name] * forecast.pace()
             if hours is not None and due > 3600 * hours:
                 forecast.skip(name)
                 skipped.append(name)
-                continue
-            forecast.start(name)
-            print(forecast.line(name), flush=True)
-            yield joblib.delayed(_run)(name, jobs[name], sweep, threads, processes > 1)
+            elif not stopping:
+                forecast.start(name)
+                print(forecast.line(name), flush=True)
+                yield joblib.delayed(_run)(name, jobs[name], sweep, threads, processes > 1)
 
     parallel = joblib.Parallel(processes, return_as="generator_unordered", pre_dispatch=processes, batch_size=1)
-    with _terminate_children_on_error():
+    with _forward_sigterm() as stopping:
         try:
-            for name in parallel(admitted()):
-                forecast.finish(name)
-                finished.add(name)
+            for name, stopped in parallel(admitted()):
+                if stopped:
+                    stopping.append(signal.SIGTERM)
+                else:
+                    forecast.finish(name)
+                    finished.add(name)
         except TerminatedWorkerError:
-            raise DataError(
-                f"one of {processes} processes was killed, perhaps for lack of memory; "
-                "the same command continues from what was saved"
-            ) from None
+            if not stopping:
+                raise DataError(
+                    f"one of {processes} processes was killed, perhaps for lack of memory; "
+                    "the same command continues from what was saved"
+                ) from None
+    if stopping:
+        sys.exit(train.STOPPED)
     if skipped:
         print(f"{len(skipped)} jobs did not fit into {hours:g} hours: {'; '.join(skipped)}; the same command continues")
     return [trial for name in jobs if name in finished for trial, _ in jobs[name]]
 
 
 @contextlib.contextmanager
-def _terminate_children_on_error() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit(75), and end the processes of the pool whatever is raised, saving their state."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(train.STOPPED))
-    try:
-        yield
-    except BaseException:
-        children = [p for p in psutil.Process().children(recursive=True) if "resource_tracker" not in str(p.cmdline())]
-        for child in children:
+def _forward_sigterm() -> Iterator[list[int]]:
+    """Yields a list that is empty until SIGTERM comes, which then goes on to the processes of the pool."""
+    stopping: list[int] = []
+
+    def forward(number: int, _: Any) -> None:
+        stopping.append(number)
+        for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.terminate()
-        psutil.wait_procs(children, STOPPING_SEC)
-        raise
+
+    before = signal.signal(signal.SIGTERM, forward)
+    try:
+        yield stopping
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -321,8 +334,12 @@ def _terminate_children_on_error() -> Iterator[None]:
 _clip_cache: dict[Path, dict[str, Any]] = {}  # decoded clips of one folder of shards, kept by each process
 
 
-def _run(name: str, job: list[tuple[Trial, list[Step]]], sweep: Sweep, threads: int, in_pool: bool) -> str:
-    """Do a job in this process; returns its name."""
+def _run(name: str, job: list[tuple[Trial, list[Step]]], sweep: Sweep, threads: int, in_pool: bool) -> tuple[str, bool]:
+    """Do a job in this process; returns its name, and whether SIGTERM stopped it (with the state of a training saved).
+
+    An idle process of a pool ignores SIGTERM: if it ended, the pool would kill the others while they save.
+    """
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(train.STOPPED))
     try:
         for trial, steps in job:
             config = override(trial.config, {"train.threads": threads})
@@ -339,14 +356,11 @@ def _run(name: str, job: list[tuple[Trial, list[Step]]], sweep: Sweep, threads: 
             for left in config.paths.work.iterdir():
                 if left.name != "results":
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
-    except SystemExit as stop:
-        if not in_pool:
-            raise
-        # A pool takes SystemExit for a result, and its process would wait for more work.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(stop.code if isinstance(stop.code, int) else 1)
-    return name
+    except SystemExit:
+        return name, True
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if in_pool else before)
+    return name, False
 
 
 def _do(config: Config, trial: Trial, step: str, method: str, sweep: Sweep) -> None:
