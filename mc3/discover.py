@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mc3.data.media import Clip, clips_of, fbank, probe
+from mc3.data.audio import fbank
+from mc3.data.media import Clip, clips_of, probe
 from mc3.errors import ConfigError, DataError
 from mc3.model import MC3
 

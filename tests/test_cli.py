@@ -14,13 +14,12 @@ from mc3 import cli, config
 from mc3.errors import DataError, NotebookError
 from mc3.paper import repro
 
-STEPS = ("profile", "source", "world", "manifest", "shards", "train", "embed", "probe", "narrated", "submission",
-         "transfer", "sources", "notebook", "report", "compare", "summary",
-         "repro")  # fmt: skip
+STEPS = ("discover", "weights", "repro", "compare", "profile", "train", "embed", "probe", "sources", "notebook", "report",
+         "world", "source", "manifest", "shards", "sweep", "transfer", "narrated", "submission")  # fmt: skip
 
 
 def mc3_process(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "mc3.cli", *arguments], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run([sys.executable, "-m", "mc3", *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 def test_help_lists_every_step_and_loads_nothing_but_the_standard_library():
@@ -32,7 +31,7 @@ def test_help_lists_every_step_and_loads_nothing_but_the_standard_library():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert loaded.stdout.strip() == "['mc3']"
     text = mc3_process("--help").stdout
-    assert [step for step in STEPS if f"\n    {step}" not in text] == []
+    assert [step for step in STEPS if f"\n  {step}" not in text] == []
 
 
 @pytest.mark.parametrize("step", [*STEPS, "data ego4d plan", "data ego4d check", "data epic-sounds check"])

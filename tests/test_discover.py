@@ -9,7 +9,8 @@ from raw_files import clicks, write_media
 
 from mc3.config import Config
 from mc3.data import tokenizer
-from mc3.data.media import clips_of, fbank
+from mc3.data.audio import fbank
+from mc3.data.media import clips_of
 from mc3.discover import moments
 from mc3.errors import ConfigError, DataError
 from mc3.model import MC3

@@ -98,12 +98,8 @@ def load_config(args: argparse.Namespace) -> Any:
 def check_method(name: str) -> str:
     """`name`, if it is a method; `ConfigError` otherwise."""
     from mc3 import methods
-    from mc3.errors import ConfigError
 
-    try:
-        return methods.get(name).name
-    except KeyError as error:
-        raise ConfigError(error.args[0]) from None
+    return methods.get(name).name
 
 
 def check_exists(path: Path) -> Path:

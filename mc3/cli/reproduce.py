@@ -44,6 +44,9 @@ def profile(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Train one method from one seed; with --dry-run, estimate memory and time instead."""
     config, method = load_config(args), check_method(args.method)
+    from mc3 import methods, objectives
+
+    objectives.check(methods.get(method))  # before the heavy imports below
     if args.dry_run:
         import torch
 

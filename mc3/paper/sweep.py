@@ -115,10 +115,7 @@ def load(name: str) -> Sweep:
 def rows(sweep: Sweep) -> list[str]:
     """The methods of a sweep, "all" spelled out. `ConfigError` for one that does not exist."""
     names = list(methods.METHODS) if sweep.methods == ["all"] else sweep.methods
-    try:
-        return [methods.get(name).name for name in names]
-    except KeyError as error:
-        raise ConfigError(error.args[0]) from None
+    return [methods.get(name).name for name in names]
 
 
 def plan(name: str, sweep: Sweep, config: Config, seeds: Sequence[int]) -> list[Trial]:
@@ -343,7 +340,9 @@ def _run(name: str, job: list[tuple[Trial, list[Step]]], sweep: Sweep, threads: 
     try:
         for trial, steps in job:
             config = override(trial.config, {"train.threads": threads})
-            if trial.own_clips and not _is_finished(trial, sweep, steps):
+            if _is_finished(trial, sweep, steps):
+                continue
+            if trial.own_clips:
                 make_clips(config, own_world=config.paths.raw != trial.pipeline.paths.raw)
             if not trial.own_align and steps:
                 align = trial.pipeline.paths.checkpoint("align", trial.seed)
