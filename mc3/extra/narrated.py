@@ -227,7 +227,7 @@ def run(
     labels = bench.best_iou(compatible=True) >= threshold
     fold = baselines.folds(bench.narrations["video_id"])
     scores = baselines.all_scores(bench.narrations, labels[0], fold, cosines)
-    result = baselines.score_table(scores, labels, bench.narrations["verb"], bench.narrations["video_id"], fold, draws)
+    result = baselines.score_table(scores, labels, bench.narrations, fold, draws)
     shares, possible = by_verb(bench, labels), possible_labels(bench, threshold)
     stem = out.with_suffix("")
     for name, frame in ((out.name, result), (f"{stem.name}_verbs.csv", shares), (f"{stem.name}_labels.csv", possible)):
