@@ -114,7 +114,7 @@ class Video:
 def read_videos(path: Path, report: Report) -> dict[str, Video]:
     """The videos of ego4d.json by uid; those with a null `audio_base_denominator` were recorded without sound."""
     videos: dict[str, Video] = {}
-    data = read_json(path)
+    data = read_json(path, "Ego4D's metadata")
     entries = data.get("videos") if isinstance(data, dict) else data
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path} lists no videos; fetch it again with Ego4D's own command `ego4d`")
@@ -142,7 +142,7 @@ def read_narrations(path: Path, report: Report) -> Iterator[tuple[str, list[tupl
     if path.suffix != ".json":
         yield from _narrations_of_table(path, report)
         return
-    data = read_json(path)
+    data = read_json(path, "Ego4D's narrations")
     by_video = data.get("videos", data) if isinstance(data, dict) else None
     if isinstance(by_video, list):
         by_video = {entry.get("video_uid"): entry for entry in by_video}
@@ -266,7 +266,7 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
             seen.add(clip["clip_id"])
             clip["action_group"] = label.action_group or clip["action_group"]
             rows.append({**clip, "positive": int(label.positive), "votes": label.votes})
-    labelled = set().union(*(fragments(raw / name) for name in files.labels.values()))
+    labelled = set().union(*(fragments(raw / name, "the sounding-action labels") for name in files.labels.values()))
     candidates = _candidates(config, videos, labelled, report)
     rng = np.random.default_rng(files.sampling_seed)
     chosen = np.sort(rng.permutation(len(candidates))[: files.train_clips])
