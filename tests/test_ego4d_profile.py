@@ -25,9 +25,10 @@ from timm.models.deit import VisionTransformerDistilled
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import DistilBertConfig, DistilBertModel
 
-from mc3 import config, methods, train, world
+from mc3 import config, methods, world
 from mc3.encoders import weights
 from mc3.encoders.video import VideoEncoder
+from mc3.model import MC3
 
 pytestmark = pytest.mark.slow
 
@@ -282,7 +283,7 @@ def test_every_clip_of_a_video_that_came_is_in_the_shards(profile):
 
 def test_training_starts_from_the_published_weights(profile):
     torch.manual_seed(1)
-    model = train.initial(profile, seed=0)
+    model = MC3.initial(profile, seed=0)
     folder = Path("data/ego4d/weights")
     state = weights.read(folder / "egovlp.pth")
     names = {"video.trunk.": "video_model.", "video.projection.": "vid_proj.",
