@@ -11,6 +11,7 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -57,10 +58,10 @@ class Paths:
 
 @dataclass(frozen=True)
 class Source:
-    """The `mc3` command that makes or checks the raw data, its code and its output."""
+    """The `mc3` command that makes or checks the raw data, its module and its output."""
 
     command: str
-    code: Path
+    code: str
     out: Path
 
 
@@ -239,14 +240,11 @@ class Train:
     log_every: int
 
     def __post_init__(self) -> None:
-        if self.microbatch_size is not None and self.microbatch_size < 1:
-            raise ConfigError(
-                f"train.microbatch_size is {self.microbatch_size}; it must be a number of clips, or null for all"
-            )
-        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ConfigError(
-                f"train.crop_scale must be two shares of the area, [smallest, largest], not {self.crop_scale}"
-            )
+        size, scale = self.microbatch_size, self.crop_scale
+        if size is not None and size < 1:
+            raise ConfigError(f"train.microbatch_size is {size}; it must be a number of clips, or null for all")
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise ConfigError(f"train.crop_scale must be two shares of the area, [smallest, largest], not {scale}")
 
 
 @dataclass(frozen=True)
@@ -386,3 +384,16 @@ def as_dict(config: Any) -> Any:
         return str(value) if isinstance(value, Path) else vars(value)
 
     return json.loads(json.dumps(config, default=plain))
+
+
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
+    """`config` with other values at dotted places, such as "loss.consensus.anchor"; `ConfigError` names a wrong one."""
+    data = as_dict(config)
+    for name, value in changes.items():
+        *groups, key = name.split(".")
+        at = data
+        for group in groups:
+            at = at.setdefault(group, {})
+        at[key] = value
+    changed: Config = build(Config, data)
+    return changed

@@ -8,6 +8,7 @@ reproduce the paper's Random rows: K / pool for Table 3, the squared class frequ
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -70,6 +71,32 @@ def pr_curve(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     return curve[::-1].reset_index(drop=True)
 
 
+def weighted_roc(scores: ArrayLike, labels: ArrayLike, weights: NDArray, strata: ArrayLike | None = None) -> Floats:
+    """ROC area under D weightings of the rows; with `strata`, the area of the pairs within a stratum: [D].
+
+    The weighted share of pairs of a positive and a negative in which the positive scores higher; equal scores count
+    half. NaN where there is no pair. Sums of whole weights are exact, whatever the order of the rows. `scores` [N] are
+    finite, `labels` [N] 0 and 1, `strata` [N] codes from 0, and `weights` [D, N] say how often each row counts.
+    """
+    positive = np.asarray(labels).astype(bool)
+    _, rank = np.unique(np.asarray(scores), return_inverse=True)
+    size = int(rank.max()) + 1
+    first = size * (np.zeros_like(rank) if strata is None else np.asarray(strata))
+    key = first + rank  # sorts by stratum, then by score
+    negatives = np.flatnonzero(~positive)[np.argsort(key[~positive], kind="stable")]
+    cumulative = np.zeros((len(negatives) + 1, len(weights)))
+    np.cumsum(weights.T[negatives], axis=0, out=cumulative[1:])
+
+    def below(limits: NDArray, side: Literal["left", "right"] = "left") -> Floats:
+        return cumulative[np.searchsorted(key[negatives], limits, side)]
+
+    own, start = weights.T[positive], below(first[positive])
+    wins = (below(key[positive]) + below(key[positive], "right")) / 2 - start
+    pairs = below(first[positive] + size) - start
+    with np.errstate(invalid="ignore"):
+        return np.sum(own * wins, axis=0) / np.sum(own * pairs, axis=0)
+
+
 def resampled_discovery(
     scores: ArrayLike, labels: ArrayLike, counts: NDArray, recalls: Sequence[float] = ()
 ) -> dict[str, Floats]:
@@ -80,19 +107,14 @@ def resampled_discovery(
     """
     scores, labels = _scored(scores, labels)
     order = np.argsort(-scores, kind="stable")
-    positive = labels[order].astype(np.float64)
     # Clips with equal scores cross the threshold together: sums up to the last of each run.
     last = np.r_[np.flatnonzero(np.diff(scores[order])), len(scores) - 1]
-    counts = counts[:, order]
-    true = np.cumsum(counts * positive, axis=1)[:, last]
-    retrieved = np.cumsum(counts, axis=1, dtype=np.float64)[:, last]
-    false = retrieved - true
+    true = np.cumsum(counts[:, order] * labels[order].astype(np.float64), axis=1)[:, last]
+    retrieved = np.cumsum(counts[:, order], axis=1, dtype=np.float64)[:, last]
+    values = {"roc": weighted_roc(scores, labels, counts)}
     with np.errstate(invalid="ignore", divide="ignore"):
-        step = np.diff(true, axis=1, prepend=0)
         precision = np.where(retrieved > 0, true / retrieved, 0)
-        values = {"roc": np.sum(np.diff(false, axis=1, prepend=0) * (true - step / 2), axis=1)}
-        values["roc"] /= true[:, -1] * false[:, -1]
-        values["pr"] = np.sum(step / true[:, -1:] * precision, axis=1)
+        values["pr"] = np.sum(np.diff(true, axis=1, prepend=0) / true[:, -1:] * precision, axis=1)
     for recall in recalls:
         first = np.argmax(true >= (recall - 1e-9) * true[:, -1:], axis=1)
         values[f"p{round(100 * recall)}"] = np.take_along_axis(precision, first[:, None], axis=1)[:, 0]
@@ -246,18 +268,6 @@ def members(embeddings: ArrayLike, labels: ArrayLike, cluster: int, k: int = 8) 
     return rows[np.argsort(np.round(distance, 9), kind="stable")[:k]]
 
 
-def agreement(labels: ArrayLike, truth: ArrayLike) -> Metrics:
-    """`purity`, the share of rows with their cluster's most common true label, and `nmi` (arithmetic mean)."""
-    from sklearn.metrics import normalized_mutual_info_score
-    from sklearn.metrics.cluster import contingency_matrix
-
-    labels, truth = np.asarray(labels), np.asarray(truth).astype(str)
-    return {
-        "purity": float(contingency_matrix(truth, labels).max(axis=0).sum() / len(labels)),
-        "nmi": float(normalized_mutual_info_score(truth, labels)),
-    }
-
-
 def classification(scores: ArrayLike, labels: ArrayLike) -> Metrics:
     """Table 4's metrics: top1, top5, mca (mean recall of a class), map and mauc (one class against the rest).
 
@@ -274,9 +284,8 @@ def classification(scores: ArrayLike, labels: ArrayLike) -> Metrics:
     if len(scores) != len(labels) or scores.ndim != 2:
         raise ValueError(f"scores of shape {scores.shape} do not belong to {len(labels)} labels")
     if len(present) < 2 or present[0] < 0 or present[-1] >= scores.shape[1]:
-        raise DataError(
-            f"classification needs two classes or more, all in 0..{scores.shape[1] - 1}; found {present.tolist()[:10]}"
-        )
+        found = f"found {present.tolist()[:10]}"
+        raise DataError(f"classification needs two classes or more, all in 0..{scores.shape[1] - 1}; {found}")
     if not np.isfinite(scores).all():
         raise DataError("classification scores are not finite; look at the training loss of the checkpoint")
     one_hot = labels[:, None] == present
@@ -297,23 +306,18 @@ def by_class(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     scores, labels, first = _predicted(scores, labels)
-    rows = []
-    for number in range(scores.shape[1]):
+    counts = np.bincount(labels, minlength=scores.shape[1])
+    table = pd.DataFrame({"n": counts, "recall": np.nan, "ap": np.nan, "auc": np.nan})
+    for number in np.flatnonzero(table["n"].between(1, len(labels) - 1)):
         own = labels == number
-        row = {"n": int(own.sum()), "recall": np.nan, "ap": np.nan, "auc": np.nan}
-        if 0 < row["n"] < len(labels):
-            row["recall"] = float(np.mean(first[own, 0] == number))
-            row["ap"] = float(average_precision_score(own, scores[:, number]))
-            row["auc"] = float(roc_auc_score(own, scores[:, number]))
-        rows.append(row)
-    return pd.DataFrame(rows)
+        table.loc[number, "recall"] = np.mean(first[own, 0] == number)
+        table.loc[number, "ap"] = average_precision_score(own, scores[:, number])
+        table.loc[number, "auc"] = roc_auc_score(own, scores[:, number])
+    return table
 
 
 def confusion(scores: ArrayLike, labels: ArrayLike) -> Floats:
-    """Share of each true class's events (row) whose highest score is of each class (column): [C, C].
-
-    A class without events has a row of NaN.
-    """
+    """Share of each true class's events (row) with the highest score for each class (column): [C, C]; NaN without events."""
     scores, labels, first = _predicted(scores, labels)
     counts = np.zeros((scores.shape[1], scores.shape[1]))
     np.add.at(counts, (labels, first[:, 0]), 1)
@@ -349,9 +353,7 @@ def _unit(embeddings: ArrayLike) -> Floats:
     valid = np.isfinite(length) & (length > 0)
     if not valid.all():
         row = int(valid.argmin())
-        raise DataError(
-            f"embedding {row} of {len(points)} has length {length[row, 0]}; only finite, non-zero ones have a cosine"
-        )
+        raise DataError(f"embedding {row} of {len(points)} has length {length[row, 0]}, but must have a direction")
     return points / length
 
 
@@ -362,9 +364,7 @@ def _scored(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.in
     if not np.isfinite(scores).all():
         raise DataError(f"score of clip {int(np.flatnonzero(~np.isfinite(scores))[0])} is not finite")
     if set(np.unique(values)) != {0, 1}:
-        raise DataError(
-            f"labels must be 0 and 1, both present, for a curve to exist; found {np.unique(values).tolist()[:5]}"
-        )
+        raise DataError(f"labels must be 0 and 1, both present; found {np.unique(values).tolist()[:5]}")
     return scores, values.astype(np.int64)
 
 

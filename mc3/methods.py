@@ -127,11 +127,8 @@ def get(name: str) -> Method:
 
 
 def with_role(role: str) -> str:
-    """The row of `METHODS` with this role, or "" if there is none. `ConfigError` if several have it."""
-    names = [name for name, entry in METHODS.items() if entry.get("role") == role]
-    if len(names) > 1:
-        raise ConfigError(f"methods {' and '.join(names)} in mc3/methods.py have the role {role!r}; only one may")
-    return names[0] if names else ""
+    """Name of the row of `METHODS` that has this role, the first if several have it, or ""."""
+    return next((name for name, entry in METHODS.items() if entry.get("role") == role), "")
 
 
 def _stage(method: str, entry: dict[str, Any]) -> Stage:

@@ -266,7 +266,6 @@ def test_separate_blobs_are_found_and_numbered_by_size_even_from_a_sample(at_mos
     points, truth = blobs()
     labels = evaluate.clusters(points, 3, at_most=at_most)
     np.testing.assert_array_equal(labels, np.array([2, 0, 1])[truth])
-    assert evaluate.agreement(labels, truth) == pytest.approx({"purity": 1.0, "nmi": 1.0})
 
 
 def test_clusters_depend_on_direction_only():
@@ -284,13 +283,8 @@ def test_members_are_ordered_by_distance_from_the_centroid():
     assert rows.tolist() == sorted(inside, key=distance.get)[:8]
 
 
-def test_purity_of_known_clusters():
-    assert evaluate.agreement([0, 0, 0, 1, 1], ["x", "x", "y", "y", "z"])["purity"] == pytest.approx(3 / 5)
-
-
-def test_one_cluster_has_no_information_about_the_truth():
-    points, truth = blobs()
-    assert evaluate.agreement(evaluate.clusters(points, 1), truth)["nmi"] == pytest.approx(0, abs=1e-12)
+def test_one_cluster_contains_everything():
+    assert set(evaluate.clusters(blobs()[0], 1)) == {0}
 
 
 # Classification

@@ -23,7 +23,7 @@ from mc3 import methods
 from mc3.config import Config
 from mc3.errors import DataError
 from mc3.files import write_atomic
-from mc3.paper import claims, plots, tables
+from mc3.paper import bootstrap, claims, plots, tables
 
 START, END = "<!-- results -->", "<!-- /results -->"
 
@@ -52,7 +52,7 @@ SECTIONS = (
         "What holds of the paper",
         "Every sentence of the paper that compares results, as paired differences on the same test videos and seeds. A "
         "claim holds if the 95 % intervals of all its comparisons lie above zero, does not if one lies below, and is "
-        "undecided otherwise. The weakest comparison decides and is shown; figures/claim_checks.csv has all of them.",
+        "inconclusive otherwise. The weakest comparison decides and is shown; figures/claim_checks.csv has them all.",
         pictures=(("differences", "MC3 minus every other row, with 95 % intervals; recall and top-k in percent."),),
         numbers=(
             ("claims", "The paper's claims, in our words. In the paper: comparisons that its own numbers bear out."),
@@ -231,7 +231,7 @@ BEYOND = (
 OVERVIEW = {"table2_discovery": ("av_roc", "al_roc"), "table3_retrieval": ("v2a_r5", "a2l_r5")}
 
 # Numbers that are not printed as they are
-TEXT = {"claims": claims.cells, "seeds/claims": claims.cells, "study_points": plots.study_cells}
+TEXT = {"claims": claims.cells, "seeds/claims": claims.cells}
 HEADINGS = {
     "table2_discovery": "Table 2. Sounding action discovery",
     "table3_retrieval": "Table 3. Sounding action retrieval, recall in percent",
@@ -346,17 +346,17 @@ def results(figures: Path) -> str:
     """
     parts, more = [], figures / "seeds"
     if (more / "claims.csv").exists():
-        table = tables.to_markdown(_csv(more, "table2_discovery", "seeds"), apart=_apart(more))
+        table = tables.to_markdown(_csv(more, "table2_discovery", "seeds"), significant=_significant(more))
         parts += [f"**{HEADINGS['table2_discovery']}, over several seeds** (`make seeds`)\n\n{table}\n"]
         parts += [
             f"{claims.sentence(_csv(more, 'claims', 'seeds'))}\n\n**The pipeline's own tables** (`make repro`)\n\n"
         ]
     sentences = (place(figures), claims.sentence(_csv(figures, "claims", "claims")))
     parts += [f"{sentence}\n\n" for sentence in sentences if sentence]
-    apart = _apart(figures)
+    significant = _significant(figures)
     for section in SECTIONS:
         if section.table:
-            table = tables.to_markdown(_csv(figures, section.table, section.notebook), apart=apart)
+            table = tables.to_markdown(_csv(figures, section.table, section.notebook), significant=significant)
             parts.append(f"**{HEADINGS[section.table]}**\n\n{table}\n")
     return "".join(parts).rstrip("\n") + "\n"
 
@@ -431,7 +431,7 @@ def _section(section: Section, figures: Path) -> str:
     parts = [f'<h2 id="{section.notebook}">{html.escape(section.title)}</h2>', f"<p>{html.escape(section.text)}</p>"]
     if section.table:
         table = _csv(figures, section.table, section.notebook)
-        parts.append(f'<div class="table">{tables.to_html(table, apart=_apart(figures))}</div>')
+        parts.append(f'<div class="table">{tables.to_html(table, significant=_significant(figures))}</div>')
     parts += [_picture(figures, stem, caption, section.notebook) for stem, caption in section.pictures]
     for stem, caption in section.numbers:
         numbers = _csv(figures, stem, section.notebook)
@@ -439,8 +439,8 @@ def _section(section: Section, figures: Path) -> str:
         text = shown.to_html(index=False, border=0, escape=True, float_format=_shown, na_rep="–")
         parts.append(f'<p class="soft">{html.escape(caption)}</p><div class="table">{text}</div>')
     for stem, caption, metrics in section.tables:
-        apart = _apart(figures / "seeds") if stem.startswith("seeds/") else None
-        text = tables.to_html(_csv(figures, stem, section.notebook), metrics or None, apart)
+        significant = _significant(figures / "seeds") if stem.startswith("seeds/") else None
+        text = tables.to_html(_csv(figures, stem, section.notebook), metrics or None, significant)
         parts.append(f'<p class="soft">{html.escape(caption)}</p><div class="table">{text}</div>')
     return "\n".join([*parts, _details(section, figures)])
 
@@ -482,11 +482,8 @@ def _picture(figures: Path, stem: str, caption: str, notebook: str) -> str:
     )
 
 
-def _apart(figures: Path) -> set[tables.Place]:
-    """The numbers whose difference to MC3's has an interval without 0."""
-    found = _csv(figures, "differences", "claims").fillna({"protocol": ""})
-    found = found[(found["low"] > 0) | (found["high"] < 0)]
-    return set(zip(found["method"], found["protocol"], found["metric"], strict=True))
+def _significant(figures: Path) -> set[tables.Cell]:
+    return bootstrap.significant(_csv(figures, "differences", "claims"))
 
 
 def _csv(figures: Path, stem: str, notebook: str) -> pd.DataFrame:
