@@ -231,7 +231,7 @@ BEYOND = (
 OVERVIEW = {"table2_discovery": ("av_roc", "al_roc"), "table3_retrieval": ("v2a_r5", "a2l_r5")}
 
 # Numbers that are not printed as they are
-TEXT = {"claims": claims.cells, "seeds/claims": claims.cells, "study_points": plots.study_cells}
+TEXT = {"claims": claims.cells, "seeds/claims": claims.cells}
 HEADINGS = {
     "table2_discovery": "Table 2. Sounding action discovery",
     "table3_retrieval": "Table 3. Sounding action retrieval, recall in percent",
