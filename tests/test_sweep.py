@@ -257,7 +257,7 @@ def test_a_finished_sweep_trains_nothing_and_leaves_the_pipelines_files_alone(pi
         expected = store.validation_rocs(trial.config_of("mc3"), "mc3", 0)
         assert table.loc[setting, "validation_av_roc"] == pytest.approx(expected["av_roc"], abs=1e-5)
         assert table.loc[setting, "selection"] == pytest.approx(np.mean(list(expected.values())), abs=1e-5)
-    about = json.loads(Path("figures/x.origin.json").read_text())
+    about = json.loads(Path("figures/x/origin.json").read_text())
     assert about["sweep"]["settings"] == settings
     assert {p: p.stat().st_mtime_ns for p in before if p.is_file()} == {p: t for p, t in before.items() if p.is_file()}
     runs.clear()

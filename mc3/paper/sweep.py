@@ -84,7 +84,7 @@ def run(
         write_atomic(FIGURES / name / f"{stem}.csv", table.to_csv(index=False, float_format="%.5f").encode())
     facts = {"sweep": as_dict(sweep), "seeds": sorted({trial.seed for trial in done})}
     record = json.dumps({**notebook.origin(config, []), **facts}, indent=1, sort_keys=True)
-    write_atomic(FIGURES / f"{name}.origin.json", f"{record}\n".encode())
+    write_atomic(FIGURES / name / "origin.json", f"{record}\n".encode())
     return len(done) == len(trials)
 
 
