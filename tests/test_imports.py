@@ -13,7 +13,7 @@ LAYERS = (
      "paper.plots", "paper.measure", "paper.explorer", "paper.provenance", "paper.summary"),
     ("paper.notebook", "paper.compare", "paper.repro", "paper.report", "paper.trials", "paper.sweep"),
     ("world", "extra"),
-    ("cli", "__main__"),
+    ("cli",),
 )  # fmt: skip
 MAKERS = ("train", "embed", "paper.probe")
 READERS = ("store", "paper.tables", "paper.findings", "paper.bootstrap", "paper.claims", "paper.plots", "paper.measure")
@@ -47,7 +47,7 @@ def test_readers_do_not_import_makers_and_nothing_but_the_command_line_imports_w
         if name.startswith(READERS):
             assert own.isdisjoint(MAKERS), name
         others = {other for other in own if other.split(".")[0] in ("world", "extra", "cli")} - {room}
-        assert room == "cli" or name == "__main__" or {o for o in others if o.split(".")[0] != room} == set(), name
+        assert room == "cli" or {o for o in others if o.split(".")[0] != room} == set(), name
         if room == "world":
             assert {o.split(".")[0] for o in own} <= {"world", "errors", "files", "progress", "config"}
 

@@ -298,7 +298,7 @@ def start_two_long_trainings(pipeline: Config) -> subprocess.Popen:
     rates = {str(rate): {"train.learning_rate": rate, **long} for rate in (1e-3, 2e-3)}
     write("x", settings={"rate": rates}, align="shared")
     process = subprocess.Popen(
-        [sys.executable, "-m", "mc3", "sweep", "x", "--processes", "2"],
+        [sys.executable, "-m", "mc3.cli", "sweep", "x", "--processes", "2"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120

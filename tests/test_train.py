@@ -445,7 +445,7 @@ def test_other_initial_weights_in_the_same_file_change_the_fingerprint(settings,
 def launched(config: Config, params: Path) -> None:
     """Started by torchrun, as docs/training.md says for machines without GPUs."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
-    command += ["-m", "mc3", "train", "--config", str(params), "--method", "wo_align", "--seed", "0"]
+    command += ["-m", "mc3.cli", "train", "--config", str(params), "--method", "wo_align", "--seed", "0"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

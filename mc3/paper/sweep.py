@@ -306,7 +306,7 @@ def _cut(config: Config, own_world: bool) -> None:
     if own_world:
         params = config.paths.work / "params.yaml"
         write_atomic(params, yaml.safe_dump(as_dict(config), sort_keys=False).encode())
-        command = [sys.executable, "-m", "mc3", "source", "--config", str(params)]
+        command = [sys.executable, "-m", "mc3.cli", "source", "--config", str(params)]
         ran = subprocess.run(command, capture_output=True, text=True)
         if ran.returncode:
             raise DataError(
