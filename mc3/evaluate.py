@@ -317,7 +317,7 @@ def by_class(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
 
 
 def confusion(scores: ArrayLike, labels: ArrayLike) -> Floats:
-    """Share of each true class's events (row) with the highest score for each class (column): [C, C]; NaN without events."""
+    """Share of each class's events (row) with the highest score for each class (column): [C, C], NaN without any."""
     scores, labels, first = _predicted(scores, labels)
     counts = np.zeros((scores.shape[1], scores.shape[1]))
     np.add.at(counts, (labels, first[:, 0]), 1)
