@@ -10,15 +10,21 @@ from __future__ import annotations
 import html
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from mc3 import evaluate, methods, store
 from mc3.config import Config
+from mc3.errors import DataError
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
 
 PAPER = Path(__file__).parents[2] / "data" / "paper"
+
+OVERVIEW = ("av_roc", "al_roc", "v2a_r5", "a2l_r5")  # the main columns of Tables 2 and 3
 
 _HEADERS = {
     "av": "AV", "al": "AL", "roc": "ROC", "pr": "PR", "v2a": "V→A", "a2v": "A→V", "l2a": "L→A", "a2l": "A→L",
@@ -162,6 +168,78 @@ def to_html(table: pd.DataFrame, metrics: Sequence[str] | None = None, apart: Co
     text = cells(table, metrics, apart).to_html(index=False, border=0, escape=True, na_rep="")
     start = text.index(">") + 1
     return f"{text[:start]}\n  <caption>{html.escape(note(table, apart))}</caption>{text[start:]}\n"
+
+
+def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame:
+    """The results in `figures/NAME.csv`.
+
+    Raises:
+        DataError: there are none; the message has the DVC `stage` that makes them.
+    """
+    path = figures / f"{name}.csv"
+    if not path.exists():
+        raise DataError(f"{path} is missing; `dvc repro {stage}` makes it")
+    return pd.read_csv(path)
+
+
+def significant(differences: pd.DataFrame) -> set[Place]:
+    """The numbers of `bootstrap.differences` whose difference to MC3's has a 95 % interval without 0."""
+    found = differences.fillna({"protocol": ""})
+    found = found[(found["low"] > 0) | (found["high"] < 0)]
+    return set(zip(found["method"], found["protocol"], found["metric"], strict=True))
+
+
+def show(table: pd.DataFrame, caption: str = "") -> HTML:
+    """Any table as HTML for a notebook: every row, escaped, three decimals or three digits of smaller numbers."""
+    from IPython.display import HTML
+
+    text = table.to_html(index=False, border=0, escape=True, float_format=format_number, na_rep="–")
+    start = text.index(">") + 1
+    return HTML(f"{text[:start]}\n  <caption>{html.escape(caption)}</caption>{text[start:]}")
+
+
+def format_number(value: float) -> str:
+    """Three decimals, or three digits of what would be lost by them, such as a learning rate."""
+    return f"{value:.3g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
+
+
+def intervals(table: pd.DataFrame, column: str) -> pd.Series:
+    """`column` with its interval, from the columns `column`_low and `column`_high, as text."""
+    value, low, high = (table[f"{column}{end}"] for end in ("", "_low", "_high"))
+    text = value.map("{:+.3f}".format) + " [" + low.map("{:+.3f}".format) + ", " + high.map("{:+.3f}".format) + "]"
+    return text.where(value.notna(), "–")
+
+
+def overview(table2: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
+    """The main columns of Tables 2 and 3: method, metric, ours, std, paper, random, paper_random, apart.
+
+    `apart`: whether the paper's numbers need an axis of their own, as recall does, which depends on the pool's size.
+    """
+    rows = []
+    for table, metrics in ((table2, OVERVIEW[:2]), (table3, OVERVIEW[2:])):
+        random = table[table["method"] == "random"].iloc[0]
+        for metric in metrics:
+            for row in table[table["method"] != "random"].to_dict("records"):
+                ours = {"ours": row[metric], "std": row[f"{metric}_std"], "paper": row[f"paper_{metric}"]}
+                chance = {"random": random[metric], "paper_random": random[f"paper_{metric}"]}
+                rows.append(
+                    {"method": row["label"], "metric": header(metric), **ours, **chance, "apart": table is table3}
+                )
+    return pd.DataFrame(rows)
+
+
+def ranks(table: pd.DataFrame, metrics: Sequence[str] = OVERVIEW) -> pd.DataFrame:
+    """MC3's rank among the paper's own methods, here and in the paper, in those of `metrics` that `table` has."""
+    own = [name for name in table["method"] if name in methods.METHODS and methods.get(name).paper]
+    rows = table.set_index("method").loc[own]
+    found = []
+    for metric in [name for name in metrics if name in rows]:
+        rank = {"Column": header(metric)}
+        for who, column in (("Here", metric), ("In the paper", f"paper_{metric}")):
+            values = rows[column].dropna()
+            rank[who] = f"{1 + int((values > values['mc3']).sum())} of {len(values)}"
+        found.append(rank)
+    return pd.DataFrame(found)
 
 
 def _method(name: str) -> dict[str, Any]:
