@@ -1,4 +1,4 @@
-"""Files: atomic writes, ids that are safe in a path, and hashes of content and of code."""
+"""Files: atomic writes of files and folders, ids that are safe in a path, and hashes of content and of code."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import ast
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mc3.errors import DataError
+
 PACKAGE = Path(__file__).parent
 TRACKED = {"mc3.methods": ("ALIGN", "METHODS", "OTHERS")}  # literals that DVC tracks entry by entry, as parameters
 SAFE_ID = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,200}")
+MARKER = ".mc3-written"  # in a folder that this program wrote as a whole: its files, as `sha256sum` lists them
 
 
 def is_safe_id(value: Any) -> bool:
@@ -40,6 +45,59 @@ def sha256(path: Path) -> str:
         return hashlib.sha256(listing.encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replace_folder(folder: Path, command: str) -> Iterator[Path]:
+    """Yields an empty folder that takes the place of `folder` when the block ends without an error.
+
+    It is built in a hidden neighbour, `.NAME.mc3-partial`. A file `MARKER` in it lists what was written, so that the
+    next call can tell these files from the user's; `command` is named in the marker and in errors.
+
+    Raises `DataError` before and after the block if `folder` holds anything that its marker does not list.
+    """
+    folder = folder.resolve()  # a link to a folder stays one
+    _refuse_foreign_files(folder, command)
+    partial = folder.with_name(f".{folder.name}.mc3-partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    new = partial / "new"
+    new.mkdir(parents=True)
+    try:
+        yield new
+        files = sorted(path for path in new.rglob("*") if path.is_file())
+        listing = "".join(f"{sha256(path)}  {path.relative_to(new).as_posix()}\n" for path in files)
+        (new / MARKER).write_text(f"# `{command}` wrote these files and may replace this folder\n{listing}")
+        _refuse_foreign_files(folder, command)
+        if folder.exists():
+            folder.rename(partial / "old")
+        new.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refuse_foreign_files(folder: Path, command: str) -> None:
+    """Raise `DataError` if `folder` is a file, or holds files that its marker does not list or that have changed."""
+    remedy = "move it away or set another folder"
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder} is a file, where `{command}` writes a folder; {remedy}")
+    marker = folder / MARKER
+    if not marker.is_file():
+        if any(folder.iterdir()):
+            raise DataError(
+                f"{folder} holds files but no {MARKER}, by which `{command}` knows its own (earlier versions wrote "
+                f"none); {remedy}"
+            )
+        return
+    lines = (line.partition("  ") for line in marker.read_text(errors="replace").splitlines())
+    written = {name: digest for digest, _, name in lines}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if (path.is_dir() and not path.is_symlink()) or path == marker:
+            continue
+        if name not in written or not path.is_file() or sha256(path) != written[name]:
+            raise DataError(f"{path} is not as `{command}` wrote it, or is not its file at all; {remedy}")
 
 
 def code_identity(*entries: str) -> str:

@@ -46,46 +46,57 @@ def bar(total: int, done: int, main: bool) -> Iterator[Callable[[int, str], None
         yield show
 
 
-class Schedule:
-    """Named jobs with expected durations; iterating runs through them and prints what runs and the time left.
+class Forecast:
+    """How long named jobs will still take, from what each was expected to take and what the finished ones took.
 
     Args:
-        expected: seconds each job is expected to take, 0 for one that is finished. The pace of the jobs that ran
-            corrects the rest.
-        budget: seconds in all; a job that would end after them is not begun but put into `skipped`.
+        expected: seconds by job, in order; 0 for one whose duration is unknown or that has nothing to do.
+        workers: jobs that run at the same time.
         clock: the time in seconds.
-        show: prints a line.
     """
 
     def __init__(
-        self,
-        expected: Mapping[str, float],
-        budget: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        show: Callable[[str], None] = print,
+        self, expected: Mapping[str, float], workers: int = 1, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.expected, self.budget, self.clock, self.show = dict(expected), budget, clock, show
-        self.skipped: list[str] = []
+        self.expected, self.workers, self.clock = dict(expected), workers, clock
+        self.began = clock()
+        self.running: dict[str, float] = {}
         self.took: dict[str, float] = {}
 
-    def pace(self) -> float:
-        """Measured seconds for each expected second, of the jobs that have ended."""
-        planned = sum(self.expected[name] for name in self.took)
-        return sum(self.took.values()) / planned if planned else 1.0
+    def start(self, name: str) -> None:
+        """Note that a job begins."""
+        self.running[name] = self.clock()
 
-    def __iter__(self) -> Iterator[str]:
-        began, names = self.clock(), list(self.expected)
-        for number, name in enumerate(names, 1):
-            elapsed = self.clock() - began
-            due = self.expected[name] * self.pace()
-            if self.budget is not None and due and elapsed + due > self.budget:
-                self.skipped.append(name)
-                continue
-            left = sum(self.expected[other] for other in names[number - 1 :]) * self.pace()
-            if self.expected[name]:
-                line = f"[{number}/{len(names)}] {name} · {format_duration(elapsed)} elapsed"
-                self.show(f"{line} · about {format_duration(left)} left")
-            at = self.clock()
-            yield name
-            if self.expected[name]:
-                self.took[name] = self.clock() - at
+    def finish(self, name: str) -> None:
+        """Note that a job has ended."""
+        self.took[name] = self.clock() - self.running.pop(name)
+
+    def skip(self, name: str) -> None:
+        """Leave out a job that will not run."""
+        self.expected.pop(name, None)
+
+    def pace(self) -> float:
+        """Measured seconds for each expected second, of the finished jobs; 1 before the first."""
+        timed = [name for name in self.took if self.expected.get(name)]
+        planned = sum(self.expected[name] for name in timed)
+        return sum(self.took[name] for name in timed) / planned if planned else 1.0
+
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return self.clock() - self.began
+
+    def left(self) -> float:
+        """Seconds until all jobs are finished, about."""
+        waiting = sum(s for name, s in self.expected.items() if name not in self.took and name not in self.running)
+        begun = sum(
+            max(0.0, self.expected.get(name, 0.0) * self.pace() - (self.clock() - since))
+            for name, since in self.running.items()
+        )
+        return (waiting * self.pace() + begun) / self.workers
+
+    def line(self, name: str) -> str:
+        """One line of progress: "[3/25] train@mc3-0 · 2:10 elapsed · about 4:50 left"."""
+        number = list(self.expected).index(name) + 1
+        left = self.left()
+        ends = f" · about {format_duration(left)} left" if left else ""
+        return f"[{number}/{len(self.expected)}] {name} · {format_duration(self.elapsed())} elapsed{ends}"

@@ -4,8 +4,10 @@ import csv
 import dataclasses
 import hashlib
 import json
+import shutil
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -16,7 +18,8 @@ from scipy.stats import binom
 
 from mc3 import world as files
 from mc3.config import Config, World, load
-from mc3.errors import ConfigError
+from mc3.errors import DataError
+from mc3.files import replace_folder
 from mc3.world import epic, sound
 from mc3.world import plan as plans
 from mc3.world.motion import pose
@@ -106,18 +109,74 @@ def test_fewer_videos_leave_the_others_as_they_were(big: World, big_plan: list[p
     assert plans.plan(few) == [*big_plan[:4], *big_plan[50:52], *big_plan[100:102]]
 
 
-def test_writing_replaces_a_world_but_nothing_else(written: Config, tmp_path: Path) -> None:
-    config = small(written, tmp_path / "raw", workers=1)
-    config = dataclasses.replace(config, world=dataclasses.replace(config.world, seconds=5.0))
-    config.paths.raw.mkdir()
-    (config.paths.raw / "left over.txt").write_text("old")
-    with pytest.raises(ConfigError, match="were not generated"):
+@pytest.mark.parametrize("name", ["truth.csv", "v2/full_scale/photo.jpg", ".mc3-written"])
+def test_a_folder_that_holds_the_users_files_is_refused_and_left_alone(
+    written: Config, tmp_path: Path, name: str
+) -> None:
+    config = small(written, tmp_path / "photos", workers=1)
+    mine = [tmp_path / "photos" / name, tmp_path / "photos" / "photo.jpg"]
+    mine += [tmp_path / "photos.old" / "photo.jpg", tmp_path / "photos.new" / "photo.jpg"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine \xff")
+    before = digests(tmp_path)
+    with pytest.raises(DataError, match=r"photos.*(holds files but no \.mc3-written|not its file).*move it away"):
         files.write(config)
-    assert (config.paths.raw / "left over.txt").read_text() == "old"
-    (config.paths.raw / files.TRUTH).write_text("old")
+    assert digests(tmp_path) == before
+
+
+def test_a_world_is_replaced_only_while_all_its_files_are_as_written(written: Config, tmp_path: Path) -> None:
+    config = small(written, tmp_path / "link", workers=1)
+    shutil.copytree(written.paths.raw, tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to("elsewhere")
+    config = dataclasses.replace(config, world=dataclasses.replace(config.world, seconds=5.0))
+
+    added, changed = tmp_path / "link" / "notes.txt", tmp_path / "link" / "truth.csv"
+    added.write_text("mine")
+    with pytest.raises(DataError, match=r"notes\.txt is not as `mc3 world` wrote it"):
+        files.write(config)
+    added.unlink()
+    original = changed.read_bytes()
+    changed.write_text("mine")
+    with pytest.raises(DataError, match=r"truth\.csv is not as"):
+        files.write(config)
+    changed.write_bytes(original)
+    (tmp_path / "link" / "broken").symlink_to("nowhere")
+    with pytest.raises(DataError, match="broken is not as"):
+        files.write(config)
+    (tmp_path / "link" / "broken").unlink()
+
+    before = digests(tmp_path / "elsewhere")
     files.write(config)
-    assert not (config.paths.raw / "left over.txt").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+    after = digests(tmp_path / "elsewhere")
+    assert before != after
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "link"]
+    assert (tmp_path / "link").is_symlink()
+
+
+def make(folder: Path, text: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """A folder of one file; `meanwhile` runs before it takes its place."""
+    with replace_folder(folder, "mc3 make") as new:
+        (new / "made.txt").write_text(text)
+        meanwhile()
+
+
+def test_a_file_added_while_a_folder_is_being_written_survives(tmp_path: Path) -> None:
+    make(tmp_path / "out", "old")
+    mine = tmp_path / "out" / "mine.txt"
+    with pytest.raises(DataError, match=r"mine\.txt is not as `mc3 make` wrote it"):
+        make(tmp_path / "out", "new", lambda: mine.write_text("mine"))
+    assert (tmp_path / "out" / "made.txt").read_text() == "old"
+    assert mine.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_keeps_its_files_if_writing_the_new_ones_fails(tmp_path: Path) -> None:
+    make(tmp_path / "out", "old")
+    before = digests(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        make(tmp_path / "out", "new", lambda: 1 / 0)
+    assert digests(tmp_path) == before
 
 
 def test_verbs_sound_as_often_as_in_table_1(big_plan: list[plans.VideoPlan]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -26,6 +25,7 @@ from rich.progress import track
 
 from mc3.config import Config, Ego4DFiles, EpicSoundsFiles, World
 from mc3.errors import ConfigError
+from mc3.files import replace_folder
 from mc3.world import plan as plans
 from mc3.world.epic import epic_audio, epic_plan, epic_rows
 from mc3.world.picture import frames
@@ -41,7 +41,7 @@ GOP_SEC = 3
 AUDIO_BIT_RATE = 64_000
 
 TRUTH = "truth.csv"
-"""What only a generated world knows; its presence marks a folder as generated."""
+"""What only a generated world knows."""
 
 
 def encode(path: Path, pictures: np.ndarray, fps: int, sound: np.ndarray | None) -> None:
@@ -235,31 +235,20 @@ def _write_epic_sounds(raw: Path, files: EpicSoundsFiles, world: World, workers:
 def write(config: Config) -> None:
     """Make the whole of `paths.raw` from `config.world`, replacing an older world only when all is written.
 
-    Raises `ConfigError` where the profile has no world, or `paths.raw` holds anything that is not a generated one.
+    Raises `ConfigError` if the profile has no world, `DataError` if `paths.raw` holds files that are not its own.
     """
-    raw, world = config.paths.raw, config.world
+    world = config.world
     if world is None:
         raise ConfigError(f"profile {config.profile} has no `world` to generate; `mc3 profile mini` has one")
-    if raw.exists() and any(raw.iterdir()) and not (raw / TRUTH).exists():
-        raise ConfigError(
-            f"{raw} holds data that were not generated; set paths.raw to another folder or move them away"
-        )
-    new = raw.with_name(raw.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    for path in (config.ego4d.metadata, config.ego4d.narrations, config.ego4d.videos / "any"):
-        (new / path).parent.mkdir(parents=True, exist_ok=True)
-    videos = plans.plan(world)
-    _write_annotations(new, videos, config.ego4d, world)
-    rows = truth(videos)
-    _write_table(new / TRUTH, list(rows[0]), rows)
-    render = partial(_render, world=world, folder=new / config.ego4d.videos)
-    with Workers(world.workers) as workers:
-        _write_epic_sounds(new, config.epic_sounds, world, workers)
-        for _ in workers.map(render, videos, "videos"):
-            pass
-    old = raw.with_name(raw.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if raw.exists():
-        raw.rename(old)
-    new.rename(raw)
-    shutil.rmtree(old, ignore_errors=True)
+    with replace_folder(config.paths.raw, "mc3 world") as new:
+        for path in (config.ego4d.metadata, config.ego4d.narrations, config.ego4d.videos / "any"):
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
+        videos = plans.plan(world)
+        _write_annotations(new, videos, config.ego4d, world)
+        rows = truth(videos)
+        _write_table(new / TRUTH, list(rows[0]), rows)
+        render = partial(_render, world=world, folder=new / config.ego4d.videos)
+        with Workers(world.workers) as workers:
+            _write_epic_sounds(new, config.epic_sounds, world, workers)
+            for _ in workers.map(render, videos, "videos"):
+                pass
