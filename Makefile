@@ -62,8 +62,7 @@ setup:
 
 repro: setup
 	@$(PY) -m mc3.cli repro
-	@$(PY) -m mc3.cli compare
-	@$(PY) -m mc3.cli summary
+	@$(PY) -m mc3.cli compare --tables
 
 seeds: setup
 	@$(PY) -m mc3.cli repro

@@ -8,6 +8,7 @@ one line on stderr and exit code 1; anything else is a fault of this program and
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code: 0, or 1 after a one-line error."""
     args = parser().parse_args(argv)
     try:
-        return args.command(args) or 0
+        code = args.command(args) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         message = _message(error)
         if message is None or args.debug:
@@ -246,16 +252,17 @@ def weights(args: argparse.Namespace) -> None:
 
 
 def sources(args: argparse.Namespace) -> None:
-    """Write the notebooks' canonical copies, which the result stages depend on."""
+    """Write the notebooks' canonical copies and each stage's code identity, which the stages depend on."""
     config = _load(args)
     from mc3.paper import notebook
 
-    copies = notebook.sources(Path("notebooks"), config.paths.work / "sources")
-    print(f"{len(copies)} canonical notebooks in {config.paths.work / 'sources'}")
+    out = config.paths.work / "sources"
+    copies = notebook.sources(Path("notebooks"), out)
+    print(f"{len(copies)} canonical notebooks and {len(notebook.codes(config, out))} code identities in {out}")
 
 
 def run_notebook(args: argparse.Namespace) -> None:
-    """Execute one notebook from its canonical copy."""
+    """Execute one notebook from its canonical copy, and write its page of the report."""
     import yaml
 
     from mc3.errors import ConfigError
@@ -267,34 +274,25 @@ def run_notebook(args: argparse.Namespace) -> None:
     config = _load(args)
     from mc3.paper import notebook
 
-    executed = notebook.run(args.name, config, {"config": args.config, **parameters})
-    print(f"executed copy: {executed}")
+    print(f"open {notebook.run(args.name, config, {'config': args.config, **parameters})}")
 
 
 def report(args: argparse.Namespace) -> None:
-    """Write figures/report.html, figures/results.md and the overview figure; or put the results into README.md."""
+    """Write the contents page of the report, the overview figure and metrics.json; or print the README's table."""
     config = _load(args)
     from mc3.paper import report
 
-    if args.readme:
-        report.update_readme()
-    else:
-        print(f"open {report.write(config)}")
+    print(report.readme_table() if args.table else f"open {report.write(config)}")
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Compare the numbers in figures/ with the committed ones."""
+    """Compare the numbers in figures/ with the committed ones; with --tables show Tables 2 and 3 too."""
     from mc3.paper import compare
 
     differences = compare.run(Path("figures"), args.absolute, args.relative)
+    if args.tables:
+        compare.show(Path("figures"))
     return 1 if differences and args.strict else 0
-
-
-def summary(args: argparse.Namespace) -> None:
-    """Show the main columns of Tables 2 and 3 beside the paper's."""
-    from mc3.paper import summary
-
-    summary.show(Path("figures"))
 
 
 def repro(args: argparse.Namespace) -> int:
@@ -416,12 +414,12 @@ def parser() -> argparse.ArgumentParser:
         help="a parameter of the notebook's `parameters` cell; the value is read as YAML",
     )  # fmt: skip
     step = add("report", report, "mc3 report")
-    step.add_argument("--readme", action="store_true", help="only put figures/results.md into README.md")
+    step.add_argument("--table", action="store_true", help="only print Table 2 over seeds, for README.md")
     step = add("compare", compare, "mc3 compare --strict", config=False)
     step.add_argument("--absolute", type=float, default=0.02, help="allowed difference (0.02), plus ...")
     step.add_argument("--relative", type=float, default=0.05, help="... this share of the committed number (0.05)")
     step.add_argument("--strict", action="store_true", help="exit 1 when a number is outside the tolerance")
-    add("summary", summary, "mc3 summary", config=False)
+    step.add_argument("--tables", action="store_true", help="also show Tables 2 and 3, and where to go from there")
     step = add("repro", repro, "mc3 repro -- --force manifest")
     step.add_argument("dvc", nargs="*", metavar="DVC-ARGUMENT", help="handed to `dvc repro`, after --")
     return top

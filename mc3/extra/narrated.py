@@ -233,10 +233,10 @@ def run(
 ) -> pd.DataFrame:  # fmt: skip
     """Label, score and write; the command `mc3 narrated` (its help explains the arguments).
 
-    Writes `out` (a row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .provenance.json. Without
+    Writes `out` (a row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .origin.json. Without
     `checkpoint` and `audio` only what needs annotations alone is scored.
     """
-    from mc3.paper import notebook, plots
+    from mc3.paper import plots, provenance
 
     if (checkpoint is None) != (audio is None) or (videos is not None and audio is None):
         raise DataError("a model's scores need both --checkpoint and --audio, with --videos as an addition")
@@ -266,14 +266,14 @@ def run(
         write_atomic(out.with_name(name), frame.to_csv(index=False, float_format="%.4f").encode())
     plots.save(plots.narrated(result, shares), stem)
     inputs = [path for path in (events, narrations, verbs, nouns, info, table, checkpoint) if path]
-    facts = notebook.origin(config, inputs) | {
+    facts = provenance.origin(config, inputs) | {
         "narrated": {"iou": threshold, "shifts": SHIFTS, "folds": baselines.FOLDS, "draws": draws,
                      "media": [path.name for path in (audio, videos) if path]},
         "dropped": [{**entry, "file": Path(entry["file"]).name} for entry in report.dropped],
         "set_aside": dict(report.set_aside),
     }  # fmt: skip
     write_atomic(
-        out.with_name(f"{stem.name}.provenance.json"), (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode()
+        out.with_name(f"{stem.name}.origin.json"), (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode()
     )
     _show(result, possible, report, heard)
     return result

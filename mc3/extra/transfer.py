@@ -25,8 +25,8 @@ from mc3.config import Config
 from mc3.data import media
 from mc3.data.annotations import Report, read_table
 from mc3.errors import DataError
-from mc3.files import is_safe_id, write_atomic
-from mc3.paper import notebook, plots
+from mc3.files import is_safe_id, sha256, write_atomic
+from mc3.paper import plots, provenance
 
 if TYPE_CHECKING:
     from mc3.encoders.audio import AudioEncoder
@@ -229,7 +229,7 @@ def trained(config: Config, seed: int) -> tuple[dict[str, AudioEncoder], list[st
 def run(
     config: Config, folder: Path, seed: int, full_size: bool = False, figures: Path = Path("figures")
 ) -> pd.DataFrame:
-    """Probe every kind of features on `folder`; write figures/real_audio.{csv,png,svg,provenance.json}.
+    """Probe every kind of features on `folder`; write figures/real_audio.{csv,png,svg,origin.json}.
 
     Args:
         config: the profile; its `probe.views` windows a clip are averaged.
@@ -317,14 +317,14 @@ def _record(
 ) -> None:  # fmt: skip
     work = config.paths.work
     inputs = [work / "checkpoints" / f"{name}-{seed}" / "final" for name in learned]
-    data = notebook.origin(config, [*inputs, work / "shards" / "tokenizer.json"])
-    listing = "".join(f"{name} {notebook.digest(folder / name)}\n" for name in clips["file"])
+    data = provenance.origin(config, [*inputs, work / "shards" / "tokenizer.json"])
+    listing = "".join(f"{name} {sha256(folder / name)}\n" for name in clips["file"])
     data["inputs"][folder.resolve().name] = hashlib.sha256(listing.encode()).hexdigest()
     data["parameters"] = {"seed": seed, "full_size": full_size, "untrained_seeds": SEEDS, "draws": DRAWS,
                           "strengths": STRENGTHS, "full_size_views": FULL_VIEWS, "clips": len(clips)}  # fmt: skip
     data["left_out"] = {"rows": list(left_out), "clips": report.dropped}
     text = json.dumps(data, indent=1, sort_keys=True) + "\n"
-    write_atomic(figures / "real_audio.provenance.json", text.encode())
+    write_atomic(figures / "real_audio.origin.json", text.encode())
 
 
 def _official(folder: Path, table: Path, report: Report) -> list[tuple[str, int, str]]:

@@ -84,7 +84,7 @@ def codes(config: Config, out: Path) -> list[Path]:
 
     A notebook's NAME.code, of the canonical copies in `out`, also has the page template and the neighbouring pages.
     """
-    stages = {"raw": config.source.code.replace("/", "."), **STAGES}
+    stages = {"raw": str(config.source.code).replace("/", "."), **STAGES}
     files = {f"{name}.code": code_identity(entry) for name, entry in stages.items() if find_spec(entry)}
     template = f"{TEMPLATE.name} {sha256(TEMPLATE.read_bytes()).hexdigest()}\n"
     for book in out.glob("*.ipynb"):
@@ -136,8 +136,10 @@ def parameters(book: bytes) -> list[str]:
         body = ast.parse("".join(tagged[0]["source"])).body if tagged else []
     except SyntaxError as error:
         raise NotebookError(f"the cell tagged `parameters` is not valid Python: {error}") from None
-    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
-    targets += [node.target for node in body if isinstance(node, ast.AnnAssign)]
+    assigned = [node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    targets = [
+        target for node in assigned for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
@@ -265,7 +267,7 @@ def record(config: Config, name: str, inputs: Iterable[str | Path], figures: Pat
     shell = get_ipython()  # type: ignore[no-untyped-call]
     namespace = shell.user_ns if shell else {}
     values = {value: namespace[value] for value in parameters(book) if value in namespace}
-    inputs = [Path(path) for path in inputs]
     facts = provenance.origin(config, inputs) | {"notebook": sha256(book).hexdigest(), "parameters": values}
-    facts |= {"origins": {path.as_posix(): json.loads(path.read_text()) for path in inputs if path.match("*origin.json")}}
+    origins = [path for path in facts["inputs"] if path.endswith("origin.json")]
+    facts |= {"origins": {path: json.loads(Path(path).read_text()) for path in origins}} if origins else {}
     provenance.write(figures / f"{name}.provenance.json", facts)
