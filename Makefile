@@ -1,5 +1,6 @@
-# GNU make 3.81 (macOS) is enough. Every target first sees to .venv; `make` alone lists them.
-# Another Python 3.11 than the one on PATH: make PYTHON=/path/to/python3.11
+# GNU make 3.81 (macOS) is enough. Every target first brings .venv up to date; `make` alone lists the targets.
+# .venv is built with the newest of PYTHONS on PATH. To choose another: make PYTHON=/path/to/python3.12
+PYTHONS = 3.13 3.12 3.11
 UV_VERSION = 0.13.9
 PY = .venv/bin/python
 
@@ -11,39 +12,47 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make repro      every table and figure of the paper from nothing, about 12 minutes on two CPU cores'
-	@echo 'make seeds      Tables 2-4 over five seeds, into figures/seeds: 25 minutes after make repro'
-	@echo 'make study      when does consensus help? worlds of other rates, at most 2 hours'
-	@echo 'make test       linters, types and the tests that take minutes'
-	@echo 'make test-slow  the tests marked slow as well: 20 to 60 minutes and 25 GB of disk'
-	@echo 'make lab        the notebooks in JupyterLab'
+	@echo 'make repro      all tables and figures of the paper, from nothing: about 12 minutes on two CPU cores'
+	@echo 'make seeds      Tables 2-4 over five seeds: 25 minutes after make repro'
+	@echo 'make study      when does consensus help? Worlds with other rates: at most 2 hours'
+	@echo 'make test       linters, types and the fast tests: about 11 minutes'
+	@echo 'make test-slow  all tests, the slow ones too: 20 to 60 minutes and 25 GB of disk'
 	@echo 'make lint       linters and types only'
-	@echo 'make clean      remove .venv and the tools'\'' caches; data and figures stay'
+	@echo 'make lab        the notebooks in JupyterLab'
+	@echo 'make setup      only build .venv from requirements.lock: 6 GB, 1 to 10 minutes depending on your network'
+	@echo 'make clean      remove .venv and the caches of the tools; data and figures stay'
 	@echo
-	@echo 'The first of these to run builds .venv from requirements.lock: 6 GB, 1 to 10 minutes by your network.'
+	@echo 'All targets run setup first. Python 3.11, 3.12 or 3.13 must be on PATH, or: make PYTHON=/path/to/python3.12'
 
-# .venv/.ready holds what .venv was built from: the folder, the pins and the package's metadata. When
-# nothing changed this is one comparison. .venv/.building marks an unfinished build, which is started
+# .venv/.ready records what .venv was built from: the folder, the pins and the package's metadata. If
+# nothing changed, setup is one comparison. .venv/.building marks an unfinished build; setup starts it
 # over, because an interrupted installer leaves packages that look complete and are not.
+# An activated .venv is taken off PATH, because a new .venv cannot be built with the one it replaces.
 setup:
 	@set -e; \
-	want="`pwd; cat requirements.lock pyproject.toml | cksum`"; \
-	if [ "`cat .venv/.ready 2>/dev/null`" = "$$want" ]; then exit 0; fi; \
-	usable() { "$$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; }; \
+	PATH="$${PATH#"$$PWD/.venv/bin:"}"; \
+	version() { "$$1" -c 'import ensurepip, sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || echo none; }; \
+	usable() { case ' $(PYTHONS) ' in *" $$(version "$$1") "*) ;; *) false;; esac; }; \
 	moved() { [ -f .venv/.ready ] && ! grep -qxF "`pwd`" .venv/.ready; }; \
-	if [ -f .venv/.building ] || moved || ! usable $(PY) || ! $(PY) -m pip --version >/dev/null 2>&1; then \
+	another() { [ -n "$(PYTHON)" ] && [ "$$(version "$(PYTHON)")" != "$$(version $(PY))" ]; }; \
+	want="`pwd; cat requirements.lock pyproject.toml | cksum`"; \
+	if [ "`cat .venv/.ready 2>/dev/null`" = "$$want" ] && ! another; then exit 0; fi; \
+	if [ -f .venv/.building ] || moved || another || ! usable $(PY) || ! $(PY) -m pip --version >/dev/null 2>&1; then \
 	  found=; \
-	  for candidate in $(PYTHON) python3.11 python3 python; do \
-	    if usable $$candidate; then found=$$candidate; break; fi; \
+	  if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; else set -- $(PYTHONS:%=python%) python3 python; fi; \
+	  for candidate; do \
+	    if usable "$$candidate"; then found="$$candidate"; break; fi; \
 	  done; \
 	  if [ -z "$$found" ]; then \
-	    echo 'make: no Python 3.11 on PATH; install it, or name it: make PYTHON=/path/to/python3.11' >&2; \
+	    if [ -n "$(PYTHON)" ]; then echo 'make: $(PYTHON) is not a Python of version $(PYTHONS) with venv and ensurepip' >&2; \
+	    else echo 'make: no Python of version $(PYTHONS) with venv and ensurepip on PATH' >&2; fi; \
+	    echo '      install one (on Debian and Ubuntu with python3-venv), or name it: make PYTHON=/path/to/python3.12' >&2; \
 	    echo '      or use conda: conda env create -f environment.yml' >&2; exit 1; \
 	  fi; \
-	  if [ -e .venv ]; then echo '== .venv is unfinished, moved or of another Python: building it anew'; \
+	  if [ -e .venv ]; then echo "== .venv is unfinished, moved or of another Python: rebuilding it with $$found"; \
 	  else echo "== building .venv with $$found"; fi; \
 	  rm -rf .venv; mkdir .venv; : > .venv/.building; \
-	  $$found -m venv .venv; \
+	  "$$found" -m venv .venv; \
 	fi; \
 	: > .venv/.building; rm -f .venv/.ready; \
 	uv=uv; \
@@ -60,25 +69,28 @@ setup:
 	printf '%s\n' "$$want" > .venv/.ready; \
 	echo '== .venv is ready'
 
+# DVC starts its stages as `mc3 ...`, which it finds on PATH.
+DVC = PATH="$$PWD/.venv/bin:$$PATH" dvc
+
 repro: setup
+<<<<<<< HEAD
 	@$(PY) -m mc3.cli repro
 	@$(PY) -m mc3.cli compare --tables
+=======
+	@$(PY) -m mc3 repro
+	@$(PY) -m mc3 compare
+	@echo '== to have mc3 and dvc in this shell: source .venv/bin/activate'
+>>>>>>> main
 
-seeds: setup
-	@$(PY) -m mc3.cli repro
-	@$(PY) -m mc3.cli seeds
-	@$(PY) -m mc3.cli report
-
-study: setup
-	@$(PY) -m mc3.cli study
-	@$(PY) -m mc3.cli report
+seeds study: setup
+	@$(DVC) repro experiments/dvc.yaml:$@
 
 test: lint
-	@echo '== tests (some minutes)'
+	@echo '== tests (about 10 minutes)'
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -m 'not slow'
 
 test-slow: lint
-	@echo '== all tests, the slow ones too (20 to 60 minutes, 25 GB of disk for a while)'
+	@echo '== all tests, the slow ones too (20 to 60 minutes; needs 25 GB of disk while it runs)'
 	@OMP_NUM_THREADS=1 $(PY) -m pytest
 
 lint: setup

@@ -24,6 +24,7 @@ from PIL import Image
 
 from mc3 import config
 from mc3.data import media, prepare
+from mc3.data.audio import cut
 
 MINUTES = 23  # 3,670 hours in 9,645 videos
 WIDTH, HEIGHT, FPS, BITRATE = 1920, 1080, 30, 4_000_000  # 1.8 GB an hour
@@ -105,7 +106,7 @@ def one_by_one(path: Path, windows: list[tuple[float, float]], clips: config.Cli
             video.codec_context.thread_count = audio.codec_context.thread_count = 1
             zero = float(video.start_time * video.time_base)
             file.seek(round((max(0.0, start - 0.1) + zero) * av.time_base))
-            times = media.moments(start, end, clips.frames)
+            times = media.frame_times(start, end, clips.frames)
             shown: list[av.VideoFrame | None] = [None] * len(times)
             sound = np.zeros(round((end - start + 2) * SOUND_RATE), np.float32)  # from a second before the start
             first, mono = round((start - 1) * SOUND_RATE), av.AudioResampler(format="fltp", layout="mono")
@@ -137,7 +138,7 @@ def one_by_one(path: Path, windows: list[tuple[float, float]], clips: config.Cli
         def samples(at: int, count: int, sound: np.ndarray = sound, first: int = first) -> np.ndarray:
             return sound[at - first : at - first + count]
 
-        yield media.Clip(frames, media.cut(samples, start, end, SOUND_RATE, clips.sample_rate))
+        yield media.Clip(frames, cut(samples, start, end, SOUND_RATE, clips.sample_rate))
 
 
 def timed(

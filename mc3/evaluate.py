@@ -30,8 +30,11 @@ from mc3.errors import DataError
 DIRECTIONS = {"v2a": ("video", "audio"), "a2v": ("audio", "video"), "l2a": ("text", "audio"), "a2l": ("audio", "text")}
 """Table 3's columns: name -> (query modality, modality that is retrieved)."""
 
-PAIRS = {"av": ("audio", "video"), "al": ("audio", "text")}
-"""Table 2's columns: name -> the two modalities whose cosine is the score."""
+PAIRS = {"av": ("audio", "video"), "al": ("audio", "text"), "vl": ("video", "text")}
+"""The pairs of modalities by key, as in the names of metrics ("av_roc") and columns."""
+
+DISCOVERY = ("av", "al")
+"""The pairs whose cosine is a discovery score (Table 2)."""
 
 _DECIMALS = 1e9  # similarities are compared to nine decimals, far finer than float32 embeddings
 

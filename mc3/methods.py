@@ -7,6 +7,8 @@ DVC reads them too: changing one method's entry retrains that method only.
 Keys of an entry
     label   its name in tables
     paper   its row in data/paper/*.csv, or "" when the paper has none
+    role    optional: "reference" (the row that all others are compared with), "control" (the reference less its
+            consensus loss) or "proposal" (not the paper's); rows with a role are measured by region in Figures 2 and 3
     start   "init" (the initial weights of the seed) or "align" (the shared align checkpoint)
     stages  what is trained, in order. A stage has
         epochs       "align", "refine" (the profile's `train.epochs`) or "both", their sum
@@ -52,15 +54,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "imagebind": {"label": "ImageBind", "paper": "ImageBind", "start": "init",
                   "stages": [{"epochs": "align", "pairs": ["video-text"]},
                              {"epochs": "refine", "pairs": ["audio-video"], "train": ["audio"], "temperature": 0.05}]},
-    "wo_consensus": {"label": "w/o consensus", "paper": "w/o consensus", "start": "align",
+    "wo_consensus": {"label": "w/o consensus", "paper": "w/o consensus", "role": "control", "start": "align",
                      "stages": [{"epochs": "refine", "pairs": "all"}]},
     "wo_contrastive": {"label": "w/o contrastive", "paper": "w/o contrastive", "start": "align",
                        "stages": [{"epochs": "refine", "pairs": "all", "contrastive": 0.0, "consensus": 1.0}]},
     "wo_align": {"label": "w/o align-stage", "paper": "w/o align-stage", "start": "init",
                  "stages": [{"epochs": "both", "pairs": "all", "consensus": 1.0}]},
-    "mc3": {"label": "MC3", "paper": "MC3", "start": "align",
+    "mc3": {"label": "MC3", "paper": "MC3", "role": "reference", "start": "align",
             "stages": [{"epochs": "refine", "pairs": "all", "consensus": 1.0}]},
-    "peers": {"label": "Peers (not the paper's)", "paper": "", "start": "align",
+    "peers": {"label": "Peers (not the paper's)", "paper": "", "role": "proposal", "start": "align",
               "stages": [{"epochs": "refine", "pairs": "all", "loss": {"kind": "peers", "trust": "retrieval"}}]},
 }  # fmt: skip
 
@@ -127,6 +129,14 @@ def get(name: str) -> Method:
     entry = entries[name]
     stages = tuple(_stage(name, s) for s in entry["stages"])
     return Method(name, entry["label"], entry.get("paper", ""), entry["start"], stages)
+
+
+def with_role(role: str) -> str:
+    """Name of the row of `METHODS` with this role, or "" where none has it. KeyError if several have it."""
+    names = [name for name, entry in METHODS.items() if entry.get("role") == role]
+    if len(names) > 1:
+        raise KeyError(f"methods {' and '.join(names)} in mc3/methods.py have the role {role!r}; only one may")
+    return names[0] if names else ""
 
 
 def _stage(method: str, entry: dict[str, Any]) -> Stage:

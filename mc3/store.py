@@ -93,7 +93,8 @@ def discovery_scores(config: Config, method: str, seed: int) -> pd.DataFrame:
     index, found = embeddings(config, method, seed)
     index = index[(index["split"] == "test") & index["positive"].notna()]
     scored = index[["clip_id", "action_group", "verb"]].assign(row=index.index, positive=index["positive"].astype(int))
-    for name, (first, second) in evaluate.PAIRS.items():
+    for name in evaluate.DISCOVERY:
+        first, second = evaluate.PAIRS[name]
         if first in found and second in found:
             scored[name] = evaluate.similarity(found[first][index.index], found[second][index.index])
     return scored.reset_index(drop=True)

@@ -150,7 +150,7 @@ def validate(model: MC3, dataset: ClipDataset, modalities: set[str], batch_size:
     """
     labels = dataset.index["positive"]
     rows = np.flatnonzero(labels.notna())
-    pairs = {name: pair for name, pair in evaluate.PAIRS.items() if modalities.issuperset(pair)}
+    pairs = {n: evaluate.PAIRS[n] for n in evaluate.DISCOVERY if modalities.issuperset(evaluate.PAIRS[n])}
     if not pairs or labels.nunique() < 2:
         return {}
     state = PartialState()

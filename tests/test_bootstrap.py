@@ -251,7 +251,6 @@ def test_the_forest_has_the_papers_metrics_and_rows_in_order(measured: dict[str,
 def test_without_mc3_there_is_nothing_to_compare_with(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     others = {name: entry for name, entry in methods.METHODS.items() if name != "mc3"}
     monkeypatch.setattr(methods, "METHODS", others)
-    monkeypatch.setattr("mc3.paper.findings.CHECKPOINTS", ("align",))
     measured = bootstrap.measure(settings, draws=5)
     with pytest.raises(DataError, match="no row mc3"):
         bootstrap.differences(measured)

@@ -138,7 +138,6 @@ def test_claims_about_methods_that_were_removed_are_not_measured_and_the_rest_is
     settings: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in ("clap", "mc3")})
-    monkeypatch.setattr("mc3.paper.findings.CHECKPOINTS", ("align", "mc3"))
     judged = claims.table(claims.checks(bootstrap.measure(settings, draws=20))).set_index("claim")
     assert judged.loc["consensus_helps", "verdict"] == claims.UNMEASURED
     assert judged.loc["al_discovery", "checks"].endswith("of 2")

@@ -1,4 +1,3 @@
-import csv
 import json
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from raw_files import NOUNS, VERBS, narration, write_raw
 
 from mc3.config import Config, build
 from mc3.data import ego4d
-from mc3.data.annotations import Report, read_rows, read_table
+from mc3.data.annotations import Report
 from mc3.errors import DataError
 
 
@@ -261,18 +260,6 @@ def test_labels_of_one_kind_only_are_refused_with_the_remedy(mini_config: Config
     )
     with pytest.raises(DataError, match=r"only sounding actions.*ego4d\.narrations"):
         ego4d.clips(mini_config, Report(raw))
-
-
-@given(st.lists(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=12), min_size=1))
-def test_any_text_survives_a_table_in_either_separator(tmp_path_factory, cells):
-    for separator in "\t,":
-        path = tmp_path_factory.mktemp("tables") / "t.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, delimiter=separator, lineterminator="\n")
-            writer.writerow(["a", "b"])
-            writer.writerows([cell, "x"] for cell in cells)
-        assert [row["a"] for _, row in read_rows(path, ("a", "b"), "text")] == cells
-        assert read_table(path, ("a",), "text")["a"].tolist() == cells
 
 
 @pytest.mark.parametrize("kind", ["narrations", "metadata", "labels"])

@@ -1,4 +1,4 @@
-"""EPIC-100's files as published, the rows of them that cannot be used, and the table of sounds by verb."""
+"""EPIC-100's published files, rows that cannot be used, and the table of sounds by verb."""
 
 import csv
 from pathlib import Path
@@ -29,7 +29,7 @@ def published(shared_data: Path) -> Path:
     return shared_data / "annotations" / "epic_kitchens_100"
 
 
-def test_the_published_files_are_read_whole_and_agree_with_one_another(published: Path):
+def test_the_published_files_are_read_whole_and_agree_with_each_other(published: Path):
     verbs = epic_kitchens.read_classes(published / "EPIC_100_verb_classes.csv")
     nouns = epic_kitchens.read_classes(published / "EPIC_100_noun_classes_v2.csv")
     durations = epic_kitchens.read_durations(published / "EPIC_100_video_info.csv")
@@ -63,7 +63,7 @@ def test_the_table_has_every_verb_class_and_only_names_of_the_published_sounds(p
             assert {names[j] for j in np.flatnonzero(own)} == wanted - {"collision"}
 
 
-def test_the_table_says_what_the_names_say():
+def test_the_table_matches_the_names_of_verbs_and_sounds():
     keys, compatible = epic_kitchens.read_verb_sounds(TABLE)
     sounds = {
         key: {epic_kitchens.SOUNDS[j] for j in np.flatnonzero(row)} for key, row in zip(keys, compatible, strict=True)
@@ -80,7 +80,7 @@ def test_rows_at_fault_are_listed_with_their_line_and_reason(tmp_path: Path):
     rows = [
         (line(), None),
         (line("P01_01_1", start="00:00:03.00", stop="00:00:02.00"), "ends before it starts"),
-        (line("P01_01_2", stop="2.5"), "times are no timestamps"),
+        (line("P01_01_2", stop="2.5"), "times are not timestamps"),
         (line("P01_01_3", start="-1:00:00.00"), "starts before the video"),
         (line(), "duplicated narration_id"),
         (line("../P01"), "unsafe narration_id '../P01'"),
@@ -107,7 +107,7 @@ def test_rows_at_fault_are_listed_with_their_line_and_reason(tmp_path: Path):
     assert {d["file"] for d in report.dropped} == {path.name}
 
 
-def test_a_file_that_cannot_be_used_is_named_with_the_place(tmp_path: Path):
+def test_a_file_that_cannot_be_used_is_named_with_line_or_byte(tmp_path: Path):
     path = tmp_path / "n.csv"
     path.write_bytes(f"{HEADER}\n{line()}\n".encode().replace(b"take plate", b"take pl\xe2te"))
     with pytest.raises(DataError, match=rf"n\.csv, byte {path.read_bytes().index(0xE2)}: not UTF-8"):
@@ -119,7 +119,7 @@ def test_a_file_that_cannot_be_used_is_named_with_the_place(tmp_path: Path):
     with pytest.raises(DataError, match="has no column `start_timestamp`"):
         epic_kitchens.read_narrations(path, Report(Path()), VERBS)
     path.write_text("id,key\n0,take\n0,put\n")
-    with pytest.raises(DataError, match="line 3: '0' is no class number of its own"):
+    with pytest.raises(DataError, match="line 3: '0' is not a class number, or a repeated one"):
         epic_kitchens.read_classes(path)
     path.write_text("video_id,duration\nP01_01,12.5\nP01_02,long\n")
     with pytest.raises(DataError, match="line 3: no video with a duration"):
@@ -132,13 +132,13 @@ def test_a_file_that_cannot_be_used_is_named_with_the_place(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0,take,water; meow\n1,put,\n", "line 2: 'meow' is no class of EPIC-Sounds, nor `collision`"),
+        ("0,take,water; meow\n1,put,\n", "line 2: 'meow' is neither a class of EPIC-Sounds nor `collision`"),
         ("0,take,water\n2,put,\n", "must count 0, 1, 2"),
         ("0,take,water\n", "differ at 1, 'put'; every class needs a row"),
         ("0,take,\n1,place,\n", "differ at 1, 'place'"),
     ],
 )
-def test_a_table_of_sounds_at_fault_is_refused(tmp_path: Path, text: str, message: str):
+def test_a_wrong_table_of_sounds_is_refused(tmp_path: Path, text: str, message: str):
     path = tmp_path / "sounds.csv"
     path.write_text(f"verb_class,verb,sounds\n{text}")
     with pytest.raises(DataError, match=message):

@@ -157,7 +157,7 @@ def test_an_encoder_reads_either_kind_of_views(cut) -> None:
     for kind, frames in (("ast", 148), ("epic_sounds", 400)):
         chosen = dataclasses.replace(settings, probe=dataclasses.replace(settings.probe, features=kind))
         views = epic_views.of(chosen, "train")
-        found = probe.features({"": probe.fitted(encoder, views.frames)}, views, 2, 2, CPU)[""]
+        found = probe.features({"": probe.resize_input(encoder, views.frames)}, views, 2, 2, CPU)[""]
         assert views.frames == frames
         assert found.shape == (3, 2, settings.model.audio.dim)
         assert np.isfinite(found).all()

@@ -110,8 +110,8 @@ def test_the_pair_that_disagrees_in_a_region_is_the_less_similar_one_there(setti
 def test_the_area_of_a_region_is_the_chance_that_region_one_is_more_similar(settings: Config) -> None:
     points = findings.similarities(settings, 0, ["mc3"])
     table = findings.by_region(points).set_index(["pair", "region"])
-    first = points.loc[points["region"] == "I", "audio_video"].to_numpy()
-    second = points.loc[points["region"] == "III", "audio_video"].to_numpy()
+    first = points.loc[points["region"] == "I", "av"].to_numpy()
+    second = points.loc[points["region"] == "III", "av"].to_numpy()
     wins = (first[:, None] > second).mean() + 0.5 * (first[:, None] == second).mean()
     assert table.at[("audio-video", "III"), "roc"] == pytest.approx(wins)
     assert table.at[("audio-video", "I"), "roc"] == pytest.approx(0.5)
@@ -121,8 +121,8 @@ def test_agreement_is_the_mean_gap_and_the_smaller_similarity(settings: Config) 
     points = findings.similarities(settings, 0, ["align"])
     row = findings.agreement(points).set_index("region").loc["II"]
     part = points[points["region"] == "II"]
-    gaps = [abs(v - t) for v, t in zip(part["audio_video"], part["audio_text"], strict=True)]
-    smaller = [min(v, t) for v, t in zip(part["audio_video"], part["audio_text"], strict=True)]
+    gaps = [abs(v - t) for v, t in zip(part["av"], part["al"], strict=True)]
+    smaller = [min(v, t) for v, t in zip(part["av"], part["al"], strict=True)]
     assert row["gap"] == pytest.approx(np.mean(gaps))
     assert row["consensus"] == pytest.approx(np.mean(smaller))
 

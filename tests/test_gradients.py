@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mc3 import checkpoint, losses, methods, objectives, train
 from mc3.config import Config
-from mc3.data import batches, media
+from mc3.data import batches
+from mc3.data.audio import fbank
 from mc3.errors import ConfigError
 from mc3.model import recompute
 
@@ -206,7 +207,7 @@ def test_log_mels_of_many_clips_at_once_are_those_of_each():
     for rate, bins in ((16000, 128), (16000, 40), (8000, 64)):
         sound = torch.randn(5, int(1.5 * rate), generator=rng) / 10
         sound[1] = 0  # silence
-        each = torch.stack([torch.from_numpy(media.fbank(one.numpy(), rate, bins)) for one in sound])
+        each = torch.stack([torch.from_numpy(fbank(one.numpy(), rate, bins)) for one in sound])
         torch.testing.assert_close(batches.log_mel(sound, rate, bins), each, rtol=1e-5, atol=1e-4)
     whole = (sound * 32768).round().clamp(-32768, 32767).to(torch.int16)
     torch.testing.assert_close(batches.log_mel(whole, rate, bins), batches.log_mel(whole.float() / 32768, rate, bins))
@@ -214,7 +215,7 @@ def test_log_mels_of_many_clips_at_once_are_those_of_each():
 
 def test_log_mels_made_on_the_device_train_as_those_from_the_shards(settings):
     clips = train.clips(configured(settings), "train", train.initial(configured(settings), SEED), ("sound",))
-    stored = {i: media.fbank(clips.waveform(i)[0] / 32768.0) for i in range(len(clips))}
+    stored = {i: fbank(clips.waveform(i)[0] / 32768.0) for i in range(len(clips))}
     made = gradients(configured(settings, log_mel="device"), "clap")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("mc3.data.shards.ClipDataset.fbank", lambda self, i: stored[i].astype("float32"))

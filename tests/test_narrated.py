@@ -1,4 +1,4 @@
-"""Whether the narrated action sounds: labels by brute force, honest baselines, and the published annotations."""
+"""Whether the narrated action sounds: labels by brute force, audio-free baselines, and the published annotations."""
 
 import json
 import re
@@ -17,8 +17,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from test_epic_kitchens import HEADER as NARRATIONS_HEADER
 
 from mc3 import cli, config
-from mc3.data import epic_sounds, media, tokenizer
+from mc3.data import epic_sounds, tokenizer
 from mc3.data.annotations import Report
+from mc3.data.audio import fbank, resample
 from mc3.errors import DataError
 from mc3.extra import baselines, epic_kitchens, narrated
 from mc3.model import MC3
@@ -38,7 +39,7 @@ def ticks(span: np.ndarray) -> set[int]:
 
 
 @given(whole, whole)
-def test_iou_is_that_of_the_seconds_counted_one_by_one(first, second):
+def test_iou_equals_the_count_of_whole_seconds(first, second):
     segments, events = spans(first), spans(second)
     counted = [[len(ticks(a) & ticks(b)) / len(ticks(a) | ticks(b)) for b in events] for a in segments]
     np.testing.assert_allclose(narrated.iou(segments, events), counted)
@@ -62,7 +63,7 @@ def table(segments: np.ndarray, **columns) -> pd.DataFrame:
 def small(
     first: list, second: list, verbs: list[int], classes: list[int], compatible: np.ndarray
 ) -> narrated.Benchmark:
-    """Narrations and events of two videos in turn; the verb's key is its number."""
+    """Narrations and events that alternate between two videos; a verb's key is its number."""
     segments, events = spans(first), spans(second)
     videos, there = (np.where(np.arange(len(s)) % 2, "b", "a") for s in (segments, events))
     verb = np.resize(verbs, len(segments))
@@ -70,8 +71,8 @@ def small(
         segments, narration_id=np.arange(len(segments)).astype(str), video_id=videos, text="", verb=verb.astype(str),
         verb_class=verb, noun_class=0,
     )  # fmt: skip
-    heard = table(events, video_id=there, class_id=pd.array(np.resize(classes, len(events)), dtype="Int16"))
-    return narrated.benchmark(narrations, heard, compatible, Report(Path()))
+    happened = table(events, video_id=there, class_id=pd.array(np.resize(classes, len(events)), dtype="Int16"))
+    return narrated.benchmark(narrations, happened, compatible, Report(Path()))
 
 
 @settings(max_examples=50)
@@ -83,10 +84,10 @@ def small(
     st.lists(st.booleans(), min_size=12, max_size=12),
     st.sampled_from([0.05, 0.1, 0.25, 0.5]),
 )
-def test_labels_are_those_of_a_search_through_all_pairs(first, second, verbs, classes, fits, threshold):
+def test_labels_equal_a_search_through_all_pairs(first, second, verbs, classes, fits, threshold):
     compatible = np.reshape(fits, (3, 4))
     bench = small(first, second, verbs, classes, compatible)
-    labels = bench.best(compatible=True) >= threshold
+    labels = bench.best_iou(compatible=True) >= threshold
     possible = narrated.possible_labels(bench, threshold).set_index("label")["real"]
     events = list(bench.events.itertuples())
     sounding, covered, begun = [], [], []
@@ -153,7 +154,7 @@ def test_on_the_published_annotations_plain_overlap_is_near_chance_and_compatibl
         assert shares.loc[label, "shifted"] == pytest.approx(chance, abs=0.01)
     assert shares.loc["an event starts in the segment"].tolist() == pytest.approx([0.427, 0.366], abs=0.001)
     assert shares.loc["IoU >= 0.1 with a compatible event"].tolist() == pytest.approx([0.398, 0.199], abs=0.001)
-    verbs = narrated.by_verb(published, published.best(compatible=True) >= narrated.IOU).set_index("verb")
+    verbs = narrated.by_verb(published, published.best_iou(compatible=True) >= narrated.IOU).set_index("verb")
     for name, own in (("labels", shares), ("verbs", verbs)):
         committed = pd.read_csv(ROOT / "figures" / f"epic_narrations_{name}.csv", index_col=0)
         pd.testing.assert_frame_equal(committed, own, atol=1e-4)
@@ -162,11 +163,11 @@ def test_on_the_published_annotations_plain_overlap_is_near_chance_and_compatibl
     assert verbs.loc[["look", "hold", "check"], "sounding"].tolist() == [0, 0, 0]
 
 
-def test_on_the_published_annotations_text_knows_the_verb_more_than_the_moment(published: narrated.Benchmark):
-    labels = published.best(compatible=True) >= narrated.IOU
+def test_on_the_published_annotations_text_predicts_the_verb_rather_than_the_moment(published: narrated.Benchmark):
+    labels = published.best_iou(compatible=True) >= narrated.IOU
     own, fold = published.narrations, baselines.folds(published.narrations["video_id"])
     scores = baselines.all_scores(own, labels[0], fold, {})
-    found = baselines.evaluated(scores, labels, own["verb"], own["video_id"], fold, draws=20).set_index("score")
+    found = baselines.score_table(scores, labels, own["verb"], own["video_id"], fold, draws=20).set_index("score")
     assert found.loc["chance", ["roc", "within_verb"]].tolist() == [0.5, 0.5]
     assert found.loc["chance", "pr"] == pytest.approx(labels[0].mean())
     assert found.loc["text", "roc"] == pytest.approx(0.669, abs=0.005)
@@ -214,7 +215,7 @@ def test_areas_are_scikit_learns_and_within_a_verb_those_of_every_pair_counted(s
         )
 
 
-def test_resampled_videos_count_as_a_whole():
+def test_a_video_is_resampled_as_a_whole():
     weights = baselines.resampled(np.array(["a", "b", "a", "c"]), draws=200)
     assert (weights[:, 0] == weights[:, 2]).all()
     assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()
@@ -222,7 +223,7 @@ def test_resampled_videos_count_as_a_whole():
 
 
 def constructed(sounding_by_verb: list[float]) -> tuple[pd.DataFrame, np.ndarray]:
-    """20 videos of 45 narrations; labels by chance of the verb's rate, shifted ones by .4 whatever the verb."""
+    """20 videos of 45 narrations; labels drawn at the verb's rate, shifted ones at .4 for every verb."""
     rng = np.random.default_rng(0)
     n = 900
     verb = rng.integers(0, len(sounding_by_verb), n)
@@ -235,20 +236,20 @@ def constructed(sounding_by_verb: list[float]) -> tuple[pd.DataFrame, np.ndarray
     return narrations, labels
 
 
-def judged(narrations: pd.DataFrame, labels: np.ndarray, heard: dict) -> pd.DataFrame:
+def scored(narrations: pd.DataFrame, labels: np.ndarray, cosines: dict) -> pd.DataFrame:
     fold = baselines.folds(narrations["video_id"])
-    scores = baselines.all_scores(narrations, labels[0], fold, heard)
+    scores = baselines.all_scores(narrations, labels[0], fold, cosines)
     verbs, videos = narrations["verb"], narrations["video_id"]
-    return baselines.evaluated(scores, labels, verbs, videos, fold, draws=50).set_index("score")
+    return baselines.score_table(scores, labels, verbs, videos, fold, draws=50).set_index("score")
 
 
-def test_sound_that_tells_the_moment_shows_within_verbs_where_text_is_at_chance():
+def test_a_score_that_hears_the_moment_is_above_chance_within_verbs_and_text_is_not():
     narrations, labels = constructed([0.4, 0.4, 0.4])
-    heard = {"audio-text": labels[0] + np.random.default_rng(1).normal(0, 0.1, len(narrations))}
-    found = judged(narrations, labels, heard)
+    cosines = {"audio-text": labels[0] + np.random.default_rng(1).normal(0, 0.1, len(narrations))}
+    found = scored(narrations, labels, cosines)
     assert (found.loc[["audio-text", "text + audio-text"], ["roc", "within_verb"]] > 0.99).all(axis=None)
     assert found.loc["text", "within_verb"] == pytest.approx(0.5, abs=0.01)
-    assert 0.4 < found.loc["text", "roc"] < 0.55  # below one half: a fold's own rate is not in what it is scored by
+    assert 0.4 < found.loc["text", "roc"] < 0.55  # below one half: a fold's own rate is not in its training data
     assert found.loc["audio-text", ["roc_shifted", "within_verb_shifted"]].tolist() == pytest.approx(
         [0.5] * 2, abs=0.06
     )
@@ -256,25 +257,25 @@ def test_sound_that_tells_the_moment_shows_within_verbs_where_text_is_at_chance(
     assert (found["roc"] <= found["roc_high"]).all()
 
 
-def test_text_that_tells_the_verb_is_seen_through_within_verbs_and_by_the_shifted_labels():
+def test_text_that_predicts_only_the_verb_is_at_chance_within_verbs_and_against_shifted_labels():
     narrations, labels = constructed([0.05, 0.5, 0.95])
-    found = judged(narrations, labels, {"audio-text": np.random.default_rng(1).normal(size=len(narrations))})
+    found = scored(narrations, labels, {"audio-text": np.random.default_rng(1).normal(size=len(narrations))})
     assert found.loc["text", "roc"] > 0.85
     assert found.loc["verb", "within_verb"] == 0.5
     assert found.loc["text", ["within_verb", "roc_shifted"]].tolist() == pytest.approx([0.5, 0.5], abs=0.06)
     assert found.loc["text + audio-text", "roc"] == pytest.approx(found.loc["text", "roc"], abs=0.02)
 
 
-def test_no_pair_within_a_verb_is_no_number_rather_than_a_guess():
+def test_without_a_pair_within_a_verb_the_area_is_nan():
     narrations, labels = constructed([0.0, 1.0])
-    found = judged(narrations, labels, {})
+    found = scored(narrations, labels, {})
     assert found["within_verb"].isna().all()
     assert found.loc["text", "roc"] == 1
 
 
 @pytest.fixture(scope="module")
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four videos of 40 s whose washing and cutting sounds every other time, in the publishers' formats."""
+    """Four videos of 40 s in which half of the washing and cutting sounds, in the publishers' formats."""
     folder = tmp_path_factory.mktemp("kitchen")
     events, narrations, rng = [EVENTS_HEADER], [NARRATIONS_HEADER], np.random.default_rng(0)
     actions = (
@@ -310,13 +311,13 @@ def command(kitchen: Path, out: Path, *more: str) -> int:
     return cli.main(["narrated", *files, "--table", str(TABLE), "--out", str(out), *more])
 
 
-def test_annotations_alone_give_every_file_and_the_same_bytes_again(kitchen, repository, capsys):
+def test_annotations_without_media_give_every_file_and_the_same_bytes_again(kitchen, repository, capsys):
     assert command(kitchen, Path("figures/n.csv")) == 0
     text = capsys.readouterr().out
     for line in (
         "1 left out: duplicated narration_id",
         "1 left out: narrations of videos without",
-        "annotations alone",
+        "annotations only",
     ):
         assert line in text
     names = ["n.csv", "n.png", "n.origin.json", "n.svg", "n_labels.csv", "n_verbs.csv"]
@@ -328,7 +329,7 @@ def test_annotations_alone_give_every_file_and_the_same_bytes_again(kitchen, rep
     sounds = pd.read_csv(kitchen / "events.csv")["class_id"]
     assert verbs.loc["cut", "sounding"] == pytest.approx((sounds == CHOP).sum() / 24, abs=1e-4)
     assert verbs.loc["wash", "sounding"] == pytest.approx((sounds == WATER).sum() / 24, abs=1e-4)
-    assert verbs.loc["look", "sounding"] == 0  # a beep is nothing that looking causes
+    assert verbs.loc["look", "sounding"] == 0  # looking does not cause a beep
     facts = json.loads(Path("figures/n.origin.json").read_text())
     assert facts["dropped"] == [
         {"clips": 1, "file": "narrations.csv", "reason": "duplicated narration_id", "row": "line 75"}
@@ -340,11 +341,11 @@ def test_annotations_alone_give_every_file_and_the_same_bytes_again(kitchen, rep
         assert Path("again", name).read_bytes() == Path("figures", name).read_bytes()
 
 
-def test_a_checkpoint_is_scored_from_the_sound_around_each_start(kitchen, repository, tmp_path, capsys):
+def test_a_checkpoint_is_scored_on_the_sound_around_each_start(kitchen, repository, tmp_path, capsys):
     options = ["--checkpoint", str(kitchen / "checkpoint"), "--audio", str(kitchen / "EPIC_audio.hdf5")]
     assert command(kitchen, Path("figures/n.csv"), *options) == 0
     assert pd.read_csv("figures/n.csv")["score"].tolist()[-2:] == ["audio-text", "text + audio-text"]
-    assert "annotations alone" not in capsys.readouterr().out
+    assert "annotations only" not in capsys.readouterr().out
     model = MC3.load(kitchen / "checkpoint")
     narrations = pd.DataFrame(
         {"video_id": ["P02_01", "P01_01"], "start": [6.5, 0.25], "text": ["wash plate", "cut leek"]}
@@ -354,14 +355,14 @@ def test_a_checkpoint_is_scored_from_the_sound_around_each_start(kitchen, reposi
     for i, row in enumerate(narrations.itertuples()):
         with h5py.File(sounds) as file:
             sound = np.concatenate([np.zeros(24000, np.float32), file[row.video_id][: 24000 * 10]])
-        own = media.resample(sound, 24000, 16000)[round((row.start + 0.5) * 16000) :][:24000]
-        mel = torch.from_numpy(media.fbank(own, 16000, model.config.audio.mel_bins))[None]
+        own = resample(sound, 24000, 16000)[round((row.start + 0.5) * 16000) :][:24000]
+        mel = torch.from_numpy(fbank(own, 16000, model.config.audio.mel_bins))[None]
         with torch.inference_mode():
             one = model({"audio": mel, "text": model.tokenize([row.text])})
         assert found["audio-text"][i] == pytest.approx(float((one["audio"] * one["text"]).sum()), abs=1e-3)
 
 
-def test_a_folder_of_videos_gives_sound_and_pictures_and_videos_that_lack_are_listed(kitchen, repository, capsys):
+def test_a_folder_of_videos_gives_sound_and_pictures_and_missing_videos_are_listed(kitchen, repository, capsys):
     folder = Path("videos")
     for v in (1, 2, 3):
         sound = np.random.default_rng(v).normal(0, 0.1, 40 * 16000).clip(-1, 1).astype(np.float32)
@@ -402,11 +403,11 @@ def test_the_document_quotes_the_committed_numbers():
     assert [row for row in quoted if row] == [pytest.approx(row, abs=6e-4) for row in wanted]
 
 
-def test_what_is_missing_is_said_in_one_line(kitchen, repository, capsys):
+def test_a_missing_option_or_file_is_named_in_one_line(kitchen, repository, capsys):
     assert command(kitchen, Path("n.csv"), "--checkpoint", str(kitchen / "checkpoint")) == 1
     assert "need both --checkpoint and --audio" in capsys.readouterr().err
     assert command(kitchen, Path("n.csv"), "--iou", "0") == 1
-    assert "give a threshold above 0" in capsys.readouterr().err
+    assert "give one above 0" in capsys.readouterr().err
     assert command(kitchen, Path("n.csv"), "--verbs", "absent.csv") == 1
     assert "no absent.csv (an EPIC-100 taxonomy)" in capsys.readouterr().err
     assert not Path("n.csv").exists()

@@ -120,7 +120,7 @@ def test_saving_a_notebook_with_outputs_makes_no_result_stale(clone: Path) -> No
 
 
 def test_touching_a_plot_runs_notebooks_and_report_only(clone: Path) -> None:
-    plots = clone / "mc3" / "plots.py"
+    plots = clone / "mc3" / "paper" / "plots" / "results.py"
     before = plots.read_text()
     plots.write_text(before + "\n# a remark\n")
     status = json.loads(run("dvc status --json", clone))

@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mc3.extra import plots as extra_plots
 from mc3.paper import plots
 
 METHODS = ["CLAP", "w/o consensus", "w/o contrastive", "CMC (with a long label indeed)", "MC3"]
@@ -61,7 +62,7 @@ def regions() -> pd.DataFrame:
 
 def points() -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    values = {"audio_video": rng.normal(0, 0.2, 60), "audio_text": rng.normal(0.2, 0.2, 60)}
+    values = {"av": rng.normal(0, 0.2, 60), "al": rng.normal(0.2, 0.2, 60)}
     return pd.DataFrame({"checkpoint": ["align stage", "MC3"] * 30, "region": ["I", "II", "I"] * 20, **values})
 
 
@@ -73,7 +74,7 @@ def retrieved() -> pd.DataFrame:
 def measured() -> pd.DataFrame:
     rows = [
         {"method": m, "metric": q, "ours": 0.6 + 0.01 * k, "std": np.nan, "paper": None if k == 3 else 0.58,
-         "random": 0.5, "paper_random": 0.5, "apart": q != "AV ROC"}
+         "random": 0.5, "paper_random": 0.5, "separate_axis": q != "AV ROC"}
         for q in ("AV ROC", "V→A @5") for k, m in enumerate(METHODS)
     ]  # fmt: skip
     return pd.DataFrame(rows).astype({"paper": float})
@@ -122,7 +123,7 @@ FIGURES = {
     ),
     "regions": lambda: plots.regions(regions()),
     "consensus": lambda: plots.consensus(points()),
-    "real_audio": lambda: plots.real_audio(
+    "real_audio": lambda: extra_plots.real_audio(
         pd.DataFrame(
             {
                 "method": ["chance", "log-mel", *METHODS, *METHODS],
@@ -133,7 +134,7 @@ FIGURES = {
             }
         )
     ),
-    "narrated": lambda: plots.narrated(
+    "narrated": lambda: extra_plots.narrated(
         pd.DataFrame(
             {
                 "score": ["chance", "text"],

@@ -1,7 +1,10 @@
-"""EPIC-Sounds protocols: windows, recipe, what learns and what does not, and the files."""
+"""EPIC-Sounds protocols: windows, recipe, which parameters learn, and the files."""
 
 import dataclasses
 import json
+import multiprocessing
+import os
+import signal
 import tracemalloc
 import types
 from pathlib import Path
@@ -38,7 +41,7 @@ SMALL = AudioConfig(length=32, mel_bins=128, patch=16, stride=16, dim=16, depth=
 
 
 class Events:
-    """Events of three classes, each loud in its own bands, of 20 to 80 frames; what the probes use of `ClipDataset`."""
+    """Stand-in for `ClipDataset`: events of 20 to 80 frames in three classes, each loud in its own bands."""
 
     def __init__(self, n: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -65,7 +68,7 @@ def encoder(seed: int = 0) -> AudioEncoder:
     return AudioEncoder(SMALL, 8).eval()
 
 
-def test_the_rate_rises_over_the_warm_up_and_falls_at_milestones() -> None:
+def test_the_learning_rate_rises_over_the_warm_up_and_falls_at_milestones() -> None:
     rates = [probe.learning_rate(RECIPE, epoch) for epoch in (0.5, 1, 2, 9.99, 10, 19.99, 20, 30)]
     assert rates == pytest.approx([0.0025, 0.005, 0.01, 0.01, 0.0005, 0.0005, 0.0001, 0.0001])
     assert probe.learning_rate(dataclasses.replace(RECIPE, warmup_epochs=0), 0.0) == 0.01
@@ -83,7 +86,7 @@ def test_spec_augment_fills_a_few_whole_bands_and_leaves_the_rest() -> None:
     assert torch.equal(masked, probe.spec_augment(fbank, 99.0, 12, torch.Generator().manual_seed(0)))
 
 
-def test_features_are_the_trunks_of_windows_cut_by_hand() -> None:
+def test_features_are_the_trunk_outputs_of_windows_cut_by_hand() -> None:
     events, one, two = Events(9, seed=1), encoder(1), encoder(2)
     found = probe.features({"one": one, "two": two}, AstViews(events, 32), 3, 4, CPU)
     assert found["one"].shape == (9, 3, SMALL.dim)
@@ -97,7 +100,7 @@ def test_features_are_the_trunks_of_windows_cut_by_hand() -> None:
 
 
 class Wide:
-    """In place of an encoder: its outputs take more room than anything else."""
+    """Stand-in for an encoder whose outputs take more memory than anything else."""
 
     config = types.SimpleNamespace(dim=4096)
 
@@ -105,10 +108,10 @@ class Wide:
         return fbank.mean(dim=(1, 2))[:, None].expand(-1, 4096)
 
 
-def test_features_for_the_probes_lie_on_disk_and_a_probe_reads_its_batches_from_there(tmp_path: Path) -> None:
-    events = views(300, seed=4)
+def test_features_on_disk_stay_out_of_memory_and_are_the_same(tmp_path: Path) -> None:
+    events, wide = views(300, seed=4), {"a": Wide(), "b": Wide()}
     tracemalloc.start()
-    found = probe._on_disk({"a": Wide(), "b": Wide()}, events, 5, 10, CPU, tmp_path / "train")
+    found = probe.features(wide, events, 5, 10, CPU, tmp_path)
     head = probe.linear_probe(found["a"], np.zeros(300, np.int64), 2, dataclasses.replace(RECIPE, epochs=2), 0, CPU)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -118,7 +121,20 @@ def test_features_for_the_probes_lie_on_disk_and_a_probe_reads_its_batches_from_
     np.testing.assert_array_equal(found["b"], probe.features({"b": Wide()}, events, 5, 10, CPU)["b"])
 
 
-def test_a_linear_probe_is_as_good_as_logistic_regression_and_sums_the_views() -> None:
+def test_a_killed_probe_leaves_no_features_on_disk(tmp_path: Path) -> None:
+    def killed() -> None:
+        found = probe.features({"": Wide()}, views(20, seed=4), 5, 10, CPU, tmp_path)
+        if found[""].nbytes > 1e6:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = multiprocessing.get_context("fork").Process(target=killed)
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_linear_probe_is_as_good_as_logistic_regression_and_averages_the_views() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 600)
     points = (2.0 * rng.normal(size=(5, 12)))[labels][:, None] + 2.5 * rng.normal(size=(600, 4, 12))
@@ -134,7 +150,7 @@ def test_a_linear_probe_is_as_good_as_logistic_regression_and_sums_the_views() -
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 6))
-def test_the_score_of_an_event_is_the_sum_of_its_views_class_probabilities(seed: int, count: int) -> None:
+def test_the_score_of_an_event_is_the_mean_of_its_views_class_probabilities(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     found = rng.normal(size=(3, count, 4)).astype(np.float32)
     torch.manual_seed(seed)
@@ -157,11 +173,11 @@ def test_the_ego4d_profile_has_the_recipe_of_epic_sounds_ssast() -> None:
     assert settings.views == 5
 
 
-def test_fine_tuning_learns_the_sounds_and_moves_the_trunk_but_not_the_projection() -> None:
+def test_fine_tuning_learns_the_sounds_and_changes_the_trunk_but_not_the_projection() -> None:
     recipe = dataclasses.replace(RECIPE, batch_size=16, milestones=[20, 25], learning_rate=5e-3)
     learned, test = encoder(), Events(60, seed=3)
     before = {name: tensor.clone() for name, tensor in learned.state_dict().items()}
-    head = probe.finetune(learned, views(96, seed=2), 3, recipe, 0, CPU)
+    head = probe.adapt(store.FINETUNE, learned, views(96, seed=2), 3, recipe, 0, CPU)
     scores = probe.probabilities(head, probe.features({"": learned}, AstViews(test, 32), 2, 256, CPU)[""], CPU)
     truth = test.index["class_id"].to_numpy(dtype=int)
     assert evaluate.classification(scores, truth)["top1"] > 0.9
@@ -169,11 +185,11 @@ def test_fine_tuning_learns_the_sounds_and_moves_the_trunk_but_not_the_projectio
     assert moved == {name for name in before if name.startswith("trunk.")}
 
 
-def test_the_official_linear_probe_moves_positions_class_token_and_head_and_nothing_else() -> None:
+def test_the_official_linear_probe_changes_positions_class_token_and_head_and_nothing_else() -> None:
     learned = encoder()
     before = {name: tensor.clone() for name, tensor in learned.state_dict().items()}
     recipe = dataclasses.replace(RECIPE, epochs=3, milestones=[1, 2])
-    head = probe.official_probe(learned, views(64, seed=2), 3, recipe, 0, CPU)
+    head = probe.adapt(store.OFFICIAL, learned, views(64, seed=2), 3, recipe, 0, CPU)
     assert [type(layer).__name__ for layer in head] == ["LayerNorm", "Linear"]
     torch.manual_seed(0)
     fresh = torch.nn.Sequential(torch.nn.LayerNorm(SMALL.dim), torch.nn.Linear(SMALL.dim, 3)).state_dict()
@@ -182,7 +198,7 @@ def test_the_official_linear_probe_moves_positions_class_token_and_head_and_noth
     assert moved == {"trunk.pos_embed", "trunk.cls_token"}
 
 
-def test_the_strict_linear_probe_sees_features_alone_so_that_the_encoder_cannot_move() -> None:
+def test_the_linear_probe_leaves_the_encoder_unchanged() -> None:
     learned, events = encoder(), views(20, seed=2)
     before = {name: tensor.clone() for name, tensor in learned.state_dict().items()}
     found = probe.features({"": learned}, events, 2, 8, CPU)[""]
@@ -192,10 +208,10 @@ def test_the_strict_linear_probe_sees_features_alone_so_that_the_encoder_cannot_
 
 
 @pytest.mark.parametrize("frames", [20, 48, 400])
-def test_a_fitted_encoder_differs_in_its_position_grid_alone_and_takes_the_new_length(frames: int) -> None:
+def test_an_encoder_resized_to_other_inputs_differs_in_its_position_grid_alone(frames: int) -> None:
     own = encoder()
-    longer = probe.fitted(own, frames)
-    assert probe.fitted(own, SMALL.length) is own
+    longer = probe.resize_input(own, frames)
+    assert probe.resize_input(own, SMALL.length) is own
     states = own.state_dict(), longer.state_dict()
     assert {n for n in states[0] if not torch.equal(*(s[n] for s in states))} == {"trunk.pos_embed"}
     grids = [s["trunk.pos_embed"][:, 2:].unflatten(1, (8, -1)) for s in states]  # 8 rows of 16 bins
@@ -208,7 +224,7 @@ def test_a_fitted_encoder_differs_in_its_position_grid_alone_and_takes_the_new_l
 
 @pytest.fixture(scope="module")
 def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty events and checkpoints of start weights, encoders of width 16."""
+    """Sixty events, and checkpoints of initial weights of several seeds, encoders of width 16."""
     params = small_work.make(tmp_path_factory.mktemp("probe") / "work", clips=8, events=60)
     settings = yaml.safe_load(params.read_text())
     settings["model"]["audio"] |= {"dim": 16, "depth": 1, "heads": 2}
@@ -221,15 +237,16 @@ def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shards = settings.paths.shards
     tokenizer.train(pd.read_parquet(shards / "index.parquet")["text"], 512).save(str(shards / "tokenizer.json"))
     for seed, name in enumerate(methods.METHODS, 1):
-        train.initial(settings, seed).save(settings.paths.work / "checkpoints" / f"{name}-0" / "final")
+        train.initial(settings, seed).save(settings.paths.final(name, 0))
     return params
 
 
-def test_a_run_writes_every_methods_metrics_of_the_scores_beside_them_and_the_same_bytes_again(params: Path) -> None:
+def test_a_run_writes_metrics_that_follow_from_its_scores_and_the_same_bytes_again(params: Path) -> None:
     settings = config.load(params)
     file = probe.run(settings, 0)
     bytes_of = [f.read_bytes() for f in (file, file.with_suffix(".safetensors"))]
-    result, scores, events = probe.load(file), probe.load_scores(file), store.events(settings)
+    result, scores = store.probe_metrics(settings, 0), store.probe_scores(settings, 0)
+    events = store.events(settings)
     assert list(result["metrics"]["linear-probe"]) == ["untrained", *methods.METHODS]
     assert list(result["metrics"]["linear-probe-official"]) == settings.probe.official_methods
     assert list(result["metrics"]["fine-tune"]) == ["untrained", *settings.probe.finetune_methods]
@@ -240,7 +257,6 @@ def test_a_run_writes_every_methods_metrics_of_the_scores_beside_them_and_the_sa
     assert result["metrics"]["random"]["random"] == evaluate.random_classification(events["class_id"])
     assert (result["train_events"], result["test_events"]) == (30, 30)
     assert not np.array_equal(scores["linear-probe/mc3"], scores["linear-probe/untrained"])
-    assert not list(settings.paths.work.glob("probe-*"))
     again = probe.run(settings, 0)
     assert [f.read_bytes() for f in (again, again.with_suffix(".safetensors"))] == bytes_of
     assert json.loads(bytes_of[0])["seed"] == 0
@@ -248,7 +264,8 @@ def test_a_run_writes_every_methods_metrics_of_the_scores_beside_them_and_the_sa
 
 def test_test_events_are_scored_beside_the_validation_events_whose_scores_stay_the_same(params: Path) -> None:
     settings = config.load(params)
-    before = probe.load_scores(probe.run(settings, 0))
+    probe.run(settings, 0)
+    before = store.probe_scores(settings, 0)
     file = settings.paths.shards / "index.parquet"
     index = pd.read_parquet(file)
     more = index[(index["dataset"] == "epic_sounds") & (index["split"] == "validation")][::-1].assign(split="test")
@@ -256,15 +273,15 @@ def test_test_events_are_scored_beside_the_validation_events_whose_scores_stay_t
     pd.concat([index, more]).to_parquet(file)
     names = {**settings.epic_sounds.annotations, "test": Path("test.csv")}
     with_test = dataclasses.replace(settings, epic_sounds=dataclasses.replace(settings.epic_sounds, annotations=names))
-    found = probe.run(with_test, 0)
+    probe.run(with_test, 0)
     index.to_parquet(file)
-    assert probe.load(found)["test_events"] == 30
-    scores = probe.load_scores(found)
+    assert store.probe_metrics(settings, 0)["test_events"] == 30
+    scores, on_test = store.probe_scores(settings, 0), store.probe_scores(settings, 0, "test")
     assert scores.keys() == before.keys()
     assert all(np.array_equal(scores[key], before[key]) for key in before)
-    assert probe.load_scores(found, "test").keys() == before.keys() - {"labels"}
-    for key, values in probe.load_scores(found, "test").items():
-        np.testing.assert_allclose(values, scores[key][::-1], atol=1e-6)  # the same sounds, the other way round
+    assert on_test.keys() == before.keys() - {"labels"}
+    for key, values in on_test.items():
+        np.testing.assert_allclose(values, scores[key][::-1], atol=1e-6)  # the same sounds in reverse order
 
 
 @pytest.mark.parametrize("setting", ["official_methods", "finetune_methods"])
@@ -275,6 +292,6 @@ def test_a_method_that_does_not_exist_is_named(params: Path, setting: str) -> No
         probe.run(wrong, 0)
 
 
-def test_missing_results_are_named_with_the_stage_that_makes_them(tmp_path: Path) -> None:
+def test_missing_results_are_named_with_the_stage_that_makes_them(params: Path) -> None:
     with pytest.raises(DataError, match="dvc repro probe@3`"):
-        probe.load(tmp_path / "3.json")
+        store.probe_metrics(config.load(params), 3)

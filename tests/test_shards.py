@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from mc3 import config as settings
 from mc3.config import Config
 from mc3.data import manifest, media, prepare, shards, tokenizer
+from mc3.data.audio import fbank
 from mc3.errors import DataError
 
 
@@ -117,7 +118,7 @@ def test_a_clip_is_the_pictures_the_sound_and_the_words_of_its_moment(written: C
     assert len(data) == len(data.index) == 12
     for i, row in data.index.iterrows():
         clip = data[i]
-        moments = media.moments(row["start_sec"], row["end_sec"], 4)
+        moments = media.frame_times(row["start_sec"], row["end_sec"], 4)
         expected = [max(0, int(np.floor(t * 8 + 1e-6))) for t in moments]
         assert [number_of(picture) for picture in clip["video"].numpy()] == expected
         assert clip["video"].shape == (4, 64, 64, 3)
@@ -137,7 +138,7 @@ def test_the_log_mel_is_that_of_the_stored_sound_and_the_sound_that_of_the_file(
             samples, rate = data.waveform(i)
             assert (samples.dtype, rate) == (np.int16, 16000)
             assert len(samples) == round((row["end_sec"] - row["start_sec"]) * 16000)
-            assert (data.fbank(i) == media.fbank(samples / np.float32(32768)).astype(np.float16)).all()
+            assert (data.fbank(i) == fbank(samples / np.float32(32768)).astype(np.float16)).all()
             loud = np.flatnonzero(np.abs(samples) > 16000)
             times = row["start_sec"] + loud[np.diff(loud, prepend=-999) > 200] / 16000
             clicks = [2.0] if dataset == "epic_sounds" else np.arange(0.5, 12.0)

@@ -1,4 +1,4 @@
-"""The challenge's file, read back as its organisers describe it, for the real list of test events."""
+"""The submission, read back as the challenge's organisers describe it, for the published list of test events."""
 
 import dataclasses
 import io
@@ -19,7 +19,7 @@ LEVELS = {"sls_pt": 2, "sls_tl": 3, "sls_td": 3, "t_mod": 0}
 
 
 def scored(config: Config, ids: list[str], scores: np.ndarray) -> None:
-    """What shards and probe leave of the test events `ids`."""
+    """Write the index and the probe scores of the test events `ids`, as shards and probe do."""
     index = pd.DataFrame({"clip_id": ids, "dataset": "epic_sounds", "split": "test"})
     (config.paths.shards).mkdir(parents=True)
     index.to_parquet(config.paths.shards / "index.parquet")
@@ -38,7 +38,7 @@ def real(mini_config: Config, shared_data: Path) -> tuple[Config, list[str], np.
     ids = pd.read_csv(file)["annotation_id"].tolist()
     scores = np.random.default_rng(0).random((len(ids), 44), dtype=np.float32)
     config = with_test(mini_config, file.resolve())
-    scored(config, ids[::-1], scores)  # the shards have an order of their own
+    scored(config, ids[::-1], scores)  # the shards are in another order than the annotations
     return config, ids, scores
 
 

@@ -16,11 +16,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from mc3 import world as files
 from mc3.config import Config, World, load
 from mc3.errors import DataError
 from mc3.files import replace_folder
-from mc3.world import epic, sound
+from mc3.world import epic, generate, sound, vocabulary
 from mc3.world import plan as plans
 from mc3.world.motion import pose
 from mc3.world.picture import SHAPES, frames
@@ -55,7 +54,7 @@ def profile() -> Config:
 def written(profile: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A small world on disk and the settings that it was made from."""
     made = small(profile, tmp_path_factory.mktemp("world") / "raw", workers=1)
-    files.write(made)
+    generate.write(made)
     return made
 
 
@@ -67,7 +66,7 @@ def big(profile: Config) -> World:
 
 @pytest.fixture(scope="module")
 def big_plan(big: World) -> list[plans.VideoPlan]:
-    return plans.plan(big)
+    return plans.plan_videos(big)
 
 
 def labelled(videos: list[plans.VideoPlan]) -> list[tuple[plans.Action, bool]]:
@@ -82,31 +81,31 @@ def labelled(videos: list[plans.VideoPlan]) -> list[tuple[plans.Action, bool]]:
 
 def test_one_seed_makes_the_same_bytes_whatever_the_number_of_processes(written: Config, tmp_path: Path) -> None:
     again = small(written, tmp_path / "two", workers=2)
-    files.write(again)
+    generate.write(again)
     assert digests(again.paths.raw) == digests(written.paths.raw)
 
 
 def test_the_profiles_rates_make_the_world_that_the_committed_results_are_of(profile: Config) -> None:
     """Its plan as it was when rates were constants of the code; sound and picture follow from the plan alone."""
-    videos = plans.plan(profile.world)
+    videos = plans.plan_videos(profile.world)
     times = [[a.start, a.duration, a.tempo, a.level] for video in videos for a in video.actions]
     votes = [[narration.votes for narration in video.narrations] for video in videos]
-    facts = [files.truth(videos), files._narrations(videos, profile.world), times, votes]
+    facts = [generate.truth(videos), generate.narrations(videos, profile.world), times, votes]
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     assert found == "8becf49c2971de52df8f0e8f049cdc05ba75e78e01aa318a96899f70b13d0f9a"
 
 
 def test_another_seed_makes_another_world(big: World) -> None:
     few = dataclasses.replace(big, videos={"train": 2, "validation": 1, "test": 1})
-    other = plans.plan(dataclasses.replace(few, seed=few.seed + 1))
-    for one, two in zip(plans.plan(few), other, strict=True):
+    other = plans.plan_videos(dataclasses.replace(few, seed=few.seed + 1))
+    for one, two in zip(plans.plan_videos(few), other, strict=True):
         assert one.uid != two.uid
         assert one.narrations != two.narrations
 
 
 def test_fewer_videos_leave_the_others_as_they_were(big: World, big_plan: list[plans.VideoPlan]) -> None:
     few = dataclasses.replace(big, videos={"train": 4, "validation": 2, "test": 2}, silent_videos=0)
-    assert plans.plan(few) == [*big_plan[:4], *big_plan[50:52], *big_plan[100:102]]
+    assert plans.plan_videos(few) == [*big_plan[:4], *big_plan[50:52], *big_plan[100:102]]
 
 
 @pytest.mark.parametrize("name", ["truth.csv", "v2/full_scale/photo.jpg", ".mc3-written"])
@@ -121,7 +120,7 @@ def test_a_folder_that_holds_the_users_files_is_refused_and_left_alone(
         path.write_bytes(b"mine \xff")
     before = digests(tmp_path)
     with pytest.raises(DataError, match=r"photos.*(holds files but no \.mc3-written|not its file).*move it away"):
-        files.write(config)
+        generate.write(config)
     assert digests(tmp_path) == before
 
 
@@ -134,20 +133,20 @@ def test_a_world_is_replaced_only_while_all_its_files_are_as_written(written: Co
     added, changed = tmp_path / "link" / "notes.txt", tmp_path / "link" / "truth.csv"
     added.write_text("mine")
     with pytest.raises(DataError, match=r"notes\.txt is not as `mc3 world` wrote it"):
-        files.write(config)
+        generate.write(config)
     added.unlink()
     original = changed.read_bytes()
     changed.write_text("mine")
     with pytest.raises(DataError, match=r"truth\.csv is not as"):
-        files.write(config)
+        generate.write(config)
     changed.write_bytes(original)
     (tmp_path / "link" / "broken").symlink_to("nowhere")
     with pytest.raises(DataError, match="broken is not as"):
-        files.write(config)
+        generate.write(config)
     (tmp_path / "link" / "broken").unlink()
 
     before = digests(tmp_path / "elsewhere")
-    files.write(config)
+    generate.write(config)
     after = digests(tmp_path / "elsewhere")
     assert before != after
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "link"]
@@ -229,11 +228,11 @@ def test_region_follows_figure_2(big_plan: list[plans.VideoPlan]) -> None:
         }
         assert [name for name, holds in agree.items() if holds] == [action.region]
         regions[action.region] += 1
-    assert set(regions) == set(plans.REGIONS)
+    assert set(regions) == {"I", "II", "III", "IV", "none"}
 
 
 def test_nobody_is_seen_talking_to_oneself(big_plan: list[plans.VideoPlan]) -> None:
-    talks = [a for video in big_plan for a in video.actions if a.verb is plans.TALK and a.actor == "C"]
+    talks = [a for video in big_plan for a in video.actions if a.verb is vocabulary.TALK and a.actor == "C"]
     assert len(talks) > 100
     assert not any(action.visible for action in talks)
 
@@ -255,7 +254,7 @@ def test_clip_times_are_apart_and_inside_the_video(big: World, big_plan: list[pl
 def test_nouns_and_action_groups_have_a_long_tail(big_plan: list[plans.VideoPlan]) -> None:
     actions = [action for video in big_plan for action in video.actions if action.actor == "C"]
     nouns = [count for _, count in Counter(action.noun.label for action in actions).most_common()]
-    assert len(nouns) == len(plans.NOUNS)
+    assert len(nouns) == len(vocabulary.NOUNS)
     assert nouns[0] > 8 * nouns[-5]
     groups = Counter((a.verb.label, a.noun.label) for a in actions if a.region == "I")
     top = sum(count for _, count in groups.most_common(len(groups) // 5))
@@ -286,17 +285,17 @@ def test_scenes_have_their_own_nouns(big_plan: list[plans.VideoPlan]) -> None:
 
 def test_every_noun_can_be_drawn_and_heard_and_every_verb_moves_and_sounds() -> None:
     rng = np.random.default_rng(0)
-    for noun in plans.NOUNS:
+    for noun in vocabulary.NOUNS:
         if noun.kinds != "p":
             assert noun.shape in SHAPES
             assert np.linalg.norm(sound.resonance(noun.label, noun.material, rng)) == pytest.approx(1)
     moments = {}
-    for verb in plans.VERBS:
+    for verb in vocabulary.VERBS:
         name = verb.label.split("_")[0]
-        if verb is not plans.TALK:
+        if verb is not vocabulary.TALK:
             assert np.std(sound.contact(rng, name, "plate_(dish)", "ceramic", 1.2, 3.0)) == pytest.approx(1, abs=1e-3)
             moments[name] = tuple(pose(name, phase, 1.2, 3.0) for phase in np.linspace(0, 1, 12))
-    assert len(set(moments.values())) == len(plans.VERBS) - 1
+    assert len(set(moments.values())) == len(vocabulary.VERBS) - 1
 
 
 def test_materials_ring_as_long_as_their_decay() -> None:
@@ -312,9 +311,9 @@ def test_materials_ring_as_long_as_their_decay() -> None:
 
 def quiet_video(world: World, visible: bool = True, sounding: bool = True) -> plans.VideoPlan:
     """One video in which only the actions are heard."""
-    video = plans.video_plan(world, "test", 0)
-    plate = plans.NOUNS[0]
-    hit = next(verb for verb in plans.VERBS if verb.label.startswith("hit"))
+    video = plans.plan_video(world, "test", 0)
+    plate = vocabulary.NOUNS[0]
+    hit = next(verb for verb in vocabulary.VERBS if verb.label.startswith("hit"))
     actions = tuple(
         dataclasses.replace(
             a, verb=hit, noun=plate, actor="C", on_screen="", off_screen="", visible=visible, sounding=sounding
@@ -387,7 +386,7 @@ def test_videos_decode_at_the_stated_rate_size_and_length(written: Config) -> No
 
 def test_a_decoded_video_is_the_one_that_was_drawn_and_sounds_as_it_was_made(written: Config) -> None:
     world = written.world
-    video = plans.video_plan(world, "test", 0)
+    video = plans.plan_video(world, "test", 0)
     path = written.paths.raw / written.ego4d.videos / f"{video.uid}.mp4"
     drawn, made = frames(video, world), sound.soundtrack(video, world.seconds, world.clip_every_sec)
     with av.open(str(path)) as container:
@@ -447,7 +446,7 @@ def test_narrations_use_words_of_their_group_in_both_passes(big: World, big_plan
             assert len(said) == 1
             words[said[0]] += 1
             assert "#unsure" in narration.text or any(word in narration.text for word in action.noun.words)
-    assert set(words) == {plans.third_person(word) for verb in plans.VERBS for word in verb.words}
+    assert set(words) == {plans.third_person(word) for verb in vocabulary.VERBS for word in verb.words}
     texts = [n.text for _, n in lines]
     assert any("#unsure" in text for text in texts)
     assert any(n.time > big.seconds for _, n in lines)
@@ -464,8 +463,8 @@ def test_third_person(verb: str, form: str) -> None:
 def test_taxonomies_name_every_group_with_its_words(written: Config) -> None:
     with (written.paths.raw / written.ego4d.verb_taxonomy).open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["label"] for row in rows] == [verb.label for verb in plans.VERBS]
-    assert json.loads(rows[0]["group"].replace("'", '"')) == list(plans.VERBS[0].words)
+    assert [row["label"] for row in rows] == [verb.label for verb in vocabulary.VERBS]
+    assert json.loads(rows[0]["group"].replace("'", '"')) == list(vocabulary.VERBS[0].words)
 
 
 def test_epic_sounds_times_samples_and_audio_agree(written: Config) -> None:
@@ -513,8 +512,8 @@ def test_class_counts_add_up_and_leave_no_class_out(events: int) -> None:
 
 
 def test_epic_events_are_louder_than_the_room_but_for_the_background(profile: Config) -> None:
-    video = next(v for v in epic.epic_plan(profile.world) if any(e.class_id == epic.BACKGROUND for e in v.events))
-    signal = epic.epic_audio(video)
+    video = next(v for v in epic.plan_recordings(profile.world) if any(e.class_id == epic.BACKGROUND for e in v.events))
+    signal = epic.render_recording(video)
     room = np.mean(signal[: 24 * 500] ** 2)
     for event in video.events:
         power = np.mean(signal[24 * event.start_ms : 24 * event.stop_ms] ** 2)

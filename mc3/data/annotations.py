@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -61,48 +62,64 @@ def read_json(path: Path) -> Any:
 def read_rows(
     path: Path, columns: tuple[str, ...], what: str, report: Report | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV or TSV (its header tells) with at least `columns`, each with the number of its last line.
+    """Yield (line number, cells by column) for each row of a file, a TSV if its header has a tab, otherwise a CSV.
 
-    Rows with more or fewer cells than the header, as EgoClip's published table has some, go to
-    `report`; without one they are an error. `what` the file is, for messages.
+    Every line is one row: no published file has line breaks inside quotes, so a stray quote damages only its own line.
+    Rows with misplaced quotes or with more or fewer cells than the header (EgoClip's table has some) go to `report`;
+    without a report they are errors. Empty lines are skipped. `what` describes the file in messages.
 
     Raises:
-        DataError: the file is absent, empty, no table or not UTF-8 (naming the byte), or lacks a column.
+        DataError: the file is missing, empty, no table or not UTF-8 (naming the byte), or lacks one of `columns`.
     """
-    line = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             separator = "\t" if "\t" in header else ","
-            names = next(csv.reader([header], delimiter=separator), [])
+            names, fault = _split(header, separator)
+            if fault or '"' in "".join(names):
+                raise DataError(f"{path}, line 1: misplaced quote in the header; fetch it again")
             if not any(names):
                 raise DataError(f"{path} is empty; fetch it again")
             if missing := [name for name in columns if name not in names]:
                 raise DataError(f"{path} has no column `{missing[0]}`; its columns are {', '.join(names)}")
-            reader = csv.reader(file, delimiter=separator)
-            for cells in reader:
-                line = reader.line_num + 1
-                if len(cells) == len(names):
-                    yield line, dict(zip(names, cells, strict=True))
+            for number, line in enumerate(file, 2):
+                cells, fault = _split(line, separator)
+                if not fault and cells and len(cells) != len(names):
+                    fault = f"{len(cells)} cells where the header has {len(names)}"
+                if fault and report is None:
+                    raise DataError(f"{path}, line {number}: {fault}; fetch it again")
+                if fault and report is not None:
+                    report.drop(path, f"line {number}", fault)
                 elif cells:
-                    reason = f"{len(cells)} cells where the header has {len(names)}"
-                    if report is None:
-                        raise DataError(f"{path}, line {line}: {reason}; fetch it again")
-                    report.drop(path, f"line {line}", reason)
+                    yield number, dict(zip(names, cells, strict=True))
     except FileNotFoundError:
         raise DataError(f"no {path} ({what}); see `source` in the settings for the command that provides it") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}, byte {_first_bad_byte(path)}: not UTF-8; fetch it again") from None
+
+
+def _split(line: str, separator: str) -> tuple[list[str], str]:
+    """The cells of one line, and what is wrong with it ("" if nothing)."""
+    if line.count('"') % 2:
+        return [], "misplaced quote"
+    try:
+        return next(csv.reader([line], delimiter=separator, strict=True), []), ""
     except csv.Error as error:
-        raise DataError(f"{path}, line {line + 1}: no table row ({error}); fetch it again") from None
+        return [], "misplaced quote" if '"' in line else f"malformed row ({error})"
 
 
 def read_table(path: Path, columns: tuple[str, ...], what: str, report: Report | None = None) -> pd.DataFrame:
-    """All of `read_rows` as strings, and a column `line` (int). `DataError` as there, and if there are no rows."""
+    """All rows of `read_rows` as strings, and a column `line` (int). `DataError` as there, and if there are no rows."""
     rows = [{**row, "line": line} for line, row in read_rows(path, columns, what, report)]
     if not rows:
-        raise DataError(f"{path} has a header but no rows; fetch it again")
+        raise DataError(f"{path} has a header but no usable rows; fetch it again")
     return pd.DataFrame(rows)
+
+
+def fragments(path: Path) -> set[str]:
+    """Whatever stands between separators or line ends in a CSV or TSV file, without quotes; malformed rows included."""
+    text = path.read_text(encoding="utf-8-sig").replace('"', "")
+    return {cell.strip() for cell in re.split(r"[\t,\r\n]", text)}
 
 
 def usable_rows(

@@ -74,7 +74,7 @@ def augment(video: Tensor, theta: Tensor, size: int) -> Tensor:
 
 
 def log_mel(sound: Tensor, rate: int, bins: int) -> Tensor:
-    """`mc3.data.media.fbank` of many clips at once, on the device that they are on.
+    """`mc3.data.audio.fbank` of many clips at once, on the device that they are on.
 
     Args:
         sound: int16, or float in [-1, 1], [B, S].

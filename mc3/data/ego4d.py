@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mc3.config import Config
-from mc3.data.annotations import Report, read_json, read_rows, read_table
+from mc3.data.annotations import Report, fragments, read_json, read_rows, read_table
 from mc3.errors import DataError
 from mc3.files import is_safe_id
 
@@ -247,7 +247,7 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
     labelled: set[str] = set()
     for split, name in sorted(files.labels.items()):
         labels = read_labels(raw / name, report)
-        labelled |= set(labels["video_uid"])
+        labelled |= fragments(raw / name)  # of malformed and dropped rows too: their videos must not be trained on
         found = [u for u in labels["video_uid"] if u in videos]
         if not found:
             raise DataError(

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import numpy as np
 import pandas as pd
 
 from mc3.config import Config
+from mc3.data import media
 from mc3.data.annotations import Report, read_table, usable_rows
+from mc3.data.audio import cut, overlay
 from mc3.errors import DataError
 from mc3.files import is_safe_id, write_atomic
 
@@ -157,27 +160,14 @@ def clips_of(path: Path, video: str, windows: Sequence[tuple[float, float]], rat
     then the windows must ascend by their start. Yields float32 [round((end - start) * rate)] for each
     (start, end) in seconds. Raises `DataError` naming file and video if that is absent or unreadable.
     """
-    from mc3.data import media  # brings torch, which reading annotations does without
-
     if path.exists() and not h5py.is_hdf5(path):
-        for clip in media.clips_of(path, windows, frames=0, size=0, rate=rate):
-            if clip.waveform is None:
-                raise DataError(f"{path} has no sound; give a file with an audio stream")
-            yield clip.waveform
+        yield from media.waveforms_of(path, windows, rate)
         return
     try:
         with h5py.File(path, "r") as file:
-            sound = file[video]
-
-            def samples(first: int, count: int) -> np.ndarray:
-                own = np.zeros(count, np.float32)
-                low, high = max(0, first), min(len(sound), first + count)
-                if low < high:
-                    own[low - first : high - first] = sound[low:high]
-                return own
-
+            samples = partial(overlay, [(0, file[video])])
             for start, end in windows:
-                yield media.cut(samples, start, end, RATE, rate)
+                yield cut(samples, start, end, RATE, rate)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: the sound of {video} cannot be read ({error}); make the file again") from None
 
@@ -319,8 +309,6 @@ def _in_hdf5(path: Path) -> dict[str, Sound]:
 
 
 def _in_folder(folder: Path) -> dict[str, Sound]:
-    from mc3.data import media
-
     found: dict[str, Sound] = {}
     for file in sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and is_safe_id(f.stem)):
         if file.stem in found:

@@ -24,7 +24,7 @@ import pandas as pd
 from mc3.config import Config
 from mc3.data import ego4d
 from mc3.data.annotations import Report, read_table
-from mc3.data.media import TRUNCATED_SEC, moments
+from mc3.data.media import TRUNCATED_SEC, frame_times
 from mc3.data.prepare import FAILED_VIDEOS, REPORT_EVERY_SEC
 from mc3.errors import DataError
 from mc3.files import write_atomic
@@ -74,7 +74,7 @@ def needed(config: Config) -> pd.DataFrame:
         narrated_sec=("narration_time", "max"),
     )
     before, after = config.clips.before_sec, config.clips.after_sec
-    last = [moments(t - before, t + after, config.clips.frames)[-1] for t in wanted["narrated_sec"]]
+    last = [frame_times(t - before, t + after, config.clips.frames)[-1] for t in wanted["narrated_sec"]]
     return wanted.assign(duration_sec=[videos[uid].duration_sec for uid in wanted.index], picture_sec=last)
 
 

@@ -1,8 +1,7 @@
-"""Decoding: pictures and sound of a stretch of a file, and the log-mel spectrogram of AST.
+"""Decoding media files: the pictures and the sound of many windows in one pass over a file, with PyAV.
 
-All times are seconds from a file's first picture (from its first sample, if it has no
-pictures), which is what narration timestamps count. Containers are read with PyAV, sound is
-resampled by torchaudio's band-limited sinc filter.
+All times are in seconds from a file's first picture (from its first audio sample if it has no pictures), as narration
+timestamps are.
 """
 
 from __future__ import annotations
@@ -11,61 +10,55 @@ import bisect
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
-import torch
-import torchaudio
 from av.video.reformatter import VideoReformatter
 
+from mc3.data.audio import cut, margin, overlay
 from mc3.errors import DataError
 
-JUMPED = {"mov,mp4,m4a,3gp,3g2,mj2", "wav"}  # containers that tell exactly where an instant lies; others are read
-# through: MPEG-TS is entered between key frames, Matroska and FLV round the time of sound to milliseconds
-SEEK_GAP_SEC = 8.0  # in WAV, which has no index and needs none, shorter gaps are read through
-SEEK_MARGIN_SEC = 1.0  # land earlier than wanted: audio codecs need a frame or two to settle
+SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "wav"}  # containers with exact positions. Others are read through: MPEG-TS is
+# entered between key frames, Matroska and FLV round audio times to milliseconds
+SEEK_GAP_SEC = 8.0  # shorter gaps are read through in WAV, which has no index
+SEEK_MARGIN_SEC = 1.0  # seek to an earlier position than wanted: audio codecs need a packet or two to settle
 BEFORE_ALL_SEC = 3600.0  # no sound begins so long before the first picture
-JITTER_SEC = 0.005  # timestamps of sound that are off by less are rounding, not gaps
-TRUNCATED_SEC = 1.0  # a file may end this much before its header says, codecs round
-TIMED = {"h264", "hevc"}, {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # codecs and containers: a packet is a picture
-# with its time, so that what is shown is known before decoding
-HELD_PACKETS = 600  # compressed pictures that are held at most, where key frames are further apart
-REORDERED = 64  # a picture is decoded at most so many packets before or after its place on screen (16 in H.264)
+JITTER_SEC = 0.005  # audio timestamps that are off by less are rounded, not gaps
+TRUNCATED_SEC = 1.0  # a file may end this much before its header says, because codecs round
+SELECTIVE = {"h264", "hevc"}, {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # codecs and containers in which a packet is
+# one picture with its time, so that the pictures to show are known before decoding
+MAX_QUEUE = 600  # compressed pictures that are queued at most, where key frames are further apart
+REORDERED = 64  # at most so many packets lie between decoding order and display order (16 in H.264)
 
 
 class Clip(NamedTuple):
-    """A cut: `frames` uint8 [T, size, size, 3], `waveform` float32 [S] mono; None where there is no such stream."""
+    """One window: `frames` uint8 [T, size, size, 3] and mono `waveform` float32 [S]; None without such a stream."""
 
     frames: np.ndarray | None
     waveform: np.ndarray | None
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What a media file holds; sizes and rates are 0 where it has no such stream.
-
-    A duration in seconds counts, like all times, from the first picture, also where sound begins before it.
-    """
+class Probe(NamedTuple):
+    """A file's header; width and rates are 0 without such a stream, the duration counts from the first picture."""
 
     duration_sec: float
     width: int
-    height: int
     fps: float
     audio_rate: int
-    audio_channels: int
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """An open container; whatever FFmpeg finds wrong in it becomes a `DataError` that names the file."""
+def _opened(path: Path) -> Iterator[tuple[Any, Any, Any]]:
+    """A container, its video and its audio stream (or None); FFmpeg's errors become a `DataError` naming the file."""
     try:
         with av.open(str(path), metadata_errors="replace") as container:
-            yield container
+            video, audio = (next(iter(streams), None) for streams in (container.streams.video, container.streams.audio))
+            if video is None and audio is None:
+                raise DataError(f"{path} has neither pictures nor sound; remove it or fetch it again")
+            yield container, video, audio
     except FileNotFoundError:
         raise DataError(f"no media file {path}; download it or check `paths.raw`") from None
     except av.error.FFmpegError as error:
@@ -73,34 +66,28 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def probe(path: Path) -> Probe:
-    """Read a file's header. Raises `DataError` if it is absent, no media file, or has neither pictures nor sound."""
-    with _opened(path) as container:
-        video = next(iter(container.streams.video), None)
-        audio = next(iter(container.streams.audio), None)
-        if video is None and audio is None:
-            raise DataError(f"{path} has neither pictures nor sound; remove it or fetch it again")
+    """Read a file's header. Raises `DataError` if it is missing, no media file, or has neither pictures nor sound."""
+    with _opened(path) as (container, video, audio):
         before = 0.0
         if video is not None and video.start_time is not None and container.start_time is not None:
             before = float(video.start_time * video.time_base) - container.start_time / av.time_base
         return Probe(
             duration_sec=max(0.0, (container.duration or 0) / av.time_base - before),
             width=video.codec_context.width if video else 0,
-            height=video.codec_context.height if video else 0,
             fps=float(video.average_rate or 0) if video else 0.0,
             audio_rate=audio.codec_context.sample_rate if audio else 0,
-            audio_channels=audio.codec_context.channels if audio else 0,
         )
 
 
-def moments(start: float, end: float, frames: int) -> np.ndarray:
-    """The middles of `frames` equal parts of a stretch: float64 [frames], in seconds."""
+def frame_times(start: float, end: float, frames: int) -> np.ndarray:
+    """The centres of `frames` equal parts of a window: float64 [frames], in seconds."""
     return start + (np.arange(frames) + 0.5) * (end - start) / frames
 
 
 def square(frame: av.VideoFrame, size: int, scaler: VideoReformatter) -> np.ndarray:
-    """A decoded picture as uint8 RGB [size, size, 3]: upright, short side to `size`, then the centre.
+    """A decoded picture as uint8 RGB [size, size, 3]: rotated upright, short side scaled to `size`, centre crop.
 
-    `scaler` keeps what it prepared for the last picture; use one for all of a file.
+    `scaler` caches its setup; use one for all pictures of a file.
     """
     scale = size / min(frame.width, frame.height)
     width, height = max(size, round(frame.width * scale)), max(size, round(frame.height * scale))
@@ -111,92 +98,79 @@ def square(frame: av.VideoFrame, size: int, scaler: VideoReformatter) -> np.ndar
 
 
 def clips_of(path: Path, windows: Sequence[tuple[float, float]], frames: int, size: int, rate: int) -> Iterator[Clip]:
-    """Cut many stretches of one file in one pass over it, decoding as little as shows the same.
+    """Cut many windows out of a file in one pass, decoding only what they need.
 
-    Pictures that are neither shown nor needed to decode one that is are left undecoded, and gaps
-    with a key frame in them are jumped, in containers where what comes out stays the same (`JUMPED`).
+    Pictures that are neither shown nor needed to decode another are skipped, and gaps that contain a key frame are
+    jumped in `SEEKABLE` containers; neither changes the result.
 
     Args:
-        path: the media file, opened once.
-        windows: (start, end) in seconds, ascending by start; they may overlap and overhang the file's ends.
-        frames: pictures a clip, those on screen at `moments`; before the first and after the
-            last picture of the file, that one. 0 leaves pictures undecoded.
+        path: the media file, which is opened once.
+        windows: (start, end) in seconds, ascending by start; they may overlap and extend beyond the file's ends.
+        frames: pictures in a window, those on screen at `frame_times` (the nearest, beyond the ends); 0: no pictures.
         size: side of the pictures, see `square`.
-        rate: samples a second of the waveform, silence where the file has none. 0 leaves sound undecoded.
+        rate: sample rate of the waveform, which is silent where the file has no sound; 0: no sound.
 
     Yields:
-        One `Clip` a window, in order, with round((end - start) * rate) samples.
+        One `Clip` for each window, in order, with round((end - start) * rate) samples.
 
     Raises:
-        DataError: naming the file, if it is absent, damaged, or ends before its header says.
+        DataError: the file is missing, damaged, or ends before its header says.
     """
     if any(b[0] < a[0] for a, b in itertools.pairwise(windows)):
         raise ValueError("windows must ascend by their start")
-    with _opened(Path(path)) as container:
-        video = next(iter(container.streams.video), None)
-        audio = next(iter(container.streams.audio), None)
+    with _opened(Path(path)) as (container, video, audio):
         first = video or audio
-        if first is None:
-            raise DataError(f"{path} has neither pictures nor sound; remove it or fetch it again")
         zero = float((first.start_time or 0) * first.time_base)
-        wanted = sorted({float(m) for start, end in windows for m in moments(start, end, frames)})
+        wanted = sorted({float(m) for start, end in windows for m in frame_times(start, end, frames)})
         pictures = _Pictures(path, video, zero, wanted, size) if video and frames else None
-        sound = _Sound(path, audio, zero, rate) if audio and rate else None
-        streams = [reader.stream for reader in (pictures, sound) if reader]
+        samples = _Samples(path, audio, zero, rate) if audio and rate else None
+        readers: list[Any] = [reader for reader in (pictures, samples) if reader]
+        streams = [reader.stream for reader in readers]
         if not streams:
             yield from (Clip(None, None) for _ in windows)
             return
         for stream in streams:
-            stream.codec_context.thread_count = 1  # the work is spread over processes, a file each
+            stream.codec_context.thread_count = 1  # parallelism is over files, one process each
         packets, ended, may_jump = container.demux(streams), False, True
 
-        def move(time: float, jumped: bool) -> Iterator[Any]:
+        def seek(time: float, jumped: bool) -> Iterator[Any]:
             container.seek(round((time + zero) * av.time_base), backward=True)
-            for reader in (pictures, sound):
-                if reader:
-                    reader.restart(jumped)
+            for reader in readers:
+                reader.restart(jumped)
             return container.demux(streams)
 
         for start, end in windows:
-            reached = max(reader.reached for reader in (pictures, sound) if reader)
+            reached = max(reader.reached for reader in readers)
             target = max(0.0, start - SEEK_MARGIN_SEC)
             if may_jump and not ended and target > reached and _jumps(streams[0], zero, reached, target):
-                packets = move(target, jumped=True)
-            while not ended and not ((not pictures or pictures.covers(end)) and (not sound or sound.covers(end))):
+                packets = seek(target, jumped=True)
+            while not ended and not all(reader.covers(end) for reader in readers):
                 packet = next(packets, None)
                 if packet is None:
                     ended = True
                 elif pictures and packet.stream is pictures.stream:
                     pictures.feed(packet)
                     if pictures.lost:
-                        packets, may_jump = move(-BEFORE_ALL_SEC, jumped=False), False
-                elif sound:
-                    sound.feed(packet)
+                        packets, may_jump = seek(-BEFORE_ALL_SEC, jumped=False), False
+                elif samples:
+                    samples.feed(packet)
             yield Clip(
-                pictures.take(start, moments(start, end, frames), ended) if pictures else None,
-                sound.take(start, end, ended) if sound else None,
+                pictures.take(start, frame_times(start, end, frames), ended) if pictures else None,
+                samples.take(start, end, ended) if samples else None,
             )
 
 
-def read_clip(path: Path, start: float, end: float, frames: int, size: int) -> np.ndarray:
-    """Pictures of one stretch, uint8 [frames, size, size, 3]; `clips_of` explains. `DataError` if there are none."""
-    clip = next(clips_of(path, [(start, end)], frames, size, rate=0))
-    if clip.frames is None:
-        raise DataError(f"{path} has no pictures; give a video file")
-    return clip.frames
-
-
-def read_audio(path: Path, start: float, end: float, rate: int) -> np.ndarray:
-    """Sound of one stretch, mono float32 [round((end - start) * rate)]; see `clips_of`. `DataError` if it has none."""
-    clip = next(clips_of(path, [(start, end)], frames=0, size=0, rate=rate))
-    if clip.waveform is None:
-        raise DataError(f"{path} has no sound; give a file with an audio stream")
-    return clip.waveform
+def waveforms_of(path: Path, windows: Sequence[tuple[float, float]], rate: int) -> Iterator[np.ndarray]:
+    """The sound alone of windows, as `clips_of` cuts it. Raises `DataError` if the file has none."""
+    for clip in clips_of(path, windows, frames=0, size=0, rate=rate):
+        if clip.waveform is None:
+            raise DataError(f"{path} has no sound; give a file with an audio stream")
+        yield clip.waveform
 
 
 def _jumps(stream: Any, zero: float, reached: float, target: float) -> bool:
-    """Whether a jump to `target` lands ahead of what has been read: on a key frame that lies between."""
-    if stream.container.format.name not in JUMPED:
+    """Whether seeking to `target` lands ahead of what has been read, on a key frame in between."""
+    if stream.container.format.name not in SEEKABLE:
         return False
     if not len(stream.index_entries):
         return target + SEEK_MARGIN_SEC - reached > SEEK_GAP_SEC
@@ -205,10 +179,10 @@ def _jumps(stream: Any, zero: float, reached: float, target: float) -> bool:
 
 
 def _is_entry(packet: Any) -> bool:
-    """Whether decoding of H.264 or HEVC, laid out as in MP4 and Matroska, can begin with a packet.
+    """Whether decoding of H.264 or HEVC, as stored in MP4 and Matroska, can begin with a packet.
 
-    Containers also mark H.264's recovery points, from which pictures get right bit by bit ("intra
-    refresh"). Decoding begins only at an IDR picture or where all slices are intra: ITU-T H.264, 7.3.1 and 7.3.3.
+    Containers also mark H.264's recovery points ("intra refresh"), after which pictures become complete gradually.
+    Decoding can begin only at an IDR picture or if all slices are intra: ITU-T H.264, 7.3.1 and 7.3.3.
     """
     codec = packet.stream.codec_context
     if not packet.is_keyframe or codec.name != "h264":
@@ -230,17 +204,16 @@ def _is_entry(packet: Any) -> bool:
 
 
 def _exp_golomb(bits: str) -> tuple[int, str]:
-    """The number that `bits` begin with, -1 if none, and what follows: ITU-T H.264, 9.1."""
+    """The number at the beginning of `bits` (-1 if none) and the bits after it: ITU-T H.264, 9.1."""
     zeros = bits.find("1")
     return int(bits[zeros : 2 * zeros + 1] or "0", 2) - 1, bits[2 * zeros + 1 :]
 
 
 class _Pictures:
-    """Turns passing video packets into the pictures on screen at the wanted moments.
+    """Decodes the pictures on screen at the wanted times.
 
-    Packets are held until the next key frame has come. Their times then say which pictures are
-    shown, and what no shown picture depends on is not decoded: all that follows the last shown
-    one, and those before it that no other picture refers to.
+    Packets are queued until the next key frame has arrived. Their times then say which pictures are shown. Packets
+    after the last shown picture, and those before it that no other picture refers to, are not decoded.
     """
 
     def __init__(self, path: Path, stream: Any, zero: float, wanted: list[float], size: int):
@@ -250,85 +223,84 @@ class _Pictures:
         self.found: dict[float, np.ndarray] = {}
         self.last: av.VideoFrame | None = None
         self.position, self.reached = 0.0, 0.0  # times of the last picture decoded and of the last packet read
-        self.jumped, self.lost = False, False  # `lost`: a jump has landed where no decoding can begin
-        self.selects = stream.codec_context.name in TIMED[0] and stream.container.format.name in TIMED[1]
+        self.jumped, self.lost = False, False  # `lost`: the last seek landed where decoding cannot begin
+        self.selects = stream.codec_context.name in SELECTIVE[0] and stream.container.format.name in SELECTIVE[1]
         if stream.codec_context.name == "h264" and (stream.codec_context.extradata or b"")[:1] != b"\1":
-            self.selects = False  # not laid out as in these containers
-        self.numbers = stream.container.format.name == "avi"  # which tells the order of pictures, not when to show them
-        self.held: list[Any] = []
-        self.turn = 0  # place in `held` of the next key frame, 0 until it comes
-        self.fed = False  # the decoder has been given something since it was last emptied
-        self.decided, self.chosen = 0, set[int]()  # so many of `wanted` are shown by packets of these times
+            self.selects = False  # not stored as in these containers
+        self.numbers = stream.container.format.name == "avi"  # has the order of pictures, but not their times
+        self.queue: list[Any] = []
+        self.next_entry = 0  # position in `queue` of the next key frame, 0 until it arrives
+        self.pending = False  # the decoder has received packets since it was last flushed
+        self.decided, self.chosen = 0, set[int]()  # packets chosen (by time) for the first `decided` wanted times
 
     def restart(self, jumped: bool) -> None:
         self.last, self.jumped, self.lost = None, jumped, False
-        self.held, self.turn, self.fed, self.decided = [], 0, False, self.next
+        self.queue, self.next_entry, self.pending, self.decided = [], 0, False, self.next
 
     def feed(self, packet: Any) -> None:
-        """Take the next packet, or the empty one that ends a stream."""
-        if self.jumped and self.selects and not self.held and not self.fed and not _is_entry(packet):
+        """Process the next packet, or the empty one at the end of the stream."""
+        if self.jumped and self.selects and not self.queue and not self.pending and not _is_entry(packet):
             self.lost = True
             return
         if packet.pts is not None:
             self.reached = max(self.reached, self._time(packet.pts))
         elif packet.size:
-            self.selects = False  # without times there is no choice
+            self.selects = False  # without times nothing can be selected
         if not self.selects:
-            for each in (*self.held, packet):
+            for each in (*self.queue, packet):
                 self._decode(each, shown=True)
-            self.held = []
+            self.queue = []
         elif not packet.size:
-            self._choose(len(self.held), math.inf)
+            self._choose(len(self.queue), math.inf)
             self._decode(packet, shown=True)
         else:
-            self.held.append(packet)
-            if self.turn and packet.pts > self.held[self.turn].pts:
-                # all pictures that come after a key frame but are shown before it have been seen
-                self._choose(self.turn, self._time(self.held[self.turn].pts))
-                self.turn = next((i for i, p in enumerate(self.held) if i and _is_entry(p)), 0)
-            elif not self.turn and _is_entry(packet):
-                self.turn = len(self.held) - 1
-            elif len(self.held) > HELD_PACKETS:
-                rest = self.held[HELD_PACKETS - REORDERED :]
-                self._choose(HELD_PACKETS - REORDERED, min(self._time(p.pts) for p in rest), closed=False)
-                self.turn = max(0, self.turn - HELD_PACKETS + REORDERED)
-
+            self.queue.append(packet)
+            if self.next_entry and packet.pts > self.queue[self.next_entry].pts:
+                # all pictures that follow the key frame in the file but precede it on screen have arrived
+                self._choose(self.next_entry, self._time(self.queue[self.next_entry].pts))
+                self.next_entry = next((i for i, p in enumerate(self.queue) if i and _is_entry(p)), 0)
+            elif not self.next_entry and _is_entry(packet):
+                self.next_entry = len(self.queue) - 1
+            elif len(self.queue) > MAX_QUEUE:
+                rest = self.queue[MAX_QUEUE - REORDERED :]
+                self._choose(MAX_QUEUE - REORDERED, min(self._time(p.pts) for p in rest), closed=False)
+                self.next_entry = max(0, self.next_entry - MAX_QUEUE + REORDERED)
         if not packet.size and self.jumped and self.last is None:
             self.lost = True
 
     def _choose(self, count: int, until: float, closed: bool = True) -> None:
-        """Decode those of the first `count` packets that what is shown before `until` depends on.
+        """Decode those of the first `count` packets that pictures shown before `until` depend on.
 
-        `closed` if the packets behind them depend on none of them but by being shown before `until`.
+        `closed`: later packets depend on them only if they are shown before `until`.
         """
-        ordered = sorted((self._time(p.pts), p.pts) for p in self.held if not p.is_discard)
+        ordered = sorted((self._time(p.pts), p.pts) for p in self.queue if not p.is_discard)
         while ordered and self.decided < len(self.wanted) and self.wanted[self.decided] < until:
             place = bisect.bisect_right(ordered, (self.wanted[self.decided], math.inf)) - 1
             self.chosen.add(ordered[max(0, place)][1])
             self.decided += 1
-        packets, self.held = self.held[:count], self.held[count:]
+        packets, self.queue = self.queue[:count], self.queue[count:]
         shown = [p.pts in self.chosen or self._time(p.pts) >= until for p in packets]
-        if closed and not any(p.pts in self.chosen for p in self.held):
+        if closed and not any(p.pts in self.chosen for p in self.queue):
             last = max((i for i, is_shown in enumerate(shown) if is_shown), default=-1)
         else:
             last = count - 1
         for packet, is_shown in zip(packets[: last + 1], shown, strict=False):
             self._decode(packet, is_shown)
-        if last + 1 < count and self.fed and self.held:
+        if last + 1 < count and self.pending and self.queue:
             for frame in self.stream.codec_context.decode(None):
                 self.push(frame)
             self.stream.codec_context.flush_buffers()
-            self.fed = False
-            self._show_until(until)  # nothing comes that is shown before
+            self.pending = False
+            self._show_until(until)  # no later picture is shown before it
 
     def _decode(self, packet: Any, shown: bool) -> None:
         self.stream.codec_context.skip_frame = "DEFAULT" if shown else "NONREF"
-        self.fed = True
+        self.pending = True
         for frame in packet.decode():
             self.push(frame)
 
     def _time(self, stamp: int) -> float:
-        unit = self.stream.time_base  # a frame taken out of the decoder at its end does not know it
+        unit = self.stream.time_base  # frames of a flushed decoder have none
         return stamp * unit.numerator / unit.denominator - self.zero
 
     def push(self, frame: av.VideoFrame) -> None:
@@ -352,20 +324,20 @@ class _Pictures:
         return self.next == len(self.wanted) or self.wanted[self.next] >= end
 
     def take(self, start: float, times: np.ndarray, ended: bool) -> np.ndarray:
+        """The pictures at `times`, uint8 [T, size, size, 3], for a window that begins at `start`."""
         if ended:
-            missing = self.wanted[self.next :]
-            if self.last is None or (missing and times[-1] > self.position + TRUNCATED_SEC):
+            if self.last is None or (self.next < len(self.wanted) and times[-1] > self.position + TRUNCATED_SEC):
                 raise DataError(
                     f"{self.path} has no picture after {self.position:.1f} s, but a clip is wanted "
                     f"at {times[-1]:.1f} s; the file is cut short, fetch it again"
                 )
             self._show_until(float(times[-1]) + 1e-9)
-        for moment in [m for m in self.found if m < start]:  # windows ascend: never wanted again
-            del self.found[moment]
-        return np.stack([self.found[float(m)] for m in times])
+        for time in [t for t in self.found if t < start]:  # windows ascend: never wanted again
+            del self.found[time]
+        return np.stack([self.found[float(t)] for t in times])
 
     def _show_until(self, time: float) -> None:
-        """Give the last frame to every wanted moment before `time`."""
+        """Show the last picture at every wanted time before `time`."""
         picture = None
         while self.next < len(self.wanted) and self.wanted[self.next] < time:
             if picture is None:
@@ -376,8 +348,8 @@ class _Pictures:
             self.next += 1
 
 
-class _Sound:
-    """Keeps passing sound, as mono float32 at the file's own rate, until its stretch is cut and resampled."""
+class _Samples:
+    """Decodes sound to mono float32 at the file's own rate and keeps it until its window is cut and resampled."""
 
     def __init__(self, path: Path, stream: Any, zero: float, rate: int):
         self.path, self.stream, self.zero, self.rate = path, stream, zero, rate
@@ -400,9 +372,9 @@ class _Sound:
 
     def push(self, frame: av.AudioFrame) -> None:
         given = None if frame.time is None else round((frame.time - self.zero) * self.own_rate)
-        continues = self.edge is not None and (given is None or abs(given - self.edge) < JITTER_SEC * self.own_rate)
-        first = self.edge if continues else (given or 0)
-        assert first is not None
+        first = given or 0
+        if self.edge is not None and (given is None or abs(given - self.edge) < JITTER_SEC * self.own_rate):
+            first = self.edge
         for part in self.mono.resample(frame):
             samples = np.frombuffer(bytes(part.planes[0]), np.float32, part.samples)
             self.chunks.append((first, samples))
@@ -423,62 +395,6 @@ class _Sound:
         return cut(self._samples, start, end, self.own_rate, self.rate)
 
     def _samples(self, first: int, count: int) -> np.ndarray:
-        """Samples `first` .. `first + count` of the file, zero where it has none; forgets those before."""
+        """Samples `first` .. `first + count` of the file, zero where it has none; earlier ones are discarded."""
         self.chunks = [(at, samples) for at, samples in self.chunks if at + len(samples) > first]
-        own = np.zeros(count, np.float32)
-        for at, samples in self.chunks:
-            low, high = max(at, first), min(at + len(samples), first + count)
-            if low < high:
-                own[low - first : high - first] = samples[low - at : high - at]
-        return own
-
-
-def cut(samples: Callable[[int, int], np.ndarray], start: float, end: float, own_rate: int, rate: int) -> np.ndarray:
-    """One stretch of sound at another rate: float32 [round((end - start) * rate)].
-
-    `samples(first, count)` gives float32 [count] at `own_rate`; it is asked for a little more
-    than the stretch on either side, so that the resampling filter sees no edge.
-    """
-    length, extra = round((end - start) * rate), margin(own_rate, rate)
-    own = samples(round(start * own_rate) - extra, math.ceil(length * own_rate / rate) + 2 * extra)
-    skip = extra * rate // own_rate
-    return resample(own, own_rate, rate)[skip : skip + length]
-
-
-def margin(own_rate: int, rate: int) -> int:
-    """Samples at `own_rate` that the filter of `resample` needs on either side, lasting a whole number at `rate`."""
-    block = own_rate // math.gcd(own_rate, rate)
-    return math.ceil(16 * max(1.0, own_rate / rate) / block) * block
-
-
-@lru_cache(maxsize=8)
-def _resampler(own_rate: int, rate: int) -> torchaudio.transforms.Resample:
-    return torchaudio.transforms.Resample(own_rate, rate)
-
-
-def resample(waveform: np.ndarray, own_rate: int, rate: int) -> np.ndarray:
-    """Change the rate of float32 [S]: ceil(S * rate / own_rate) samples, the first at the same instant."""
-    if own_rate == rate:
-        return waveform
-    return _resampler(own_rate, rate)(torch.from_numpy(waveform)).numpy()
-
-
-def fbank(waveform: np.ndarray, rate: int = 16000, mel_bins: int = 128) -> np.ndarray:
-    """AST's input before its normalisation: natural log-mel energies, 25 ms windows every 10 ms.
-
-    The recipe of AST (Gong et al. 2021): subtract the mean, then Kaldi's filter bank with
-    htk_compat, Hann window, pre-emphasis .97, no dither.
-
-    Args:
-        waveform: float32 [S] in [-1, 1], at least 25 ms long.
-        rate: its samples a second.
-        mel_bins: bands between 20 Hz and half the rate.
-
-    Returns:
-        float32 [L, mel_bins] with L = 1 + (S - 25 ms) // 10 ms: 148 for 1.5 s.
-    """
-    samples = torch.from_numpy(np.asarray(waveform, np.float32))[None]
-    return torchaudio.compliance.kaldi.fbank(
-        samples - samples.mean(), htk_compat=True, sample_frequency=rate, use_energy=False,
-        window_type="hanning", num_mel_bins=mel_bins, dither=0.0, frame_shift=10,
-    ).numpy()  # fmt: skip
+        return overlay(self.chunks, first, count)

@@ -316,13 +316,13 @@ def _cut(job: Job, video: str, rows: pd.DataFrame) -> Iterator[tuple[str, dict[s
 
 def members_of(clip: Any, settings: Clips) -> dict[str, bytes]:
     """The bytes that a `media.Clip` with sound becomes in a shard, by the names in `MEMBERS`."""
-    from mc3.data import media
+    from mc3.data.audio import fbank
 
     members = {}
     if clip.frames is not None:
         members["frames"] = _jpeg(clip.frames, settings.jpeg_quality)
     samples = np.clip(np.round(clip.waveform * 32768.0), -32768, 32767).astype("<i2")
-    log_mel = media.fbank(samples / np.float32(32768), settings.sample_rate, settings.mel_bins)
+    log_mel = fbank(samples / np.float32(32768), settings.sample_rate, settings.mel_bins)
     members["fbank"] = _npy(log_mel.astype(np.float16))
     members["audio"] = _wav(samples, settings.sample_rate)
     return members

@@ -1,7 +1,7 @@
-"""Scores of narrated actions that never hear anything, and areas under curves with intervals over videos.
+"""Audio-free baselines for "does the narrated action sound?", and areas under curves with intervals over videos.
 
-What a narration says tells much of whether its action sounds. A model that hears is worth something where it orders
-narrations of one verb, and where it adds to a classifier on the text.
+The text of a narration predicts much of whether its action sounds. A model that hears must therefore rank narrations
+of one verb, or improve a classifier on the text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ METRICS = ("roc", "pr", "within_verb")
 
 
 def folds(videos: ArrayLike) -> NDArray[np.int64]:
-    """A fold for every row, 0 .. `FOLDS` - 1, of equal size as far as possible; rows of a video share theirs. [N]."""
+    """The fold of every row, 0 .. `FOLDS` - 1, balanced in size; rows of one video share a fold. [N]."""
     from sklearn.model_selection import GroupKFold
 
     videos = np.asarray(videos)
@@ -29,8 +29,8 @@ def folds(videos: ArrayLike) -> NDArray[np.int64]:
     if n < 2:
         raise DataError("one video cannot be cross-validated by video; give two or more")
     fold = np.zeros(len(videos), np.int64)
-    for number, (_, held) in enumerate(GroupKFold(min(FOLDS, n)).split(videos, groups=videos)):
-        fold[held] = number
+    for number, (_, test) in enumerate(GroupKFold(min(FOLDS, n)).split(videos, groups=videos)):
+        fold[test] = number
     return fold
 
 
@@ -38,13 +38,13 @@ def cross_validated(features: pd.DataFrame, labels: ArrayLike, fold: NDArray[np.
     """Log-odds of a logistic regression fitted on the other folds: [N].
 
     Args:
-        features: a row a narration; of column "text" the words are taken, "verb_class" and "noun_class" are classes,
-            and every other column is a number that is standardised.
+        features: one row a narration; the words of a column "text" are counted as present or absent, "verb_class" and
+            "noun_class" are one-hot encoded, every other column is a number and standardised.
         labels: [N] of 0 and 1.
         fold: of `folds`.
 
     Raises:
-        DataError: all folds but one have one label only.
+        DataError: without one of the folds only one label is left.
     """
     from sklearn.compose import make_column_transformer
     from sklearn.feature_extraction.text import CountVectorizer
@@ -62,56 +62,39 @@ def cross_validated(features: pd.DataFrame, labels: ArrayLike, fold: NDArray[np.
     parts: list[tuple[Any, Any]] = [(StandardScaler(), numbers), (OneHotEncoder(handle_unknown="ignore"), classes)]
     if "text" in features:
         parts.append((CountVectorizer(binary=True, tokenizer=str.split, token_pattern=None), "text"))
-    model = make_pipeline(
-        make_column_transformer(*[(way, columns) for way, columns in parts if columns]),
-        LogisticRegression(max_iter=2000),
-    )
+    columns = make_column_transformer(*[part for part in parts if part[1]])
+    model = make_pipeline(columns, LogisticRegression(max_iter=2000))
     return cross_val_predict(model, features, labels, cv=PredefinedSplit(fold), method="decision_function")
 
 
-def areas(scores: ArrayLike, labels: ArrayLike, strata: ArrayLike, weights: ArrayLike | None = None) -> dict[str, Any]:
-    """ROC area, average precision, and the ROC area of pairs within a stratum, under D weightings of the rows.
-
-    `within_verb` is the mean of the strata's ROC areas weighted by their pairs of a positive and a negative. Equal
-    scores count half in ROC and cross the threshold together in precision.
-
-    Args:
-        scores: [N], higher means "sounds".
-        labels: [N], 0 or 1.
-        strata: [N], codes from 0.
-        weights: [D, N], how often each row counts; once, if not given.
-
-    Returns:
-        metric of `METRICS` -> float64 [D], NaN where there is no pair.
-    """
-    scores, labels = np.asarray(scores, np.float64), np.asarray(labels).astype(bool)
-    strata = np.asarray(strata, np.int64)
-    weights = np.ones((1, len(scores))) if weights is None else np.asarray(weights, np.float64)
-    roc, true, false = _concordance(scores, labels, np.zeros_like(strata), weights)
-    within, _, _ = _concordance(scores, labels, strata, weights)
-    found, seen = np.cumsum(true[:, ::-1], axis=1), np.cumsum((true + false)[:, ::-1], axis=1)
-    with np.errstate(invalid="ignore"):
-        precision = np.where(seen > 0, found / seen, 0)
-        pr = np.where(found[:, -1] > 0, np.sum(true[:, ::-1] * precision, axis=1) / found[:, -1], np.nan)
-    return dict(zip(METRICS, (roc, pr, within), strict=True))
+def all_scores(
+    narrations: pd.DataFrame, labels: ArrayLike, fold: NDArray[np.int64], cosines: Mapping[str, ArrayLike]
+) -> dict[str, NDArray[np.float64]]:
+    """Chance, the audio-free baselines, a model's `cosines`, and text plus each of these: name -> [N]."""
+    text = narrations[["text", "verb_class", "noun_class"]]
+    duration = pd.DataFrame({"duration": np.log(narrations["stop"] - narrations["start"])})
+    scores = {
+        "chance": np.zeros(len(narrations)),
+        "duration": cross_validated(duration, labels, fold),
+        "verb": cross_validated(narrations[["verb_class"]], labels, fold),
+        "text": cross_validated(text, labels, fold),
+        "text + duration": cross_validated(text.join(duration), labels, fold),
+    }
+    for name, values in cosines.items():
+        scores[name] = np.asarray(values, np.float64)
+        scores[f"text + {name}"] = cross_validated(text.assign(**{name: scores[name]}), labels, fold)
+    return scores
 
 
-def resampled(videos: ArrayLike, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float64]:
-    """How often each row counts in `draws` samples of the videos with replacement: [draws, N]."""
-    names, codes = np.unique(np.asarray(videos), return_inverse=True)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    return drawn[:, codes].astype(np.float64)
-
-
-def evaluated(
+def score_table(
     scores: Mapping[str, ArrayLike], labels: NDArray[np.bool_], verbs: ArrayLike, videos: ArrayLike,
     fold: NDArray[np.int64], draws: int = DRAWS,
 ) -> pd.DataFrame:  # fmt: skip
-    """A row a score, with 95 % bootstrap intervals over videos, and the same score against the shifted labels.
+    """One row a score: areas with 95 % bootstrap intervals over videos, and areas against the shifted labels.
 
-    Pairs within a verb are of one fold too: scores of two folds come from two classifiers, each of which leans
-    against the rates of what it has not seen. So a score that knows the verb alone has exactly one half there. `roc`
-    and `pr` are those of all folds together, as Table 2's.
+    `within_verb` counts pairs of one verb and one fold: the folds' classifiers have different offsets, each biased
+    against the rates of its own test videos. A score that depends on the verb alone is exactly one half there. `roc`
+    and `pr` cover all folds together, as in Table 2.
 
     Args:
         scores: name -> [N].
@@ -119,7 +102,7 @@ def evaluated(
         verbs: [N].
         videos: [N].
         fold: [N], of `folds`.
-        draws: of the bootstrap.
+        draws: bootstrap resamples.
 
     Returns:
         score, narrations, videos, prevalence, for each of `METRICS` its value, _low, _high and _shifted (mean over
@@ -130,36 +113,51 @@ def evaluated(
     for name, values in scores.items():
         real = areas(values, labels[0], strata)
         drawn = [areas(values, labels[0], strata, part) for part in np.array_split(weights, -(-draws // 100))]
-        moved = [areas(values, label, strata) for label in labels[1:]]
+        shifted = [areas(values, label, strata) for label in labels[1:]]
         row = {"score": name, "narrations": labels.shape[1], "videos": len(np.unique(np.asarray(videos))),
                "prevalence": labels[0].mean()}  # fmt: skip
         for metric in METRICS:
-            values_drawn = np.concatenate([d[metric] for d in drawn])
-            low, high = evaluate.interval(values_drawn) if np.isfinite(values_drawn).any() else (np.nan, np.nan)
+            sample = np.concatenate([d[metric] for d in drawn])
+            low, high = evaluate.interval(sample) if np.isfinite(sample).any() else (np.nan, np.nan)
             row |= {metric: real[metric][0], f"{metric}_low": low, f"{metric}_high": high}
         row["prevalence_shifted"] = labels[1:].mean()
-        row |= {f"{metric}_shifted": np.mean([m[metric][0] for m in moved]) for metric in METRICS}
+        row |= {f"{metric}_shifted": np.mean([s[metric][0] for s in shifted]) for metric in METRICS}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def all_scores(
-    narrations: pd.DataFrame, labels: ArrayLike, fold: NDArray[np.int64], heard: Mapping[str, ArrayLike]
-) -> dict[str, NDArray[np.float64]]:
-    """Chance, the baselines that hear nothing, a model's scores `heard`, and each beside the text: name -> [N]."""
-    text = narrations[["text", "verb_class", "noun_class"]]
-    duration = pd.DataFrame({"duration": np.log(narrations["stop"] - narrations["start"])})
-    scores = {
-        "chance": np.zeros(len(narrations)),
-        "duration": cross_validated(duration, labels, fold),
-        "verb": cross_validated(narrations[["verb_class"]], labels, fold),
-        "text": cross_validated(text, labels, fold),
-        "text + duration": cross_validated(text.join(duration), labels, fold),
-    }
-    for name, values in heard.items():
-        scores[name] = np.asarray(values, np.float64)
-        scores[f"text + {name}"] = cross_validated(text.assign(**{name: scores[name]}), labels, fold)
-    return scores
+def areas(scores: ArrayLike, labels: ArrayLike, strata: ArrayLike, weights: ArrayLike | None = None) -> dict[str, Any]:
+    """ROC area, average precision, and ROC area over the pairs within a stratum, under D weightings of the rows.
+
+    `within_verb` is the mean of the strata's ROC areas, weighted by their pairs of a positive and a negative. Equal
+    scores count half in ROC and cross the threshold together in precision.
+
+    Args:
+        scores: [N], higher means "sounds".
+        labels: [N], 0 or 1.
+        strata: [N], codes from 0.
+        weights: [D, N], how often each row counts; None counts each once.
+
+    Returns:
+        metric of `METRICS` -> float64 [D], NaN where there is no pair.
+    """
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels).astype(bool)
+    strata = np.asarray(strata, np.int64)
+    weights = np.ones((1, len(scores))) if weights is None else np.asarray(weights, np.float64)
+    roc, true, false = _concordance(scores, labels, np.zeros_like(strata), weights)
+    within, _, _ = _concordance(scores, labels, strata, weights)
+    found, counted = np.cumsum(true[:, ::-1], axis=1), np.cumsum((true + false)[:, ::-1], axis=1)
+    with np.errstate(invalid="ignore"):
+        precision = np.where(counted > 0, found / counted, 0)
+        pr = np.where(found[:, -1] > 0, np.sum(true[:, ::-1] * precision, axis=1) / found[:, -1], np.nan)
+    return dict(zip(METRICS, (roc, pr, within), strict=True))
+
+
+def resampled(videos: ArrayLike, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float64]:
+    """How often each row counts in `draws` samples of the videos with replacement: [draws, N]."""
+    names, codes = np.unique(np.asarray(videos), return_inverse=True)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    return drawn[:, codes].astype(np.float64)
 
 
 def _concordance(

@@ -1,4 +1,4 @@
-"""EPIC-KITCHENS-100's narrations and taxonomies, and which sounds of EPIC-Sounds an action of each verb class makes."""
+"""Readers of EPIC-KITCHENS-100: narrations, taxonomies, durations, and the table of sounds that each verb can cause."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mc3.data.annotations import Report, read_table, usable_rows
-from mc3.data.epic_sounds import seconds
+from mc3.data.epic_sounds import OVERHANG_SEC, seconds
 from mc3.errors import DataError
 from mc3.files import is_safe_id
 
-OVERHANG_SEC = 1.0  # durations are the container's; a segment may end this much later
-ANY = "collision"  # in the table of compatible sounds: every class whose name ends in it
+ANY = "collision"  # in the table of sounds by verb: every class whose name ends in it
 COLUMNS = ("narration_id", "video_id", "start_timestamp", "stop_timestamp", "narration", "verb_class", "noun_class")
 SOUNDS = (
     "metal-only collision", "scrub / scrape / scour / wipe", "cut / chop", "open / close", "rustle", "water",
@@ -29,56 +28,54 @@ SOUNDS = (
     "ceramic / marble collision", "glass / marble collision", "wood / glass collision", "hoover / fan", "spray", "zip",
     "drink / eat",
 )  # fmt: skip
-"""EPIC-Sounds' 44 classes; the place is the class_id."""
+"""EPIC-Sounds' 44 classes by class_id."""
 
 
 def read_classes(path: Path) -> pd.Series:
     """A taxonomy, EPIC_100_verb_classes.csv or EPIC_100_noun_classes_v2.csv: class number -> key.
 
-    Raises `DataError` if a number is none or occurs twice.
+    Raises:
+        DataError: an id is not a class number, or occurs twice.
     """
     table = read_table(path, ("id", "key"), "an EPIC-100 taxonomy")
     numbers = table["id"].map(_number)
-    bad = (numbers < 0) | numbers.duplicated()
-    if bad.any():
-        row = table[bad].iloc[0]
-        raise DataError(f"{path}, line {row['line']}: {row['id']!r} is no class number of its own; fetch it again")
+    if len(bad := table[(numbers < 0) | numbers.duplicated()]):
+        number, line = bad["id"].iloc[0], bad["line"].iloc[0]
+        raise DataError(f"{path}, line {line}: {number!r} is not a class number, or a repeated one; fetch it again")
     return pd.Series(table["key"].to_numpy(), index=numbers.to_numpy(), name="key")
 
 
 def read_durations(path: Path) -> pd.Series:
-    """EPIC_100_video_info.csv: video_id -> duration in seconds. Raises `DataError` at a row that has none."""
+    """EPIC_100_video_info.csv: video_id -> duration in seconds.
+
+    Raises:
+        DataError: a row has no video id or duration, or repeats a video.
+    """
     table = read_table(path, ("video_id", "duration"), "EPIC-100 video info")
     duration = pd.to_numeric(table["duration"], errors="coerce")
-    bad = ~(np.isfinite(duration) & (duration > 0)) | ~table["video_id"].map(is_safe_id)
-    bad |= table["video_id"].duplicated()
-    if bad.any():
-        line = table["line"][bad].iloc[0]
-        raise DataError(f"{path}, line {line}: no video with a duration, or a second one; fetch it again")
+    good = np.isfinite(duration) & (duration > 0) & table["video_id"].map(is_safe_id)
+    if len(bad := table["line"][~good | table["video_id"].duplicated()]):
+        raise DataError(f"{path}, line {bad.iloc[0]}: no video with a duration, or a repeated video; fetch it again")
     return pd.Series(duration.to_numpy(np.float64), index=table["video_id"].to_numpy(), name="duration")
 
 
 def read_narrations(
-    path: Path,
-    report: Report,
-    verbs: pd.Series,
-    nouns: pd.Series | None = None,
-    durations: pd.Series | None = None,
+    path: Path, report: Report, verbs: pd.Series, nouns: pd.Series | None = None, durations: pd.Series | None = None
 ) -> pd.DataFrame:
-    """EPIC_100_train.csv or EPIC_100_validation.csv -> narrated actions, by video and start.
+    """The narrated actions of EPIC_100_train.csv or EPIC_100_validation.csv, sorted by video and start.
 
     Args:
         path: the file.
         report: gets the rows at fault, each with its line.
-        verbs: class number -> key; a verb class outside is a fault.
-        nouns: the same of nouns, if they shall be checked.
-        durations: `read_durations`, if segments shall be checked against the ends of their videos.
+        verbs: class number -> key; other verb classes are faults.
+        nouns: the same for nouns; None checks no noun.
+        durations: of `read_durations`, to find segments beyond the end of their video; None checks no end.
 
     Returns:
-        narration_id, video_id, start, stop (s), text, verb (key), verb_class, noun_class.
+        Columns narration_id, video_id, start, stop (s), text, verb (key), verb_class, noun_class.
 
     Raises:
-        DataError: the file is not UTF-8 or no table, or no row is left.
+        DataError: the file is not UTF-8 or not a table, or no row is left.
     """
     table = read_table(path, COLUMNS, "EPIC-100 narrations", report)
     start, stop = table["start_timestamp"].map(seconds), table["stop_timestamp"].map(seconds)
@@ -87,7 +84,7 @@ def read_narrations(
 
     def fault(i: int) -> str | None:
         if not (math.isfinite(start[i]) and math.isfinite(stop[i])):
-            return "times are no timestamps"
+            return "times are not timestamps"
         if start[i] < 0:
             return "starts before the video"
         if stop[i] <= start[i]:
@@ -111,53 +108,49 @@ def read_narrations(
 
 
 def read_verb_sounds(path: Path, verbs: pd.Series | None = None) -> tuple[pd.Series, NDArray[np.bool_]]:
-    """The table of compatible sounds, data/epic/verb_sounds.csv: verb_class, verb, sounds ("; " between names).
+    """The table of sounds by verb, data/epic/verb_sounds.csv: verb_class, verb, sounds (separated by "; ").
 
-    `collision` stands for all 24 classes whose name ends in it; no name at all says that the action is silent.
+    `collision` stands for all 24 classes whose name ends in it; an empty cell means that the action is silent.
 
     Args:
         path: the table.
-        verbs: EPIC-100's own verb classes; where given, the table must have these and no others.
+        verbs: EPIC-100's own verb classes, which the table must then have, and no others.
 
     Returns:
-        class number -> key, and bool [verb classes, 44], whether sound class j may come from an action of verb class i.
+        class number -> key, and bool [verb classes, 44]: whether an action of verb class i can cause sound class j.
 
     Raises:
-        DataError: a sound that is no EPIC-Sounds class, verb classes not numbered from 0, or not those of `verbs`.
+        DataError: a sound is not an EPIC-Sounds class, or the verb classes do not count from 0 or are not `verbs`.
     """
     table = read_table(path, ("verb_class", "verb", "sounds"), "sounds by verb")
     if table["verb_class"].map(_number).tolist() != list(range(len(table))):
         raise DataError(f"{path}: column verb_class must count 0, 1, 2, ... as EPIC-100's verb classes do")
     keys = table["verb"].rename("key")
     if verbs is not None and keys.to_dict() != verbs.to_dict():
-        first = min(set(keys.items()) ^ set(verbs.items()))
-        raise DataError(
-            f"{path} and EPIC-100's verb classes differ at {first[0]}, {first[1]!r}; every class needs a row"
-        )
+        number, key = min(set(keys.items()) ^ set(verbs.items()))
+        raise DataError(f"{path} and EPIC-100's verb classes differ at {number}, {key!r}; every class needs a row")
     compatible = np.zeros((len(table), len(SOUNDS)), bool)
     for i, (names, line) in enumerate(zip(table["sounds"], table["line"], strict=True)):
         for name in filter(None, names.split("; ")):
             found = [sound == name or (name == ANY and sound.endswith(f" {ANY}")) for sound in SOUNDS]
             if not any(found):
-                raise DataError(f"{path}, line {line}: {name!r} is no class of EPIC-Sounds, nor `{ANY}`")
+                raise DataError(f"{path}, line {line}: {name!r} is neither a class of EPIC-Sounds nor `{ANY}`")
             compatible[i] |= found
     return keys, compatible
 
 
 def check_sounds(path: Path) -> None:
-    """Raise `DataError` unless each class number of an EPIC-Sounds file has, in most of its rows, its name of `SOUNDS`.
+    """Raise `DataError` if most rows of a class number in an EPIC-Sounds file do not have its name in `SOUNDS`.
 
-    Single rows that differ are for `epic_sounds.read_events` to list.
+    `epic_sounds.read_events` lists single rows that differ.
     """
     table = read_table(path, ("class", "class_id"), "EPIC-Sounds events with classes", Report(Path()))
     pairs = table.value_counts(["class_id", "class"]).reset_index().drop_duplicates("class_id")
     for number, name in sorted(zip(pairs["class_id"], pairs["class"], strict=True)):
         if 0 <= _number(number) < len(SOUNDS) and SOUNDS[_number(number)] != name:
-            raise DataError(
-                f"{path}: class_id {number!r} is {name!r}, which is not EPIC-Sounds' taxonomy of 44 classes"
-            )
+            raise DataError(f"{path}: class_id {number!r} is {name!r}; that is not EPIC-Sounds' taxonomy of 44 classes")
 
 
 def _number(text: str) -> int:
-    """A class number; -1 for what is none."""
+    """A class number; -1 for any other text."""
     return int(text) if text.isascii() and text.isdigit() else -1

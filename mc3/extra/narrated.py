@@ -1,10 +1,10 @@
-"""Does the narrated action sound? EPIC-KITCHENS-100's narrations labelled by EPIC-Sounds' events, and scores for it.
+"""Does the narrated action sound? EPIC-KITCHENS-100 narrations, labelled by EPIC-Sounds events, and scores for them.
 
-The same question as Table 2's, on data that needs no licence form. A narration is positive if an event whose class
-its verb can cause (data/epic/verb_sounds.csv, written by hand from the names) has a temporal IoU of at least
-`IOU` with its segment. Kitchens are rarely quiet, so that overlap happens by chance too: every figure stands beside
-that of narrations shifted in time within their video, and beside scores that never hear anything. What a verb tells
-is most of the label; `within_verb` compares narrations of one verb only and is where sound has to show its worth.
+Table 2's question on data that needs no licence form. A narration is positive if an event whose class its verb can
+cause (data/epic/verb_sounds.csv, written by hand from the class names) has a temporal IoU of at least `IOU` with it.
+Kitchens are rarely quiet, so events overlap by chance: every share is compared with that of narrations shifted in time
+within their video, every score with audio-free baselines. The verb predicts most of the label; `within_verb` compares
+narrations of one verb only, and shows what sound adds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,9 +23,11 @@ from mc3.config import Config
 from mc3.data import epic_sounds
 from mc3.data.annotations import Report
 from mc3.errors import DataError
-from mc3.extra import baselines
+from mc3.extra import baselines, plots
 from mc3.extra import epic_kitchens as epic
 from mc3.files import write_atomic
+from mc3.paper import notebook
+from mc3.paper.plots import save
 
 if TYPE_CHECKING:
     from mc3.data import media
@@ -40,41 +42,46 @@ Segments = NDArray[np.float64]
 
 
 class Benchmark(NamedTuple):
-    """Narrations (rows) of common videos, their segments as narrated and shifted [1 + SHIFTS, N, 2], and the events."""
+    """Narrations and events of the same videos; `segments` [1 + SHIFTS, N, 2] as narrated and as shifted."""
 
     narrations: pd.DataFrame
     segments: Segments
     events: pd.DataFrame
     compatible: NDArray[np.bool_]
 
-    def best(self, compatible: bool) -> NDArray[np.float64]:
-        """The highest IoU with an event, of those the verb can cause or of all: [1 + SHIFTS, N]."""
+    def best_iou(self, compatible: bool) -> NDArray[np.float64]:
+        """Each segment's highest IoU with an event, or with one that its verb can cause: [1 + SHIFTS, N]."""
         found = np.zeros(self.segments.shape[:2])
-        for rows, events, classes in self.videos():
+        for rows, events, classes in self.by_video():
             fits = self.compatible[self.narrations["verb_class"].to_numpy()[rows]][:, classes] if compatible else True
             for own, segments in zip(found, self.segments, strict=True):
                 own[rows] = np.where(fits, iou(segments[rows], events), 0).max(axis=1)
         return found
 
-    def videos(self) -> Iterator[tuple[NDArray[np.intp], Segments, NDArray[np.int64]]]:
-        """By video the rows of its narrations, its events as segments and their classes."""
+    def by_video(self) -> Iterator[tuple[NDArray[np.intp], Segments, NDArray[np.int64]]]:
+        """For each video: the rows of its narrations, its events as segments, and their classes."""
         events = dict(iter(self.events.groupby("video_id")))
         for video, rows in self.narrations.groupby("video_id").indices.items():
             own = events[video]
             yield rows, own[["start", "stop"]].to_numpy(np.float64), own["class_id"].to_numpy(np.int64)
 
 
+def overlap(segments: Segments, events: Segments) -> NDArray[np.float64]:
+    """Seconds that every segment [N, 2] shares with every event [M, 2]: [N, M]."""
+    shared = np.minimum(segments[:, None, 1], events[:, 1]) - np.maximum(segments[:, None, 0], events[:, 0])
+    return np.maximum(shared, 0)
+
+
 def iou(segments: Segments, events: Segments) -> NDArray[np.float64]:
     """Temporal intersection over union of every segment [N, 2] with every event [M, 2]: [N, M]."""
-    shared = np.minimum(segments[:, None, 1], events[:, 1]) - np.maximum(segments[:, None, 0], events[:, 0])
-    shared = np.maximum(shared, 0)
+    shared = overlap(segments, events)
     return shared / ((segments[:, 1] - segments[:, 0])[:, None] + (events[:, 1] - events[:, 0]) - shared)
 
 
 def shift(segments: Segments, ends: ArrayLike, share: float) -> Segments:
-    """Segments [N, 2] moved on by `share` of their videos, whose `ends` [N] are in seconds, and in again at the start.
+    """Move segments [N, 2] by `share` of their videos' lengths `ends` [N] (s), cyclically.
 
-    Each keeps its duration and lies inside the video.
+    Each keeps its duration and stays inside the video.
     """
     ends, length = np.asarray(ends, np.float64), segments[:, 1] - segments[:, 0]
     start = (segments[:, 0] + share * ends) % np.maximum(ends - length, 1e-9)
@@ -82,12 +89,9 @@ def shift(segments: Segments, ends: ArrayLike, share: float) -> Segments:
 
 
 def benchmark(
-    narrations: pd.DataFrame,
-    events: pd.DataFrame,
-    compatible: NDArray[np.bool_],
-    report: Report,
+    narrations: pd.DataFrame, events: pd.DataFrame, compatible: NDArray[np.bool_], report: Report,
     durations: pd.Series | None = None,
-) -> Benchmark:
+) -> Benchmark:  # fmt: skip
     """Narrations and events of the videos that have both.
 
     Args:
@@ -95,10 +99,10 @@ def benchmark(
         events: of `epic_sounds.read_events`, with classes.
         compatible: of `epic_kitchens.read_verb_sounds`.
         report: counts the narrations of other videos, which are set aside.
-        durations: of `epic_kitchens.read_durations`; without it a video ends with its last narration or event.
+        durations: of `epic_kitchens.read_durations`; None ends a video with its last narration or event.
 
     Raises:
-        DataError: no video in common, or events without classes.
+        DataError: there is no common video, or the events have no classes.
     """
     if events["class_id"].isna().any():
         raise DataError("the events have no classes; give EPIC_Sounds_validation.csv or EPIC_Sounds_train.csv")
@@ -112,35 +116,34 @@ def benchmark(
         ends = np.maximum(ends, kept["video_id"].map(durations))
     segments = kept[["start", "stop"]].to_numpy(np.float64)
     shares = np.arange(1, SHIFTS + 1) / (SHIFTS + 1)
-    moved = [segments, *(shift(segments, ends, share) for share in shares)]
-    return Benchmark(kept, np.stack(moved), events.reset_index(drop=True), compatible)
+    shifted = [segments, *(shift(segments, ends, share) for share in shares)]
+    return Benchmark(kept, np.stack(shifted), events.reset_index(drop=True), compatible)
 
 
 def possible_labels(bench: Benchmark, threshold: float) -> pd.DataFrame:
-    """Shares of positives of possible labels: label, real, shifted (mean over the shifts)."""
+    """Shares of positives under possible definitions of the label: label, real, shifted (mean over the shifts)."""
     covered, starts = np.zeros((2, *bench.segments.shape[:2]))
-    for rows, events, _ in bench.videos():
-        heard = _union(events)
+    for rows, events, _ in bench.by_video():
+        merged = _union(events)
         for k, segments in enumerate(bench.segments[:, rows]):
-            inside = np.minimum(segments[:, None, 1], heard[:, 1]) - np.maximum(segments[:, None, 0], heard[:, 0])
-            covered[k, rows] = np.maximum(inside, 0).sum(axis=1) / (segments[:, 1] - segments[:, 0])
-            begins = (events[:, 0] >= segments[:, None, 0]) & (events[:, 0] <= segments[:, None, 1])
-            starts[k, rows] = begins.any(axis=1)
-    every, fitting = bench.best(compatible=False), bench.best(compatible=True)
+            covered[k, rows] = overlap(segments, merged).sum(axis=1) / (segments[:, 1] - segments[:, 0])
+            inside = (events[:, 0] >= segments[:, None, 0]) & (events[:, 0] <= segments[:, None, 1])
+            starts[k, rows] = inside.any(axis=1)
+    of_all, of_compatible = bench.best_iou(compatible=False), bench.best_iou(compatible=True)
     labels = {
         "half of the segment covered by events": covered >= 0.5,
-        "IoU >= 0.25 with an event": every >= 0.25,
-        "IoU >= 0.5 with an event": every >= 0.5,
+        "IoU >= 0.25 with an event": of_all >= 0.25,
+        "IoU >= 0.5 with an event": of_all >= 0.5,
         "an event starts in the segment": starts > 0,
-        f"IoU >= {threshold:g} with a compatible event": fitting >= threshold,
-        "IoU >= 0.25 with a compatible event": fitting >= 0.25,
+        f"IoU >= {threshold:g} with a compatible event": of_compatible >= threshold,
+        "IoU >= 0.25 with a compatible event": of_compatible >= 0.25,
     }
     shares = {name: label.mean(axis=1) for name, label in labels.items()}
     return pd.DataFrame([{"label": n, "real": s[0], "shifted": s[1:].mean()} for n, s in shares.items()])
 
 
 def by_verb(bench: Benchmark, labels: NDArray[np.bool_]) -> pd.DataFrame:
-    """The most frequent verb first: verb, narrations, sounding, shifted (shares), lift (their ratio; NaN by 0)."""
+    """Most frequent first: verb, narrations, sounding and shifted (shares), lift (their ratio; NaN over 0)."""
     table = pd.DataFrame({"verb": bench.narrations["verb"], "sounding": labels[0], "shifted": labels[1:].mean(axis=0)})
     found = table.groupby("verb").agg(
         narrations=("sounding", "size"), sounding=("sounding", "mean"), shifted=("shifted", "mean")
@@ -152,24 +155,24 @@ def by_verb(bench: Benchmark, labels: NDArray[np.bool_]) -> pd.DataFrame:
 def model_scores(
     config: Config, checkpoint: Path, narrations: pd.DataFrame, audio: Path, videos: Path | None, report: Report
 ) -> dict[str, NDArray[np.float64]]:
-    """Cosines of a checkpoint's embeddings for each narration, cut as the paper does around the narration's start.
+    """Cosines of a checkpoint's embeddings for each narration, from a clip cut as in the paper.
 
     The clip is [t - clips.before_sec, t + clips.after_sec] with t the segment's start, silent and still beyond the
-    ends; the narration goes in as it stands ("take plate").
+    video's ends; the narration is embedded unchanged ("take plate").
 
     Args:
-        config: its `clips` settings.
+        config: its `clips` settings are used.
         checkpoint: a folder that `MC3.load` reads.
         narrations: rows of `benchmark`.
         audio: EPIC-Sounds' HDF5 file, or a folder with {video_id}.wav, .mp4 or another container at any depth.
-        videos: a folder of videos, named likewise; None for sound alone.
+        videos: a folder of videos with such names; None scores sound and text only.
         report: gets the videos whose sound or pictures cannot be read.
 
     Returns:
-        "audio-text" and, with `videos`, "audio-video": [N], NaN for the narrations of those videos.
+        "audio-text" and, with `videos`, "audio-video": [N], NaN for the narrations of unreadable videos.
 
     Raises:
-        DataError: no checkpoint, or nothing can be read at all.
+        DataError: there is no checkpoint, or no video can be read.
     """
     import torch
 
@@ -177,19 +180,19 @@ def model_scores(
     from mc3.model import MC3
 
     model = MC3.load(checkpoint, device="cuda" if torch.cuda.is_available() else "cpu")
-    heard, shown = _files(audio), _files(videos) if videos else {}
+    audio_files, video_files = _files(audio), _files(videos) if videos else {}
     scores = {pair: np.full(len(narrations), np.nan) for pair in ("audio-text", *(["audio-video"] if videos else []))}
     fault: DataError | None = None
     for video, rows in narrations.groupby("video_id").indices.items():
         own = narrations.iloc[rows]
         windows = [(float(t) - config.clips.before_sec, float(t) + config.clips.after_sec) for t in own["start"]]
         try:
-            for folder, files in ((audio, heard), (videos, shown)):
+            for folder, files in ((audio, audio_files), (videos, video_files)):
                 if folder is not None and video not in files and not folder.is_file():
                     raise DataError(f"{folder} has no media file {video}.*; fetch it to score its narrations")
-            sounds = epic_sounds.clips_of(heard.get(video, audio), video, windows, RATE)
+            sounds = epic_sounds.clips_of(audio_files.get(video, audio), video, windows, RATE)
             frames, size = model.config.video.frames, model.config.video.image_size
-            pictures = media.clips_of(shown[video], windows, frames, size, rate=0) if videos else None
+            pictures = media.clips_of(video_files[video], windows, frames, size, rate=0) if videos else None
             for pair, values in _cosines(model, own["text"].tolist(), sounds, pictures).items():
                 scores[pair][rows] = values
         except DataError as error:
@@ -201,23 +204,78 @@ def model_scores(
     return scores
 
 
+def run(
+    config: Config, events: Path, narrations: Path, out: Path, *, verbs: Path | None = None, nouns: Path | None = None,
+    info: Path | None = None, table: Path = TABLE, threshold: float = IOU, checkpoint: Path | None = None,
+    audio: Path | None = None, videos: Path | None = None, draws: int = baselines.DRAWS,
+) -> pd.DataFrame:  # fmt: skip
+    """Label, score and write; the command `mc3 narrated` (its help explains the arguments).
+
+    Writes `out` (one row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .provenance.json. Without
+    `checkpoint` and `audio` only the audio-free scores are written.
+    """
+    if (checkpoint is None) != (audio is None) or (videos is not None and audio is None):
+        raise DataError("a model's scores need both --checkpoint and --audio, with --videos as an addition")
+    if not 0 < threshold <= 1:
+        raise DataError(f"an IoU of {threshold:g} is not a threshold; give one above 0 and at most 1")
+    report = Report(Path())
+    epic.check_sounds(events)
+    keys, compatible = epic.read_verb_sounds(table, epic.read_classes(verbs) if verbs else None)
+    durations = epic.read_durations(info) if info else None
+    known = epic.read_narrations(narrations, report, keys, epic.read_classes(nouns) if nouns else None, durations)
+    bench = benchmark(known, epic_sounds.read_events(events, report), compatible, report, durations)
+    cosines: dict[str, NDArray[np.float64]] = {}
+    if checkpoint and audio:
+        cosines = model_scores(config, checkpoint, bench.narrations, audio, videos, report)
+        scored = np.isfinite(list(cosines.values())).all(axis=0)
+        cosines = {name: values[scored] for name, values in cosines.items()}
+        bench = bench._replace(
+            narrations=bench.narrations[scored].reset_index(drop=True), segments=bench.segments[:, scored]
+        )
+    labels = bench.best_iou(compatible=True) >= threshold
+    fold = baselines.folds(bench.narrations["video_id"])
+    scores = baselines.all_scores(bench.narrations, labels[0], fold, cosines)
+    result = baselines.score_table(scores, labels, bench.narrations["verb"], bench.narrations["video_id"], fold, draws)
+    shares, possible = by_verb(bench, labels), possible_labels(bench, threshold)
+    stem = out.with_suffix("")
+    for name, frame in ((out.name, result), (f"{stem.name}_verbs.csv", shares), (f"{stem.name}_labels.csv", possible)):
+        write_atomic(out.with_name(name), frame.to_csv(index=False, float_format="%.4f").encode())
+    save(plots.narrated(result, shares), stem)
+    inputs = [path for path in (events, narrations, verbs, nouns, info, table, checkpoint) if path]
+    facts = notebook.origin(config, inputs) | {
+        "narrated": {"iou": threshold, "shifts": SHIFTS, "folds": baselines.FOLDS, "draws": draws,
+                     "media": [path.name for path in (audio, videos) if path]},
+        "dropped": [{**entry, "file": Path(entry["file"]).name} for entry in report.dropped],
+        "set_aside": dict(report.set_aside),
+    }  # fmt: skip
+    text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
+    write_atomic(out.with_name(f"{stem.name}.provenance.json"), text.encode())
+    for reason, count in [*report.by_reason().items(), *report.set_aside.items()]:
+        print(f"{count} left out: {reason}")
+    print(possible.round(3).to_string(index=False))
+    print(result.round(3).to_string(index=False))
+    if not cosines:
+        print("annotations only: --checkpoint and --audio add a model's scores")
+    return result
+
+
 def _cosines(
     model: MC3, texts: list[str], sounds: Iterator[NDArray[np.float32]], pictures: Iterator[media.Clip] | None
 ) -> dict[str, NDArray[np.float32]]:
-    """Cosines of each sound with its text and, where there are pictures, with these: pair -> [N]."""
+    """Cosines of each sound with its text and, if given, its pictures: pair -> [N]."""
     import torch
 
-    from mc3.data import media
+    from mc3.data.audio import fbank
 
     device, found = next(model.parameters()).device, []
     for first in range(0, len(texts), BATCH):
         part = texts[first : first + BATCH]
-        mel = [media.fbank(next(sounds), RATE, model.config.audio.mel_bins) for _ in part]
+        mel = [fbank(next(sounds), RATE, model.config.audio.mel_bins) for _ in part]
         batch = {"audio": torch.from_numpy(np.stack(mel)).to(device), "text": model.tokenize(part)}
         if pictures is not None:
             frames = [clip.frames for clip in islice(pictures, len(part)) if clip.frames is not None]
             if not frames:
-                raise DataError("a file among the videos has no pictures; give a folder of videos")
+                raise DataError("one of the video files has no pictures; give a folder of videos")
             batch["video"] = torch.from_numpy(np.stack(frames)).to(device)
         with torch.inference_mode():
             embedded = model(batch)
@@ -226,6 +284,7 @@ def _cosines(
     return {pair: np.concatenate([batch[pair] for batch in found]) for pair in found[0]}
 
 
+<<<<<<< HEAD
 def run(
     config: Config, events: Path, narrations: Path, out: Path, *, verbs: Path | None = None, nouns: Path | None = None,
     info: Path | None = None, table: Path = TABLE, threshold: float = IOU, checkpoint: Path | None = None,
@@ -288,8 +347,10 @@ def _show(result: pd.DataFrame, possible: pd.DataFrame, report: Report, heard: d
         print("annotations alone: --checkpoint and --audio add a model's scores")
 
 
+=======
+>>>>>>> main
 def _files(folder: Path) -> dict[str, Path]:
-    """Media files of a folder by their name without suffix; none of an HDF5 file. `DataError` if two share a name."""
+    """Media files of a folder by name without suffix; none of an HDF5 file. `DataError` if two share a name."""
     found: dict[str, Path] = {}
     for file in sorted(f for f in folder.rglob("*") if f.suffix.lower() in epic_sounds.SUFFIXES):
         if file.stem in found:
@@ -299,7 +360,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _union(events: Segments) -> Segments:
-    """Stretches without overlap that cover what events [M, 2] cover."""
+    """Disjoint stretches that cover what events [M, 2] cover."""
     ordered = events[np.argsort(events[:, 0], kind="stable")]
     reach = np.maximum.accumulate(ordered[:, 1])
     first = np.r_[True, ordered[1:, 0] > reach[:-1]]

@@ -1,7 +1,7 @@
-"""A submission to EPIC-Sounds' challenge "Audio-Based Interaction Recognition": a zip of one JSON file of class scores.
+"""Submission to EPIC-Sounds' challenge "Audio-Based Interaction Recognition": a zip with one JSON file of class scores.
 
-Format and levels are those of its organisers (epic-kitchens/C9-epic-sounds; epic-kitchens/SLS for the supervision
-levels, Damen and Wray 2020). Entrants declare the levels themselves; nothing here can check them.
+Format: epic-kitchens/C9-epic-sounds. Supervision levels: epic-kitchens/SLS (Damen and Wray 2020); entrants declare them
+and nothing here can check them.
 """
 
 from __future__ import annotations
@@ -24,23 +24,14 @@ from mc3.errors import ConfigError, DataError
 from mc3.files import write_atomic
 
 CHALLENGE, VERSION = "audio_based_interaction_recognition", "0.1"
-LEVELS = {"sls_pt": 5, "sls_tl": 5, "sls_td": 5, "t_mod": 2}
-"""What is declared beside the scores, each 0 .. the number here; `mc3 submission --help` has them in words."""
+LEVELS = {"sls_pt": 5, "sls_tl": 5, "sls_td": 5, "t_mod": 2}  # name -> highest value; `--help` explains each
 
 
 def write(config: Config, method: str, seed: int, protocol: str, levels: Mapping[str, int], out: Path) -> Path:
-    """Write the test split's scores of one method and protocol of the probe as a submission.
-
-    Args:
-        config: the settings; `epic_sounds.annotations` must have the split `test`.
-        method: a row of `mc3.methods`, or "untrained".
-        seed: of the probe's results.
-        protocol: "linear-probe", "linear-probe-official" or "fine-tune".
-        levels: a number for each of `LEVELS`.
-        out: the zip file.
+    """Write the test split's scores of one method and probe protocol to the zip file `out`, the same bytes every time.
 
     Raises:
-        ConfigError: the settings have no test split, or a level is out of range.
+        ConfigError: `epic_sounds.annotations` has no split `test`, or one of `LEVELS` is missing or out of range.
         DataError: there are no such scores, or not of every event of the annotation file.
     """
     if "test" not in config.epic_sounds.annotations:
@@ -50,8 +41,7 @@ def write(config: Config, method: str, seed: int, protocol: str, levels: Mapping
         )
     file = config.paths.raw / config.epic_sounds.annotations["test"]
     wanted = epic_sounds.read_events(file, Report(config.paths.raw))["annotation_id"]
-    scores = store.probe_scores(config, seed, "test")
-    key = f"{protocol}/{method}"
+    scores, key = store.probe_scores(config, seed, "test"), f"{protocol}/{method}"
     if key not in scores:
         known = ", ".join(sorted(scores)) or "none; `mc3 probe` makes them"
         raise DataError(f"no test scores {key} of seed {seed}; there are {known}")
@@ -61,41 +51,26 @@ def write(config: Config, method: str, seed: int, protocol: str, levels: Mapping
             f"{len(missing)} of {len(wanted)} events of {file} have no scores, such as {missing[0]}; "
             "`mc3 data epic-sounds check` says why"
         )
-    write_atomic(out, pack(content(ids, scores[key], levels)))
+    member = zipfile.ZipInfo("test.json")  # dated 1980, no owner
+    member.compress_type, member.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(member, json.dumps(content(ids, scores[key], levels)))
+    write_atomic(out, buffer.getvalue())
     return out
 
 
 def content(ids: Sequence[str], scores: NDArray[np.floating], levels: Mapping[str, int]) -> dict[str, Any]:
-    """The submission as plain data.
-
-    Args:
-        ids: [N] annotation ids, each once.
-        scores: [N, 44], higher is likelier.
-        levels: a number for each of `LEVELS`.
-    """
+    """The submission as plain data: scores [N, 44], higher is likelier, of the annotation `ids` [N], with `levels`."""
     for name, highest in LEVELS.items():
         if levels.get(name) not in range(highest + 1):
-            raise ConfigError(
-                f"{name} is 0..{highest}, not {levels.get(name)}; `mc3 submission --help` has the meanings"
-            )
+            raise ConfigError(f"{name} is 0..{highest}, not {levels.get(name)}; `mc3 submission --help` explains it")
     if scores.shape != (len(ids), epic_sounds.CLASSES):
         raise DataError(
             f"scores of {len(ids)} events are {list(scores.shape)}; the challenge has {epic_sounds.CLASSES} classes"
         )
     if len(set(ids)) != len(ids) or not np.isfinite(scores).all():
-        raise DataError("scores must be finite and of each event once; look at the training loss of the checkpoint")
-    results = {
-        name: {"interaction": {str(number): float(score) for number, score in enumerate(row)}}
-        for name, row in zip(ids, scores, strict=True)
-    }
+        raise DataError("scores must be finite and of each event once; check the checkpoint's training loss")
+    rows = [{"interaction": {str(c): float(score) for c, score in enumerate(row)}} for row in scores]
+    results = dict(zip(ids, rows, strict=True))
     return {"version": VERSION, "challenge": CHALLENGE, **{name: levels[name] for name in LEVELS}, "results": results}
-
-
-def pack(submission: Mapping[str, Any]) -> bytes:
-    """A zip of test.json, the same bytes for the same content."""
-    buffer = io.BytesIO()
-    member = zipfile.ZipInfo("test.json")  # its defaults: 1980, no owner
-    member.compress_type, member.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-    with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr(member, json.dumps(submission))
-    return buffer.getvalue()

@@ -137,7 +137,7 @@ def note(differences: pd.DataFrame) -> str:
 
 
 def forest(differences: pd.DataFrame, ks: Sequence[int] = (5, 10)) -> pd.DataFrame:
-    """What `mc3.plots.differences` draws: the trained rows in the paper's metrics.
+    """What `mc3.paper.plots.differences` draws: the trained rows in the paper's metrics.
 
     Columns: line (panels of a line of the figure: a table, or a table and cut-off), panel (the metric in print), label,
     difference, low, high, in the order of panels; row orders labels.
@@ -147,7 +147,7 @@ def forest(differences: pd.DataFrame, ks: Sequence[int] = (5, 10)) -> pd.DataFra
     short = shown["label"].str.split(" (", regex=False).str[0]
     alike = shown.groupby(short)["method"].nunique()  # methods whose labels differ in their brackets alone
     short = short.where(short.map(alike) == 1, shown["label"])
-    columns, rows = [*evaluate.PAIRS, *evaluate.DIRECTIONS], ["untrained", *methods.METHODS]
+    columns, rows = [*evaluate.DISCOVERY, *evaluate.DIRECTIONS], ["untrained", *methods.METHODS]
     first = shown["metric"].str.split("_").str[0]
     shown = shown.assign(
         line=shown["table"] + ("@" + cut[shown.index].str.zfill(3)).fillna(""),
@@ -267,13 +267,13 @@ def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
     for seed in config.seeds:
         for name in methods.METHODS:
             scored = store.discovery_scores(config, name, seed)
-            for pair in evaluate.PAIRS:
+            for pair in evaluate.DISCOVERY:
                 if pair in scored:
                     for metric, values in _discovery(scored[pair], scored["positive"], weights, RECALLS).items():
                         cells.setdefault((name, f"{pair}_{metric}"), []).append(values)
     # Of a constant score all clips are tied: area one half, and the resample's prevalence as precision.
     for metric, values in _discovery(np.zeros(len(scored)), scored["positive"], weights, RECALLS).items():
-        for pair in evaluate.PAIRS:
+        for pair in evaluate.DISCOVERY:
             cells[RANDOM, f"{pair}_{metric}"] = [values] * len(config.seeds)
     areas = {cell: values for cell, values in cells.items() if cell[1].endswith(("_roc", "_pr"))}
     points = {cell: values for cell, values in cells.items() if cell not in areas}
@@ -341,10 +341,10 @@ def _figure2(config: Config, draws: int) -> Measured:
     inside, weights = region == "I", resamples(videos, draws)
     cells: dict[Cell, list[NDArray[np.float64]]] = {}
     for seed in config.seeds:
-        for name in findings.CHECKPOINTS:
+        for name in findings.checkpoints():
             points = findings.similarities(config, seed, [name])[known]
-            for pair, column in (("av", "audio_video"), ("al", "audio_text")):
-                cosine = points[column].to_numpy()
+            for pair in evaluate.DISCOVERY:
+                cosine = points[pair].to_numpy()
                 for part, which in (("I", inside), ("others", ~inside)):
                     counts = weights[:, which].astype(np.float64)
                     cells.setdefault((name, f"{pair}_mean_{part}"), []).append(

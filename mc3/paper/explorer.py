@@ -123,7 +123,7 @@ class Explorer(anywidget.AnyWidget):
         }
 
     def map(self, colour: str = "verb") -> pd.DataFrame:
-        """The points as `mc3.plots.scatter` draws them without widgets: x, y, group."""
+        """The points as `mc3.paper.plots.scatter` draws them without widgets: x, y, group."""
         group = self.points["groups"][colour]
         names = [group["names"][code] for code in group["codes"]]
         return pd.DataFrame({"x": self.places[:, 0], "y": self.places[:, 1], "group": names})

@@ -1,7 +1,7 @@
-"""What Figures 2-7 show, as data frames: the embedded clips joined with labels, regions and neighbours.
+"""Data of Figures 2-7: the embedded clips joined with labels, regions and neighbours, as data frames.
 
-Nothing here draws; `mc3.plots` does. `row` is always the clip's row in `clips`, in the embeddings and
-in `ClipDataset(..., split="validation+test")`, so that number, picture and sound belong together.
+`mc3.paper.plots` draws them. `row` is always the clip's row in `clips`, in the embeddings and in
+`ClipDataset(..., split="validation+test")`, so that number, picture and sound belong together.
 Figures are of the test split.
 """
 
@@ -19,9 +19,12 @@ from mc3.errors import DataError
 from mc3.paper import tables
 
 SPLITS = "validation+test"
-PAIRS = {"audio-video": ("audio", "video"), "audio-text": ("audio", "text"), "video-text": ("video", "text")}
-CHECKPOINTS = ("align", *(name for name in ("wo_consensus", "mc3", "peers") if name in methods.METHODS))
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
+
+
+def checkpoints() -> tuple[str, ...]:
+    """The checkpoints of Figures 2 and 3: the align stage and the rows of `mc3.methods` that have a role."""
+    return ("align", *(name for name, entry in methods.METHODS.items() if "role" in entry))
 
 
 def clips(config: Config) -> pd.DataFrame:
@@ -96,7 +99,7 @@ def curves(config: Config, seed: int, points: int = 200) -> tuple[pd.DataFrame, 
     frames, prevalence = [], {}
     for method in map(methods.get, methods.METHODS):
         scored = store.discovery_scores(config, method.name, seed)
-        for name in evaluate.PAIRS:
+        for name in evaluate.DISCOVERY:
             if name in scored:
                 curve = evaluate.pr_curve(scored[name], scored["positive"])
                 reached = curve["precision"].to_numpy()[np.searchsorted(curve["recall"].to_numpy(), grid - 1e-9)]
@@ -106,34 +109,36 @@ def curves(config: Config, seed: int, points: int = 200) -> tuple[pd.DataFrame, 
     return pd.concat(frames, ignore_index=True).sort_values("pair", ascending=False, kind="stable"), prevalence
 
 
-def similarities(config: Config, seed: int, checkpoints: Sequence[str] = CHECKPOINTS) -> pd.DataFrame:
-    """Figures 2 and 3: each test clip's three pairwise cosines at each checkpoint.
+def similarities(config: Config, seed: int, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Figures 2 and 3: each test clip's three pairwise cosines at each checkpoint, `checkpoints()` if none is named.
 
-    Columns: clip_id, region, positive, audio_video, audio_text, video_text, checkpoint.
+    Columns: clip_id, region, positive, av, al, vl, checkpoint.
     """
     index = clips(config)
     test = (index["split"] == "test").to_numpy()
     frames = []
-    for name in checkpoints:
+    for name in checkpoints() if names is None else names:
         found = store.embeddings(config, name, seed)[1]
-        cosines = {p.replace("-", "_"): evaluate.similarity(found[a], found[b])[test] for p, (a, b) in PAIRS.items()}
+        cosines = {p: evaluate.similarity(found[a], found[b])[test] for p, (a, b) in evaluate.PAIRS.items()}
         part = index.loc[test, ["clip_id", "region", "positive"]]
         frames.append(part.assign(**cosines, checkpoint=methods.get(name).label))
     return pd.concat(frames, ignore_index=True)
 
 
-def failures(
-    config: Config, seed: int, before: str = "wo_consensus", after: str = "mc3"
-) -> tuple[list[int], list[str]]:
-    """Where refinement failed: of each region the test clip that it moved furthest to the wrong side.
+def failures(config: Config, seed: int) -> tuple[list[int], list[str]]:
+    """Where consensus failed: the test clip of each region that it moved furthest to the wrong side.
 
-    A clip's place is the share of the test clips with a similarity of sound and picture not above its own. Those of
-    region I should rise from `before` to `after`, the others fall. Rows and a note (region, both places) for each.
+    A clip's rank is the share of the test clips whose audio-video similarity is not above its own. Ranks of region I
+    should rise from the control row to the reference row of `mc3.methods`, the others fall.
+
+    Returns:
+        Rows, and a note (region, both ranks) for each.
     """
     index = clips(config)
+    before, after = methods.with_role("control"), methods.with_role("reference")
     points = similarities(config, seed, (before, after))
-    places = points.groupby("checkpoint")["audio_video"].rank(pct=True, method="max")
-    by_clip = points.assign(place=places).pivot(index="clip_id", columns="checkpoint", values="place")
+    ranks = points.groupby("checkpoint")["av"].rank(pct=True, method="max")
+    by_clip = points.assign(rank=ranks).pivot(index="clip_id", columns="checkpoint", values="rank")
     old, new = (by_clip[methods.get(name).label] for name in (before, after))
     region = index.set_index("clip_id")["region"].reindex(by_clip.index)
     wrong = (new - old) * np.where(region == "I", -1, 1)
@@ -142,23 +147,24 @@ def failures(
     for name in sorted(region.unique()):
         worst = str(wrong[region == name].idxmax())
         rows.append(int(row_of[worst]))
-        notes.append(f"region {name}: place {old[worst]:.0%} w/o consensus, {new[worst]:.0%} with it")
+        notes.append(f"region {name}: rank {old[worst]:.0%} w/o consensus, {new[worst]:.0%} with it")
     return rows, notes
 
 
 def by_region(points: pd.DataFrame) -> pd.DataFrame:
-    """`similarities` summed up: quantiles, and how well each pair's similarity tells region I from each other region.
+    """Summary of `similarities`: quantiles, and how well each pair's similarity separates region I from each other.
 
-    Columns: checkpoint, pair, region, n, mean, q05, q25, median, q75, q95, and roc: the area under the
+    Columns: checkpoint, pair (in print), region, n, mean, q05, q25, median, q75, q95, and roc: the area under the
     ROC curve of "region I" against this region (one half for region I itself).
     """
     rows = []
     for checkpoint, part in points.groupby("checkpoint", sort=False):
-        for pair in PAIRS:
-            values = part[pair.replace("-", "_")]
+        for pair in evaluate.PAIRS:
+            values = part[pair]
             inside = values[part["region"] == "I"]
             for region, here in values.groupby(part["region"]):
-                row = {"checkpoint": checkpoint, "pair": pair, "region": region, "n": len(here), "mean": here.mean()}
+                row = {"checkpoint": checkpoint, "pair": tables.pair_name(pair), "region": region}
+                row |= {"n": len(here), "mean": here.mean()}
                 row |= dict(zip(QUANTILES, here.quantile(list(QUANTILES.values())), strict=True))
                 labels = np.repeat([1, 0], [len(inside), len(here)])
                 row["roc"] = evaluate.discovery(np.r_[inside, here], labels)["roc"] if len(inside) else np.nan
@@ -175,9 +181,9 @@ def agreement(points: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for checkpoint, stage in points.groupby("checkpoint", sort=False):
         for region, part in stage.groupby("region"):
-            video, text = part["audio_video"], part["audio_text"]
-            row = {"checkpoint": checkpoint, "region": region, "n": len(part), "gap": (video - text).abs().mean()}
-            rows.append({**row, "consensus": np.minimum(video, text).mean(), "correlation": video.corr(text)})
+            av, al = part["av"], part["al"]
+            row = {"checkpoint": checkpoint, "region": region, "n": len(part), "gap": (av - al).abs().mean()}
+            rows.append({**row, "consensus": np.minimum(av, al).mean(), "correlation": av.corr(al)})
     return pd.DataFrame(rows)
 
 

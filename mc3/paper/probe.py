@@ -1,13 +1,12 @@
-"""EPIC-Sounds classification with the audio encoder (Sec. 6.3, Table 4): two linear probes and fine-tune.
+"""EPIC-Sounds classification with the audio encoder (Sec. 6.3, Table 4): two linear probes and fine-tuning.
 
-Linear probe: the encoder is frozen and one linear layer learns to name the sound from the trunk's output, so
-features of a few windows an event are computed once. Official linear probe: what EPIC-Sounds' own code calls one; the
-layer stands on a LayerNorm, and the trunk's position embeddings and class token learn too. Fine-tune: encoder and
-layer learn together. The last two see a random window an epoch under SpecAugment. At test time the class
-probabilities of uniform windows are summed, as the EPIC-Sounds protocol has it. Beside the trained methods stands
-"untrained", the weights that the seed's training started from: what the architecture alone gives.
+- Linear probe: a linear layer learns from features of the frozen trunk, computed once for a few windows an event.
+- Official linear probe, as in EPIC-Sounds' own code: LayerNorm and a linear layer learn, and of the trunk the position
+  embeddings and the class token.
+- Fine-tuning: trunk and linear layer learn together.
 
-Sound and features stay on disk and are read as they are needed (`mc3.data.epic_views`).
+The last two see one random window an event and epoch, under SpecAugment. At test time the class probabilities of
+uniform windows are averaged, following the EPIC-Sounds protocol. The row "untrained" probes the seed's initial weights.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import dataclasses
 import json
 import tempfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -36,14 +35,14 @@ if TYPE_CHECKING:
     from mc3.data.epic_views import Views
     from mc3.encoders.audio import AudioEncoder
 
-OFFICIAL_LEARNED = ("pos_embed", "cls_token")  # of the trunk; AST's second token, dist_token, stays
+OFFICIAL_LEARNED = ("pos_embed", "cls_token")  # of the trunk; AST's second token, dist_token, stays frozen
 
-# SpecAugment as EPIC-Sounds' baselines use it: two masks of up to 27 of 128 mel bins and two of up to 125 ms.
+# SpecAugment as in EPIC-Sounds' baselines: two masks of up to 27 of 128 mel bins and two of up to 125 ms.
 MASKS, MASKED_BINS = 2, 27 / 128
 
 
 def learning_rate(recipe: ProbeRecipe, epoch: float) -> float:
-    """The rate at `epoch`, parts counting: linear over the warm-up, then times `factors[i]` from `milestones[i]` on."""
+    """The rate at a fractional `epoch`: linear warm-up, then times `factors[i]` from `milestones[i]` on."""
     if epoch < recipe.warmup_epochs:
         return recipe.learning_rate * epoch / recipe.warmup_epochs
     passed = bisect_right(recipe.milestones, epoch)
@@ -51,21 +50,21 @@ def learning_rate(recipe: ProbeRecipe, epoch: float) -> float:
 
 
 def spec_augment(fbank: Tensor, fill: float, longest: int, generator: torch.Generator) -> Tensor:
-    """SpecAugment without time warping: [B, L, mel] random bands of bins, and of up to `longest` frames, filled."""
+    """SpecAugment without time warping: fills random bands of bins, and of up to `longest` frames, in [B, L, mel]."""
     fbank = fbank.clone()
     for dim, most in ((2, max(1, round(MASKED_BINS * fbank.shape[2]))), (1, min(longest, fbank.shape[1] // 2))):
         size = fbank.shape[dim]
-        place = torch.arange(size)
+        position = torch.arange(size)
         for _ in range(MASKS):
             width = torch.randint(0, most + 1, (len(fbank), 1), generator=generator)
             start = (torch.rand(len(fbank), 1, generator=generator) * (size - width + 1)).long()
-            masked = ((place >= start) & (place < start + width)).to(fbank.device)
+            masked = ((position >= start) & (position < start + width)).to(fbank.device)
             fbank = torch.where(masked.unsqueeze(3 - dim), fill, fbank)
     return fbank
 
 
-def fitted(encoder: AudioEncoder, frames: int) -> AudioEncoder:
-    """The encoder for inputs of `frames` frames, its position grid cut or interpolated as AST's is."""
+def resize_input(encoder: AudioEncoder, frames: int) -> AudioEncoder:
+    """The encoder for inputs of `frames` frames: its position grid is cut or interpolated, as in AST."""
     from mc3.encoders.audio import AudioEncoder, patch_grid
     from mc3.encoders.weights import fit_grid
 
@@ -76,40 +75,58 @@ def fitted(encoder: AudioEncoder, frames: int) -> AudioEncoder:
     grids = [patch_grid((c.mel_bins, c.length), c.patch, c.stride) for c in (old, new)]
     state = encoder.state_dict()
     state["trunk.pos_embed"] = fit_grid(state["trunk.pos_embed"], *grids)
-    longer = AudioEncoder(new, state["projection.1.weight"].shape[0])
-    longer.load_state_dict(state)
-    return longer.to(state["trunk.pos_embed"].device).eval()
+    resized = AudioEncoder(new, state["projection.1.weight"].shape[0])
+    resized.load_state_dict(state)
+    return resized.to(state["trunk.pos_embed"].device).eval()
 
 
 def features(
-    encoders: Mapping[str, AudioEncoder], events: Views, views: int, batch_size: int, device: torch.device
-) -> dict[str, NDArray[np.float32]]:
-    """Trunk outputs of `views` uniform windows of every event, reading each event once for all encoders.
+    encoders: Mapping[str, AudioEncoder], events: Views, views: int, batch_size: int, device: torch.device,
+    scratch: Path | None = None,
+) -> dict[str, NDArray[np.float32]]:  # fmt: skip
+    """Trunk outputs of `views` uniform windows of every event; each event is read once for all encoders.
+
+    Args:
+        encoders: by name.
+        events: the events of one split.
+        views: windows an event; an event no longer than one window repeats it.
+        batch_size: events embedded at once.
+        device: where to embed.
+        scratch: a folder on whose disk the outputs are memory-mapped, a gigabyte an encoder for all of EPIC-Sounds;
+            None keeps them in memory. Their files have no name, so the system frees them even after a kill.
 
     Returns:
-        encoder's name -> [events, views, dim]; an event no longer than a window has the same one `views` times.
+        encoder's name -> [events, views, dim].
     """
-    parts = [part for _, part in _batches(encoders, events, views, batch_size, device)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in encoders}
+    shapes = {name: (len(events), views, encoder.config.dim) for name, encoder in encoders.items()}
+    found = {name: _empty(shape, scratch) for name, shape in shapes.items()}
+    for begin in track(range(0, len(events), batch_size), f"features of {len(events)} events"):
+        rows = slice(begin, min(begin + batch_size, len(events)))
+        windows: list[Tensor] = []
+        indices: list[NDArray[np.intp]] = []  # of each event's views in `windows`
+        for i in range(rows.start, rows.stop):
+            own = events.uniform(i, views)
+            indices.append(len(windows) + np.arange(views) % len(own))
+            windows += own
+        batch, order = events.batch(windows, device), np.stack(indices)
+        with torch.inference_mode():
+            for name, encoder in encoders.items():
+                found[name][rows] = encoder.features(batch).float().cpu().numpy()[order]
+    return found
 
 
 def linear_probe(
-    train: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    classes: int,
-    recipe: ProbeRecipe,
-    seed: int,
-    device: torch.device,
-    title: str = store.LINEAR,
-) -> nn.Linear:
+    train: NDArray[np.float32], labels: NDArray[np.int64], classes: int, recipe: ProbeRecipe, seed: int,
+    device: torch.device, title: str = store.LINEAR,
+) -> nn.Linear:  # fmt: skip
     """Train one linear layer on frozen features.
 
     Args:
-        train: [N, views, D], in memory or not; each epoch sees one of an event's windows, at random.
+        train: [N, views, D], in memory or not; an epoch sees one random window of each event.
         labels: [N] class numbers.
-        classes: width of the layer.
+        classes: outputs of the layer.
         recipe: the optimiser's settings.
-        seed: of the layer's weights and of the order.
+        seed: of the layer's weights and the order.
         device: where to train.
         title: of the progress bar.
     """
@@ -125,39 +142,44 @@ def linear_probe(
     return head
 
 
-def official_probe(
-    encoder: AudioEncoder,
-    train: Views,
-    classes: int,
-    recipe: ProbeRecipe,
-    seed: int,
-    device: torch.device,
-    title: str = store.OFFICIAL,
-) -> nn.Sequential:
-    """Train LayerNorm and linear layer with `OFFICIAL_LEARNED` of `encoder`'s trunk, in place; all else is frozen."""
-    torch.manual_seed(seed)
-    head = nn.Sequential(nn.LayerNorm(encoder.config.dim), nn.Linear(encoder.config.dim, classes)).to(device)
-    learned = [getattr(encoder.trunk, name) for name in OFFICIAL_LEARNED]
-    encoder.requires_grad_(False)
-    for parameter in learned:
-        parameter.requires_grad_(True)
-    _learn(encoder, head, [*learned, *head.parameters()], train, recipe, seed, device, title)
-    return head
+def adapt(
+    protocol: str, encoder: AudioEncoder, train: Views, classes: int, recipe: ProbeRecipe, seed: int,
+    device: torch.device, title: str = "",
+) -> nn.Module:  # fmt: skip
+    """Train a head and, in place, a part of `encoder`'s trunk; returns the head.
 
+    Args:
+        protocol: `store.OFFICIAL` trains LayerNorm and linear layer with `OFFICIAL_LEARNED`, `store.FINETUNE` a linear
+            layer with the whole trunk.
+        encoder: its projection takes no part.
+        train: the training events.
+        classes: outputs of the head.
+        recipe: the optimiser's settings.
+        seed: of the head's weights, the order, the windows and SpecAugment.
+        device: where to train.
+        title: of the progress bar, the protocol unless given.
+    """
+    from mc3.encoders.audio import FBANK_MEAN
 
-def finetune(
-    encoder: AudioEncoder,
-    train: Views,
-    classes: int,
-    recipe: ProbeRecipe,
-    seed: int,
-    device: torch.device,
-    title: str = store.FINETUNE,
-) -> nn.Linear:
-    """Train `encoder`'s trunk, in place, and a linear layer together; returns the layer."""
     torch.manual_seed(seed)
-    head = nn.Linear(encoder.config.dim, classes).to(device)
-    _learn(encoder, head, [*encoder.trunk.parameters(), *head.parameters()], train, recipe, seed, device, title)
+    dim, trunk = encoder.config.dim, encoder.trunk
+    if protocol == store.OFFICIAL:
+        head: nn.Module = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, classes)).to(device)
+        encoder.requires_grad_(False)
+        tuned = [getattr(trunk, name).requires_grad_(True) for name in OFFICIAL_LEARNED]
+    else:
+        head = nn.Linear(dim, classes).to(device)
+        tuned = list(trunk.parameters())
+    generator = torch.Generator().manual_seed(seed)
+
+    def logits(rows: Tensor) -> Tensor:
+        batch = train.batch([train.random(row, generator) for row in rows.tolist()], device)
+        return head(encoder.features(spec_augment(batch, FBANK_MEAN, train.mask, generator)))
+
+    learning = nn.ModuleList([trunk, head]).train()
+    labels = torch.from_numpy(_labels(train)).to(device)
+    _fit([*tuned, *head.parameters()], logits, labels, recipe, generator, title or protocol)
+    learning.eval()
     return head
 
 
@@ -168,40 +190,34 @@ def probabilities(head: nn.Module, found: NDArray[np.float32], device: torch.dev
 
 
 def run(config: Config, seed: int) -> Path:
-    """Probe every method of `seed` that has an audio encoder, and the untrained weights, by all protocols chosen.
+    """Probe the initial weights and every method of `seed` that has an audio encoder, by the profile's protocols.
 
-    Where `epic_sounds.annotations` has a split "test", its events are scored beside the validation events.
+    Where `epic_sounds.annotations` has a split "test", its events are scored too.
 
     Returns:
-        The JSON file of metrics, as `load` reads it; the class scores are beside it, as `load_scores` reads them.
+        The file of metrics, which `store.probe_metrics` reads; `store.probe_scores` reads the class scores beside it.
     """
     from mc3.data import epic_views
-    from mc3.model import MC3
-    from mc3.train import initial
 
-    names = [name for name in methods.METHODS if "audio" in methods.get(name).modalities]
-    chosen = {"official_methods": config.probe.official_methods, "finetune_methods": config.probe.finetune_methods}
-    for setting, wanted in chosen.items():
-        if strangers := sorted(set(wanted) - {store.UNTRAINED, *names}):
-            raise ConfigError(
-                f"probe.{setting} names {strangers[0]!r}; methods with audio: {', '.join([store.UNTRAINED, *names])}"
-            )
-    # Steps this small are slower shared between threads: on two busy cores one head took 0.3 s of one, 14 s of two.
+    adapted = {
+        store.OFFICIAL: (config.probe.official, config.probe.official_methods),
+        store.FINETUNE: (config.probe.finetune, [store.UNTRAINED, *config.probe.finetune_methods]),
+    }
+    names = [store.UNTRAINED, *(name for name in methods.METHODS if "audio" in methods.get(name).modalities)]
+    for setting in ("official_methods", "finetune_methods"):
+        if unknown := sorted(set(getattr(config.probe, setting)) - set(names)):
+            raise ConfigError(f"probe.{setting} names {unknown[0]!r}; methods with audio: {', '.join(names)}")
+    # Steps this small are slower with several threads: on two busy cores one head took 0.3 s with one, 14 s with two.
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     scored = [split for split in ("validation", "test") if split in config.epic_sounds.annotations]
-    views = {split: epic_views.of(config, split) for split in ("train", *scored)}
-    labels, truth = _labels(views["train"]), _labels(views["validation"])
+    events = {split: epic_views.of(config, split) for split in ("train", *scored)}
+    labels, truth = _labels(events["train"]), _labels(events["validation"])
     classes = int(max(labels.max(), truth.max())) + 1
-    frames = views["train"].frames
-    encoders: dict[str, AudioEncoder] = {}
-    for name in (store.UNTRAINED, *names):  # of nine whole models at once, two thirds would lie there for nothing
-        checkpoint = config.paths.final(name, seed)
-        model = initial(config, seed).eval() if name == store.UNTRAINED else MC3.load(checkpoint)
-        encoders[name] = fitted(cast("AudioEncoder", model.encoders["audio"].to(device)), frames)
-    at = (config.probe.views, config.evaluate.batch_size, device)
+    encoders = {name: _encoder(config, name, seed, events["train"].frames, device) for name in names}
+    embedding = (config.probe.views, config.evaluate.batch_size, device)
     scores: dict[str, NDArray[np.float32]] = {}
 
     def score(protocol: str, name: str, head: nn.Module, found: Mapping[str, NDArray[np.float32]]) -> None:
@@ -209,26 +225,18 @@ def run(config: Config, seed: int) -> Path:
             key = f"{protocol}/{name}" if split == "validation" else f"{split}/{protocol}/{name}"
             scores[key] = probabilities(head, found[split], device)
 
-    with tempfile.TemporaryDirectory(dir=config.paths.work, prefix="probe-") as folder:
-        held = {split: _on_disk(encoders, views[split], *at, Path(folder) / split) for split in views}
-        for name in encoders:
-            found = {split: held[split][name] for split in held}
-            recipe, title = config.probe.linear, f"{store.LINEAR} {name}"
-            score(store.LINEAR, name, linear_probe(found["train"], labels, classes, recipe, seed, device, title), found)
-    learners: tuple[tuple[str, Callable[..., nn.Module], ProbeRecipe, list[str]], ...] = (
-        (store.OFFICIAL, official_probe, config.probe.official, config.probe.official_methods),
-        (
-            store.FINETUNE,
-            finetune,
-            config.probe.finetune,
-            list(dict.fromkeys([store.UNTRAINED, *config.probe.finetune_methods])),
-        ),
-    )
-    for protocol, learn, recipe, wanted in learners:
-        for name in wanted:
+    found = {split: features(encoders, events[split], *embedding, config.paths.work) for split in events}
+    for name in names:
+        own = {split: found[split].pop(name) for split in found}
+        title = f"{store.LINEAR} {name}"
+        head: nn.Module = linear_probe(own["train"], labels, classes, config.probe.linear, seed, device, title)
+        score(store.LINEAR, name, head, own)
+    for protocol, (recipe, chosen) in adapted.items():
+        for name in dict.fromkeys(chosen):
             encoder = copy.deepcopy(encoders[name])
-            head = learn(encoder, views["train"], classes, recipe, seed, device, f"{protocol} {name}")
-            score(protocol, name, head, {split: features({"": encoder}, views[split], *at)[""] for split in scored})
+            title = f"{protocol} {name}"
+            head = adapt(protocol, encoder, events["train"], classes, recipe, seed, device, title)
+            score(protocol, name, head, {s: features({"": encoder}, events[s], *embedding)[""] for s in scored})
     return _write(config, seed, scores, labels, truth)
 
 
@@ -236,74 +244,28 @@ def _labels(events: Views) -> NDArray[np.int64]:
     return events.index["class_id"].to_numpy(dtype=np.int64)
 
 
-def _on_disk(
-    encoders: Mapping[str, AudioEncoder], events: Views, views: int, batch_size: int, device: torch.device, folder: Path
-) -> dict[str, NDArray[np.float32]]:
-    """`features` of all events, each encoder's memory-mapped in `folder`: a gigabyte each at EPIC-Sounds' own size."""
-    folder.mkdir()
-    found: dict[str, NDArray[np.float32]] = {
-        name: np.lib.format.open_memmap(
-            folder / f"{name}.npy", "w+", np.float32, (len(events), views, encoder.config.dim)
-        )
-        for name, encoder in encoders.items()
-    }
-    for rows, parts in _batches(encoders, events, views, batch_size, device):
-        for name, part in parts.items():
-            found[name][rows] = part
-    return found
+def _encoder(config: Config, name: str, seed: int, frames: int, device: torch.device) -> AudioEncoder:
+    """The audio encoder of a method's checkpoint, or of the seed's initial weights; the rest of the model is freed."""
+    from mc3.model import MC3
+    from mc3.train import initial
+
+    model = initial(config, seed).eval() if name == store.UNTRAINED else MC3.load(config.paths.final(name, seed))
+    return resize_input(cast("AudioEncoder", model.encoders["audio"].to(device)), frames)
 
 
-def _batches(
-    encoders: Mapping[str, AudioEncoder], events: Views, views: int, batch_size: int, device: torch.device
-) -> Iterator[tuple[slice, dict[str, NDArray[np.float32]]]]:
-    """`features` of `batch_size` events at a time, and their rows."""
-    for begin in track(range(0, len(events), batch_size), f"features of {len(events)} events"):
-        rows = slice(begin, min(begin + batch_size, len(events)))
-        windows: list[Tensor] = []
-        owner: list[NDArray[np.intp]] = []
-        for i in range(rows.start, rows.stop):
-            pieces = events.uniform(i, views)
-            owner.append(len(windows) + np.arange(views) % len(pieces))
-            windows += pieces
-        batch, order = events.batch(windows, device), np.stack(owner)
-        with torch.inference_mode():
-            found = {name: e.features(batch).float().cpu().numpy()[order] for name, e in encoders.items()}
-        yield rows, found
-
-
-def _learn(
-    encoder: AudioEncoder,
-    head: nn.Module,
-    learned: Sequence[nn.Parameter],
-    train: Views,
-    recipe: ProbeRecipe,
-    seed: int,
-    device: torch.device,
-    title: str,
-) -> None:
-    """Train parameters of encoder and head on a random window of every event an epoch, under SpecAugment."""
-    from mc3.encoders.audio import FBANK_MEAN
-
-    generator = torch.Generator().manual_seed(seed)
-
-    def logits(rows: Tensor) -> Tensor:
-        batch = train.batch([train.random(row, generator) for row in rows.tolist()], device)
-        return head(encoder.features(spec_augment(batch, FBANK_MEAN, train.mask, generator)))
-
-    parts = nn.ModuleList([encoder.trunk, head]).train()
-    _fit(learned, logits, torch.from_numpy(_labels(train)).to(device), recipe, generator, title)
-    parts.eval()
+def _empty(shape: tuple[int, ...], scratch: Path | None) -> NDArray[np.float32]:
+    """An array in memory, or memory-mapped in an unnamed file on the disk of the folder `scratch`."""
+    if scratch is None:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def _fit(
-    learned: Sequence[nn.Parameter],
-    logits: Callable[[Tensor], Tensor],
-    targets: Tensor,
-    recipe: ProbeRecipe,
-    generator: torch.Generator,
-    title: str,
-) -> None:
-    """Minimise the cross-entropy of `logits(rows)` by `recipe`, over a new order of the rows each epoch."""
+    learned: Sequence[nn.Parameter], logits: Callable[[Tensor], Tensor], targets: Tensor, recipe: ProbeRecipe,
+    generator: torch.Generator, title: str,
+) -> None:  # fmt: skip
+    """Minimise the cross-entropy of `logits(rows)` by `recipe`, in a new order of the rows each epoch."""
     optimizer = torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay)
     for epoch in track(range(recipe.epochs), title):
         batches = torch.randperm(len(targets), generator=generator).split(recipe.batch_size)
@@ -317,18 +279,14 @@ def _fit(
 
 
 def _write(
-    config: Config,
-    seed: int,
-    scores: Mapping[str, NDArray[np.float32]],
-    labels: NDArray[np.int64],
+    config: Config, seed: int, scores: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64],
     truth: NDArray[np.int64],
-) -> Path:
+) -> Path:  # fmt: skip
     metrics: dict[str, dict[str, dict[str, float]]] = {"random": {"random": evaluate.random_classification(truth)}}
     for key, values in scores.items():
-        if key.startswith("test/"):
-            continue
-        protocol, name = key.split("/")
-        metrics.setdefault(protocol, {})[name] = evaluate.classification(values, truth)
+        if not key.startswith("test/"):
+            protocol, name = key.split("/")
+            metrics.setdefault(protocol, {})[name] = evaluate.classification(values, truth)
     result = {
         "seed": seed,
         "train_events": len(labels),

@@ -39,11 +39,11 @@ def table2(config: Config) -> pd.DataFrame:
         per_seed = []
         for seed in config.seeds:
             scored = store.discovery_scores(config, name, seed)
-            found = {p: evaluate.discovery(scored[p], scored["positive"]) for p in evaluate.PAIRS if p in scored}
+            found = {p: evaluate.discovery(scored[p], scored["positive"]) for p in evaluate.DISCOVERY if p in scored}
             per_seed.append({f"{pair}_{m}": found[pair][m] for pair in found for m in ("roc", "pr")})
         rows.append({**_method(name), **_over_seeds(per_seed)})
     chance = evaluate.random_discovery(scored["positive"])
-    random = {f"{pair}_{m}": chance[m] for pair in evaluate.PAIRS for m in ("roc", "pr")}
+    random = {f"{pair}_{m}": chance[m] for pair in evaluate.DISCOVERY for m in ("roc", "pr")}
     table = _table(rows, random, "table2_discovery.csv")
     return table.assign(clips=chance["n"], prevalence=chance["prevalence"])
 
@@ -130,6 +130,11 @@ def header(metric: str) -> str:
         short = {"r": "@", "hit": "hit@", "p": "precision @"}
         words.append(_HEADERS.get(part) or short.get(kind, kind) + part[len(kind) :])
     return " ".join(words)
+
+
+def pair_name(pair: str) -> str:
+    """A pair of modalities in print: "av" is "audio-video"."""
+    return "-".join(evaluate.PAIRS[pair])
 
 
 def note(table: pd.DataFrame, apart: Collection[Place] | None = None) -> str:

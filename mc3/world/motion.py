@@ -1,4 +1,4 @@
-"""The mini world's movements: where hands, tool and object are at each moment of an action, verb by verb."""
+"""The mini world's motion: the positions of hands, tool and object during an action, for each verb."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pose:
-    """Where things are at one moment of an action: offsets in frame widths, angle in turns.
+    """Positions at one moment of an action, as offsets (x, y) in frame widths from the object's place.
 
-    `thing` and `right` and `left` (hand) are (x, y) off the object's place; a hand out of view is None.
-    `width` squeezes the object sideways (lids and doors). `tool` and `effect` name what else is drawn.
+    `object` is the object's, `right` and `left` the hands', None out of view. `angle` turns the object (in turns),
+    `width` squeezes it sideways (lids and doors). `tool` and `effect` name what else is drawn.
     """
 
-    thing: tuple[float, float] = (0.0, 0.0)
+    object: tuple[float, float] = (0.0, 0.0)
     angle: float = 0.0
     width: float = 1.0
     right: tuple[float, float] | None = (0.1, 0.08)
@@ -24,9 +24,9 @@ class Pose:
 
 
 def pose(verb: str, phase: float, seconds: float, tempo: float) -> Pose:
-    """The pose `phase` (0..1) into an action of `verb` (first word of its label) lasting `seconds`.
+    """The pose at `phase` (0..1) of an action of `verb` (its name) that lasts `seconds`.
 
-    The lowest point of a stroke falls on the sound's: time (k + 1/2) / tempo.
+    A stroke is lowest when it sounds (`sound`): at time (k + 1/2) / tempo.
     """
     beat = phase * seconds * tempo
     swing, sway = math.cos(2 * math.pi * beat), math.sin(2 * math.pi * beat)

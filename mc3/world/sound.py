@@ -1,8 +1,8 @@
 """The mini world's sound: an action's excitation through the object's resonances, and the sources around it.
 
-A verb excites (a blow, strokes of a knife, friction, running water) and a noun's material answers with
-decaying modes: x = excitation * resonance, as in modal synthesis of contact sounds. Everything is at 24 kHz, the
-rate of EPIC-Sounds' audio, and serves both halves of the world, so that what one teaches can help in the other.
+A verb excites (a blow, strokes of a knife, friction, running water) and a noun's material answers with decaying modes:
+the two are convolved, as in modal synthesis of contact sounds. All is at 24 kHz, the rate of EPIC-Sounds' audio, and
+serves both halves of the world, so that training on one can help on the other.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from functools import cache
 from itertools import groupby
 
 import numpy as np
+from numpy.random import Generator
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from mc3.world.plan import NOUNS, Action, VideoPlan
+from mc3.world.plan import Action, VideoPlan
+from mc3.world.vocabulary import NOUNS
 
-RATE = 24000
-"""Samples a second."""
-
-Signal = np.ndarray
-"""Float64 [samples], RATE a second."""
+RATE = 24000  # samples a second
+Signal = np.ndarray  # float64 [samples] at RATE
 
 # Material: lowest mode (Hz), spread of the modes, decay of the lowest mode (s), share of dull noise in the answer.
 MATERIALS: dict[str, tuple[float, float, float, float]] = {
@@ -46,13 +45,22 @@ def _bandpass(order: int, low: float, high: float) -> np.ndarray:
     return butter(order, [low, high], "bandpass", fs=RATE, output="sos")
 
 
-def _band(rng: np.random.Generator, seconds: float, low: float, high: float) -> Signal:
+def _unit(signal: Signal, least: float = 1e-9) -> Signal:
+    """The signal with unit standard deviation; `least` keeps silence finite."""
+    return signal / (signal.std() + least)
+
+
+def mix(out: Signal, sound: Signal, start: int) -> None:
+    """Add `sound` to `out` from sample `start`, as far as `out` goes."""
+    out[start : start + len(sound)] += sound[: len(out) - start]
+
+
+def _band(rng: Generator, seconds: float, low: float, high: float) -> Signal:
     """Noise between `low` and `high` Hz with unit RMS."""
-    noise = sosfilt(_bandpass(2, low, high), rng.standard_normal(int(seconds * RATE)))
-    return noise / (noise.std() + 1e-9)
+    return _unit(sosfilt(_bandpass(2, low, high), rng.standard_normal(int(seconds * RATE))))
 
 
-def _clicks(rng: np.random.Generator, seconds: float, times: np.ndarray, strengths: np.ndarray) -> Signal:
+def _clicks(rng: Generator, seconds: float, times: np.ndarray, strengths: np.ndarray) -> Signal:
     """Short blows (about 1 ms of noise) at `times` (s)."""
     out = np.zeros(int(seconds * RATE) + 64)
     burst = np.exp(-np.arange(48) / 10.0)
@@ -63,12 +71,26 @@ def _clicks(rng: np.random.Generator, seconds: float, times: np.ndarray, strengt
     return out[: int(seconds * RATE)]
 
 
-def _strokes(seconds: float, tempo: float, phase: float = 0.5) -> np.ndarray:
-    """Times of the strokes, at least one, of a movement of `tempo` strokes a second; the picture keeps the same."""
-    return np.arange(min(phase / tempo, seconds / 2), seconds - 0.05, 1.0 / tempo)
+def _strokes(seconds: float, tempo: float) -> np.ndarray:
+    """Times of a movement's strokes, `tempo` a second and at least one; the picture's strokes are at the same times."""
+    return np.arange(min(0.5 / tempo, seconds / 2), seconds - 0.05, 1.0 / tempo)
 
 
-def _chop(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+def _friction(rng: Generator, seconds: float, tempo: float, low: float, high: float, sharpness: float) -> Signal:
+    strokes = np.abs(np.sin(np.pi * tempo * _time(seconds))) ** sharpness
+    return 0.12 * strokes * _band(rng, seconds, low, high)
+
+
+def _bubbles(rng: Generator, seconds: float, count: int, low: float, high: float) -> Signal:
+    out = np.zeros(int(seconds * RATE) + RATE // 10)
+    t = _time(0.05)
+    for at in np.sort(rng.integers(0, int(seconds * RATE), count)):
+        pitch = rng.uniform(low, high) * (1.0 + at / RATE / seconds * 0.6)
+        out[at : at + len(t)] += rng.uniform(0.1, 0.5) * np.exp(-t * 90) * np.sin(2 * np.pi * pitch * t * (1 + 4 * t))
+    return out[: int(seconds * RATE)]
+
+
+def _cut(rng: Generator, seconds: float, tempo: float) -> Signal:
     times = _strokes(seconds, tempo)
     squash = np.zeros(int(seconds * RATE))
     for time in times:
@@ -77,165 +99,132 @@ def _chop(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
     return _clicks(rng, seconds, times, rng.uniform(0.7, 1.0, len(times))) + squash * _band(rng, seconds, 1500, 5000)
 
 
-def _hit(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
-    times = _strokes(seconds, tempo / 2)
-    return _clicks(rng, seconds, times, np.full(len(times), 1.0))
-
-
-def _tap(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
-    return _clicks(rng, seconds, np.array([0.45, 0.62]) * seconds, np.array([1.0, 0.5])) * 0.5
-
-
-def _put(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+def _put(rng: Generator, seconds: float, tempo: float) -> Signal:
     at = 0.55 * seconds
     slide = np.where(np.abs(_time(seconds) - at - 0.08) < 0.06, 0.06, 0.0)
-    return _clicks(rng, seconds, np.array([at, at + 0.035]), np.array([1.0, 0.5])) + slide * _band(
-        rng, seconds, 400, 3000
-    )
+    landing = _clicks(rng, seconds, np.array([at, at + 0.035]), np.array([1.0, 0.5]))
+    return landing + slide * _band(rng, seconds, 400, 3000)
 
 
-def _drop(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
-    gaps = 0.28 * 0.62 ** np.arange(8)
-    times = 0.4 * seconds + np.concatenate([[0.0], np.cumsum(gaps)])
-    return _clicks(rng, seconds, times, 0.6 ** np.arange(9))
+def _hold(rng: Generator, seconds: float, tempo: float) -> Signal:
+    times = np.sort(rng.uniform(0, seconds, 25))
+    return _clicks(rng, seconds, times, rng.uniform(0.05, 0.3, 25))
 
 
-def _friction(
-    rng: np.random.Generator, seconds: float, tempo: float, low: float, high: float, sharpness: float
-) -> Signal:
-    strokes = np.abs(np.sin(np.pi * tempo * _time(seconds))) ** sharpness
-    return 0.12 * strokes * _band(rng, seconds, low, high)
-
-
-def _wipe(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
-    return _friction(rng, seconds, tempo * 0.7, 1200, 7000, 0.8)
-
-
-def _rub(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
-    return _friction(rng, seconds, tempo * 1.6, 250, 1800, 1.5)
-
-
-def _stir(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
-    times = _strokes(seconds, tempo * 0.8) + rng.normal(0, 0.02, len(_strokes(seconds, tempo * 0.8)))
-    scrape = _friction(rng, seconds, tempo * 0.4, 600, 4000, 0.5)
-    return 0.5 * scrape + _clicks(rng, seconds, times, rng.uniform(0.2, 0.6, len(times)))
-
-
-def _bubbles(rng: np.random.Generator, seconds: float, count: int, low: float, high: float) -> Signal:
-    out = np.zeros(int(seconds * RATE) + RATE // 10)
-    t = np.arange(int(0.05 * RATE)) / RATE
-    for at in np.sort(rng.integers(0, int(seconds * RATE), count)):
-        pitch = rng.uniform(low, high) * (1.0 + at / RATE / seconds * 0.6)
-        out[at : at + len(t)] += rng.uniform(0.1, 0.5) * np.exp(-t * 90) * np.sin(2 * np.pi * pitch * t * (1 + 4 * t))
-    return out[: int(seconds * RATE)]
-
-
-def _wash(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+def _wash(rng: Generator, seconds: float, tempo: float) -> Signal:
     swish = 0.6 + 0.4 * np.sin(2 * np.pi * tempo * 0.6 * _time(seconds))
     return 0.10 * swish * _band(rng, seconds, 900, 9000) + 0.3 * _bubbles(rng, seconds, 40, 700, 2400)
 
 
-def _pour(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
-    return 0.03 * _band(rng, seconds, 500, 5000) + _bubbles(rng, seconds, 60, 350, 1100)
+def _take(rng: Generator, seconds: float, tempo: float) -> Signal:
+    scuff = 0.08 * np.exp(-(((_time(seconds) - 0.35 * seconds) / 0.06) ** 2)) * _band(rng, seconds, 800, 6000)
+    return scuff + _clicks(rng, seconds, np.array([0.38 * seconds]), np.array([0.5]))
 
 
-def _open(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
-    latch = _clicks(rng, seconds, np.array([0.15 * seconds]), np.array([0.8]))
-    times = np.cumsum(1.0 / np.linspace(35, 90, 60)) + 0.2 * seconds
-    return latch + _clicks(rng, seconds, times[times < 0.8 * seconds], np.full((times < 0.8 * seconds).sum(), 0.25))
-
-
-def _close(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+def _close(rng: Generator, seconds: float, tempo: float) -> Signal:
     swoosh = np.clip(_time(seconds) / (0.6 * seconds), 0, 1) * (_time(seconds) < 0.6 * seconds)
     times = np.array([0.6 * seconds, 0.6 * seconds + 0.03, 0.6 * seconds + 0.09])
     thud = _clicks(rng, seconds, times, np.array([1.4, 0.9, 0.5]))
     return thud + 0.02 * swoosh**2 * _band(rng, seconds, 150, 900)
 
 
-def _grasp(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
-    t = _time(seconds)
-    scuff = np.exp(-(((t - 0.35 * seconds) / 0.06) ** 2))
-    return 0.08 * scuff * _band(rng, seconds, 800, 6000) + _clicks(
-        rng, seconds, np.array([0.38 * seconds]), np.array([0.5])
-    )
+def _wipe(rng: Generator, seconds: float, tempo: float) -> Signal:
+    return _friction(rng, seconds, tempo * 0.7, 1200, 7000, 0.8)
 
 
-def _lift(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+def _lift(rng: Generator, seconds: float, tempo: float) -> Signal:
     t = _time(seconds)
     scrape = np.where(t > 0.2 * seconds, np.exp(-(t - 0.2 * seconds) / 0.15), 0.0)
     return 0.1 * scrape * _band(rng, seconds, 300, 2500)
 
 
-def _rustle(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
-    times = np.sort(rng.uniform(0, seconds, 25))
-    return _clicks(rng, seconds, times, rng.uniform(0.05, 0.3, 25))
+def _stir(rng: Generator, seconds: float, tempo: float) -> Signal:
+    times = _strokes(seconds, tempo * 0.8)
+    times += rng.normal(0, 0.02, len(times))
+    scrape = _friction(rng, seconds, tempo * 0.4, 600, 4000, 0.5)
+    return 0.5 * scrape + _clicks(rng, seconds, times, rng.uniform(0.2, 0.6, len(times)))
 
 
-def _shake(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+def _open(rng: Generator, seconds: float, tempo: float) -> Signal:
+    latch = _clicks(rng, seconds, np.array([0.15 * seconds]), np.array([0.8]))
+    times = np.cumsum(1.0 / np.linspace(35, 90, 60)) + 0.2 * seconds
+    times = times[times < 0.8 * seconds]
+    return latch + _clicks(rng, seconds, times, np.full(len(times), 0.25))
+
+
+def _touch(rng: Generator, seconds: float, tempo: float) -> Signal:
+    return _clicks(rng, seconds, np.array([0.45, 0.62]) * seconds, np.array([1.0, 0.5])) * 0.5
+
+
+def _pour(rng: Generator, seconds: float, tempo: float) -> Signal:
+    return 0.03 * _band(rng, seconds, 500, 5000) + _bubbles(rng, seconds, 60, 350, 1100)
+
+
+def _rub(rng: Generator, seconds: float, tempo: float) -> Signal:
+    return _friction(rng, seconds, tempo * 1.6, 250, 1800, 1.5)
+
+
+def _drop(rng: Generator, seconds: float, tempo: float) -> Signal:
+    times = 0.4 * seconds + np.cumsum(np.r_[0.0, 0.28 * 0.62 ** np.arange(8)])
+    return _clicks(rng, seconds, times, 0.6 ** np.arange(9))
+
+
+def _hit(rng: Generator, seconds: float, tempo: float) -> Signal:
+    times = _strokes(seconds, tempo / 2)
+    return _clicks(rng, seconds, times, np.ones(len(times)))
+
+
+def _shake(rng: Generator, seconds: float, tempo: float) -> Signal:
     times = np.sort(rng.uniform(0, seconds, 140))
     return _clicks(rng, seconds, times, np.abs(np.sin(np.pi * 1.8 * tempo * times)) ** 2 * rng.uniform(0.1, 0.6, 140))
 
 
-def _turn(rng: np.random.Generator, seconds: float, tempo: float) -> Signal:
+def _turn(rng: Generator, seconds: float, tempo: float) -> Signal:
     times = np.arange(0.1, seconds - 0.1, 1 / (5 * tempo))
     return _clicks(rng, seconds, times, rng.uniform(0.3, 0.6, len(times)))
 
 
-EXCITATIONS: dict[str, Callable[[np.random.Generator, float, float], Signal]] = {
-    "cut": _chop,
-    "put": _put,
-    "hold": _rustle,
-    "wash": _wash,
-    "take": _grasp,
-    "close": _close,
-    "wipe": _wipe,
-    "lift": _lift,
-    "stir": _stir,
-    "open": _open,
-    "touch": _tap,
-    "pour": _pour,
-    "rub": _rub,
-    "drop": _drop,
-    "hit": _hit,
-    "shake": _shake,
-    "turn": _turn,
-}
+# A verb's name -> (rng, seconds, strokes a second) -> its excitation.
+EXCITATIONS: dict[str, Callable[[Generator, float, float], Signal]] = {
+    function.__name__[1:]: function
+    for function in (
+        _cut, _put, _hold, _wash, _take, _close, _wipe, _lift, _stir, _open, _touch, _pour, _rub, _drop, _hit, _shake,
+        _turn,
+    )
+}  # fmt: skip
+# Share of an excitation that is heard directly, not through the object (water, friction); 0.1 for the others.
 WET = {"wash": 0.75, "pour": 0.7, "wipe": 0.4, "rub": 0.4}
-"""Share of an excitation that reaches the ear directly, past the object (water, friction); 0.1 for the others."""
 
 
-def resonance(name: str, material: str, rng: np.random.Generator) -> Signal:
-    """The object's answer to a blow: eight decaying modes, fixed by its name, detuned a little by `rng` a piece.
+def resonance(label: str, material: str, rng: Generator) -> Signal:
+    """An object's answer to a blow: eight decaying modes, fixed by its label and detuned a little by `rng`.
 
     Returns 0.4 s, unit energy.
     """
     lowest, spread, decay, dull = MATERIALS[material]
-    kind = np.random.default_rng(zlib.crc32(name.encode()))
-    frequencies = (
-        lowest * kind.uniform(0.75, 1.35) * np.cumprod(np.r_[1.0, 1 + (spread - 1) * kind.uniform(0.2, 0.8, 7)])
-    )
+    kind = np.random.default_rng(zlib.crc32(label.encode()))
+    lowest *= kind.uniform(0.75, 1.35)
+    frequencies = lowest * np.cumprod(np.r_[1.0, 1 + (spread - 1) * kind.uniform(0.2, 0.8, 7)])
     frequencies *= rng.normal(1.0, 0.02, 8)
     strengths = kind.uniform(0.3, 1.0, 8) * np.linspace(1.0, 0.4, 8)
     t = _time(0.4)
-    keep = frequencies < 0.45 * RATE
     decays = decay * (frequencies / frequencies[0]) ** -0.5
-    ring = (strengths[:, None] * np.exp(-t / decays[:, None]) * np.sin(2 * np.pi * frequencies[:, None] * t))[keep].sum(
-        0
-    )
+    modes = strengths[:, None] * np.exp(-t / decays[:, None]) * np.sin(2 * np.pi * frequencies[:, None] * t)
+    ring = modes[frequencies < 0.45 * RATE].sum(0)
     thump = np.exp(-t / 0.004) * rng.standard_normal(len(t))
     answer = (1 - dull) * ring / np.linalg.norm(ring) + dull * thump / np.linalg.norm(thump)
     return answer / np.linalg.norm(answer)
 
 
+# Pass bands (Hz) of the first and the second formant of six vowels.
 FORMANTS = [(0.85 * f, 1.15 * f) for f in (*np.geomspace(300, 850, 6), *np.geomspace(900, 2300, 6))]
-"""Pass bands (Hz) of the first and the second formant of six vowels."""
 
 
-def speech(rng: np.random.Generator, seconds: float) -> Signal:
+def speech(rng: Generator, seconds: float) -> Signal:
     """Babble: syllables of a pulse train through two wandering formants."""
     pitch = rng.uniform(100, 220)
-    out, at, total = np.zeros(int(seconds * RATE)), 0, int(seconds * RATE)
-    while at < total:
+    out, at = np.zeros(int(seconds * RATE)), 0
+    while at < len(out):
         length = int(rng.uniform(0.09, 0.22) * RATE)
         if rng.random() < 0.8:
             t = np.arange(length) / RATE
@@ -244,12 +233,12 @@ def speech(rng: np.random.Generator, seconds: float) -> Signal:
             syllable = np.zeros(length)
             for formants in (FORMANTS[:6], FORMANTS[6:]):
                 syllable += sosfilt(_bandpass(1, *formants[rng.integers(6)]), voice)
-            out[at : at + length] += (syllable * np.hanning(length))[: total - at]
+            mix(out, syllable * np.hanning(length), at)
         at += length + int(rng.uniform(0.0, 0.08) * RATE)
-    return out / (out.std() + 1e-9)
+    return _unit(out)
 
 
-def music(rng: np.random.Generator, seconds: float) -> Signal:
+def music(rng: Generator, seconds: float) -> Signal:
     """Chords of decaying harmonic notes on a pentatonic scale."""
     root, beat = rng.uniform(180, 300), rng.uniform(0.3, 0.5)
     out, note = np.zeros(int(seconds * RATE) + RATE), _time(0.9)
@@ -259,92 +248,75 @@ def music(rng: np.random.Generator, seconds: float) -> Signal:
         start = int(at * RATE)
         for step in rng.choice(6, 2, replace=False):
             out[start : start + len(note)] += tones[step]
-    out = out[: int(seconds * RATE)]
-    return out / out.std()
+    return _unit(out[: int(seconds * RATE)], 0.0)
 
 
-def traffic(rng: np.random.Generator, seconds: float) -> Signal:
+def traffic(rng: Generator, seconds: float) -> Signal:
     """Rumble that swells as cars pass."""
     swell = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.08, 0.2) * _time(seconds) + rng.uniform(0, 6))
-    out = _band(rng, seconds, 50, 500) * (0.3 + swell)
-    return out / out.std()
+    return _unit(_band(rng, seconds, 50, 500) * (0.3 + swell), 0.0)
 
 
-def wind(rng: np.random.Generator, seconds: float) -> Signal:
+def wind(rng: Generator, seconds: float) -> Signal:
     """Gusts of low noise."""
     gust = 1 + np.sin(2 * np.pi * 0.31 * _time(seconds) + rng.uniform(0, 6)) * np.sin(2 * np.pi * 0.17 * _time(seconds))
-    out = _band(rng, seconds, 150, 1400) * gust
-    return out / out.std()
+    return _unit(_band(rng, seconds, 150, 1400) * gust, 0.0)
 
 
-def tap(rng: np.random.Generator, seconds: float) -> Signal:
+def tap(rng: Generator, seconds: float) -> Signal:
     """Running water."""
-    out = _band(rng, seconds, 1800, 10000)
-    return out / out.std()
+    return _unit(_band(rng, seconds, 1800, 10000), 0.0)
 
 
-def machine(rng: np.random.Generator, seconds: float) -> Signal:
+def machine(rng: Generator, seconds: float) -> Signal:
     """A motor: harmonics of its speed, which swings once a second, and the noise of its load."""
     wobble = 2 * np.pi * (rng.integers(70, 140) * _time(1.0) + 0.2 * np.sin(2 * np.pi * _time(1.0)))
     hum = sum(np.sin(h * wobble + rng.uniform(0, 6)) / h**0.7 for h in (1, 2, 3, 5, 8, 13, 17))
-    out = np.resize(hum, int(seconds * RATE)) + _band(rng, seconds, 500, 4000)
-    return out / np.std(out)
+    return _unit(np.resize(hum, int(seconds * RATE)) + _band(rng, seconds, 500, 4000), 0.0)
 
 
-def tv(rng: np.random.Generator, seconds: float) -> Signal:
-    """Somebody talks over music."""
-    out = speech(rng, seconds) + 0.6 * music(rng, seconds)
-    return out / out.std()
+def tv(rng: Generator, seconds: float) -> Signal:
+    """Speech over music."""
+    return _unit(speech(rng, seconds) + 0.6 * music(rng, seconds), 0.0)
 
 
-def contact(
-    rng: np.random.Generator, excitation: str, name: str, material: str, seconds: float, tempo: float
-) -> Signal:
-    """The sound of `excitation` (a key of `EXCITATIONS`) on the object `name`, `seconds` + 0.3 s long, unit RMS."""
-    blow = EXCITATIONS[excitation](rng, seconds, tempo)
-    blow = np.concatenate([blow, np.zeros(int(0.3 * RATE))])
-    rung = fftconvolve(blow, resonance(name, material, rng))[: len(blow)]
+def contact(rng: Generator, excitation: str, label: str, material: str, seconds: float, tempo: float) -> Signal:
+    """The sound of `excitation` (a key of `EXCITATIONS`) on the object `label`: `seconds` + 0.3 s, unit RMS."""
+    blow = np.r_[EXCITATIONS[excitation](rng, seconds, tempo), np.zeros(int(0.3 * RATE))]
+    ring = fftconvolve(blow, resonance(label, material, rng))[: len(blow)]
     direct = WET.get(excitation, 0.1)
-    out = (1 - direct) * rung / (rung.std() + 1e-9) + direct * blow / (blow.std() + 1e-9)
-    return out / (out.std() + 1e-9)
+    return _unit((1 - direct) * ring / (ring.std() + 1e-9) + direct * blow / (blow.std() + 1e-9))
 
 
-def activity(rng: np.random.Generator, seconds: float) -> Signal:
-    """Somebody else at work: actions of any kind on any object, one after the other."""
+def activity(rng: Generator, seconds: float) -> Signal:
+    """Another person at work: random actions on random objects, one after the other."""
     out, at = np.zeros(int(seconds * RATE)), rng.uniform(0.0, 0.5)
-    kinds, things = list(EXCITATIONS), [noun for noun in NOUNS if noun.material]
+    verbs, objects = list(EXCITATIONS), [noun for noun in NOUNS if noun.material]
     while at < seconds:
-        kind, thing, length = kinds[rng.integers(len(kinds))], things[rng.integers(len(things))], rng.uniform(0.4, 1.5)
-        sound = contact(rng, kind, thing.label, thing.material, length, rng.uniform(2.0, 3.5))
-        start = int(at * RATE)
-        out[start : start + len(sound)] += sound[: len(out) - start]
+        verb, noun = verbs[rng.integers(len(verbs))], objects[rng.integers(len(objects))]
+        length = rng.uniform(0.4, 1.5)
+        mix(out, contact(rng, verb, noun.label, noun.material, length, rng.uniform(2.0, 3.5)), int(at * RATE))
         at += length + rng.uniform(0.0, 0.8)
-    return out / (out.std() + 1e-9)
+    return _unit(out)
 
 
-SOURCES: dict[str, Callable[[np.random.Generator, float], Signal]] = {
-    "tap": tap,
-    "machine": machine,
-    "tv": tv,
-    "traffic": traffic,
-    "speech": speech,
-    "music": music,
-    "wind": wind,
-    "activity": activity,
+# A source's name -> (rng, seconds) -> its sound, unit RMS.
+SOURCES: dict[str, Callable[[Generator, float], Signal]] = {
+    source.__name__: source for source in (tap, machine, tv, traffic, speech, music, wind, activity)
 }
 
 
-def action_sound(rng: np.random.Generator, action: Action) -> Signal:
-    """What an action sounds like at its level; silence of the same length when it does not sound."""
-    kind = action.verb.label.split("_")[0]
-    if kind == "talk":
+def action_sound(rng: Generator, action: Action) -> Signal:
+    """The sound of an action at its level, or silence of the same length if it makes none."""
+    if action.verb.name == "talk":
         out = speech(rng, action.duration)
     else:
-        out = contact(rng, kind, action.noun.label, action.noun.material, action.duration, action.tempo)
+        label, material = action.noun.label, action.noun.material
+        out = contact(rng, action.verb.name, label, material, action.duration, action.tempo)
     return 10 ** (action.level / 20) * out * action.sounding
 
 
-def room_tone(rng: np.random.Generator, seconds: float, level: float) -> Signal:
+def room_tone(rng: Generator, seconds: float, level: float) -> Signal:
     """Noise that falls with frequency, at `level` dB of full scale; it repeats every 10 s."""
     spectrum = np.fft.rfft(rng.standard_normal(10 * RATE))
     spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)) / 10, 40.0))
@@ -353,7 +325,7 @@ def room_tone(rng: np.random.Generator, seconds: float, level: float) -> Signal:
 
 
 def _spans(names: list[str]) -> Iterator[tuple[str, int, int]]:
-    """Runs of equal names: (name, first, one past the last), silence ("") left out."""
+    """Runs of equal names without silence (""): (name, first, one past the last)."""
     first = 0
     for name, run in groupby(names):
         last = first + len(list(run))
@@ -363,24 +335,21 @@ def _spans(names: list[str]) -> Iterator[tuple[str, int, int]]:
 
 
 def soundtrack(plan: VideoPlan, seconds: float, every: float) -> np.ndarray:
-    """A video's sound: float32 [seconds * RATE] within [-1, 1]; a source plays through each `every` seconds it is on.
+    """A video's sound, float32 [seconds * RATE] in [-1, 1]. Each action fills `every` seconds, for which sources play.
 
-    The levels of room tone and sources (dB of full scale, one draw a video) are choices: with the actions' -34
-    to -18 dB they make signal-to-noise ratios of about -4 to +26 dB.
+    Levels of room tone and sources (dB of full scale, drawn once a video) are choices: with the actions' -34 to -18 dB
+    they make signal-to-noise ratios of about -4 to +26 dB.
     """
     rng = np.random.default_rng(np.random.SeedSequence([*plan.entropy, 1]))
     out = room_tone(rng, seconds, rng.uniform(-60, -44))
+    fade = np.linspace(0, 1, RATE // 20)
     for kind in ("on_screen", "off_screen"):
         level = rng.uniform(-42, -30) if kind == "on_screen" else rng.uniform(-44, -30)
         for name, first, last in _spans([getattr(action, kind) for action in plan.actions]):
             sound = 10 ** (level / 20) * SOURCES[name](rng, (last - first) * every)
-            fade = np.linspace(0, 1, RATE // 20)
             sound[: len(fade)] *= fade
             sound[-len(fade) :] *= fade[::-1]
-            at = int(first * every * RATE)
-            out[at : at + len(sound)] += sound[: len(out) - at]
+            mix(out, sound, int(first * every * RATE))
     for action in plan.actions:
-        sound = action_sound(rng, action)
-        at = int(action.start * RATE)
-        out[at : at + len(sound)] += sound[: len(out) - at]
+        mix(out, action_sound(rng, action), int(action.start * RATE))
     return np.tanh(out).astype(np.float32)

@@ -1,0 +1,160 @@
+"""Figures with pictures and sound of clips: cards, clusters (Figure 6), retrieval (Figure 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mc3.paper.plots.style import GREY, NO, PAGE, PALETTE, YES, bare, figure, styled, wrap
+
+THUMBNAIL, SPECTROGRAM = 80, (64, 43)  # pixels of a picture inside a figure, so that SVG files stay small
+
+
+class Clips(Protocol):
+    """Clips with pictures and sound; `mc3.data.shards.ClipDataset` is one."""
+
+    index: pd.DataFrame
+
+    def frames(self, i: int) -> np.ndarray:
+        """Row `i`'s frames, uint8 [T, H, W, 3]."""
+
+    def waveform(self, i: int) -> tuple[np.ndarray, int]:
+        """Row `i`'s sound, int16 [S], and its rate in Hz."""
+
+    def fbank(self, i: int) -> np.ndarray:
+        """Row `i`'s log-mel spectrogram [L, mel]."""
+
+
+@styled
+def clip_cards(clips: Clips, rows: Sequence[int], notes: Sequence[str]) -> Figure:
+    """One card a row of `clips`: its frames, waveform and log-mel spectrogram under its narration and a note.
+
+    Args:
+        clips: source of frames and sound.
+        rows: rows of `clips`.
+        notes: one line a card, such as its region and label.
+    """
+    cards = figure(PAGE, 1.02 * len(rows))
+    grid = cards.add_gridspec(len(rows), 3, width_ratios=(3.4, 1.6, 1.6))
+    for k, (row, note) in enumerate(zip(rows, notes, strict=True)):
+        frames = clips.frames(row)
+        left, middle, right = (cards.add_subplot(grid[k, j]) for j in range(3))
+        _picture(left, frames[np.linspace(0, len(frames) - 1, min(4, len(frames))).round().astype(int)])
+        left.set_title(wrap(clips.index["text"].iloc[row], 60, 1), loc="left", pad=2)
+        middle.set_title(note, loc="left", pad=2, fontweight="normal", color=GREY)
+        samples, rate = clips.waveform(row)
+        if len(samples):
+            seconds = np.arange(len(samples)) / rate
+            bins = np.array_split(np.arange(len(samples)), min(300, len(samples)))
+            value = samples.astype(np.float32) / 32768
+            lowest, highest = ([f(value[b]) for b in bins] for f in (np.min, np.max))
+            middle.fill_between([seconds[b[0]] for b in bins], lowest, highest, color=PALETTE[1], linewidth=0.3)
+            middle.set(xlim=(0, seconds[-1]), ylim=(-1, 1), yticks=[-1, 0, 1])
+            _spectrogram(right, clips.fbank(row))
+        else:
+            for ax in (middle, right):
+                bare(ax)
+                ax.text(0.5, 0.5, "no sound", ha="center", va="center", color=GREY, transform=ax.transAxes)
+        if k < len(rows) - 1:
+            middle.set_xticklabels([])
+    middle.set_xlabel("seconds")
+    right.set_xlabel("log-mel, 1.5 s" if not len(samples) else f"log-mel, {len(samples) / rate:.2g} s")
+    return cards
+
+
+@styled
+def clusters(clips: Clips, members: pd.DataFrame) -> Figure:
+    """Figure 6: each cluster's members as middle frame, log-mel and narration, nearest to the centre first.
+
+    Args:
+        clips: source of frames and sound.
+        members: cluster, row (of `clips`), title (one a cluster), in the order drawn.
+    """
+    names = list(dict.fromkeys(members["cluster"]))
+    across = int(members.groupby("cluster").size().max())
+    page = figure(PAGE, 1.72 * len(names))
+    for panel, name in zip(page.subfigures(len(names), 1, squeeze=False)[:, 0], names, strict=True):
+        rows = members[members["cluster"] == name]
+        panel.suptitle(rows["title"].iloc[0], fontsize=7.5, fontweight="bold", x=0.01, ha="left")
+        axes = panel.subplots(2, across, squeeze=False, height_ratios=(1, 0.6))
+        for top, bottom, row in zip(axes[0], axes[1], rows["row"], strict=False):
+            frames = clips.frames(row)
+            _picture(top, frames[len(frames) // 2][None])
+            _spectrogram(bottom, clips.fbank(row), aspect=0.9)
+            bottom.set_xlabel(wrap(clips.index["text"].iloc[row], 18, 3), fontsize=5.2, labelpad=2)
+        for ax in axes[:, len(rows) :].ravel():
+            ax.set_axis_off()
+    return page
+
+
+@styled
+def retrieval(clips: Clips, examples: pd.DataFrame) -> Figure:
+    """Figure 7: queries and their first results, correct ones framed blue and wrong ones orange.
+
+    Args:
+        clips: source of frames and sound.
+        examples: direction ("video → audio" or "audio → text"), query and retrieved (rows of `clips`), rank
+            (from 1), correct, first_correct (rank of the first correct one), in the order drawn.
+    """
+    queries = list(dict.fromkeys(zip(examples["direction"], examples["query"], strict=True)))
+    depth = int(examples.groupby(["direction", "query"]).size().max())
+    heights = [1.12 if direction.startswith("video") else 0.86 for direction, _ in queries]
+    page = figure(PAGE, sum(heights) + 0.15)
+    panels = page.subfigures(len(queries), 1, squeeze=False, height_ratios=heights)[:, 0]
+    text = clips.index["text"]
+    for panel, (direction, query) in zip(panels, queries, strict=True):
+        results = examples[(examples["direction"] == direction) & (examples["query"] == query)]
+        grid = panel.add_gridspec(1, 1 + depth, width_ratios=[1.75, *[1] * depth])
+        left = panel.add_subplot(grid[0])
+        left.set_title(direction, loc="left", pad=2, fontsize=6.5)
+        to_audio = direction.startswith("video")
+        if to_audio:
+            frames = clips.frames(query)
+            _picture(left, frames[[len(frames) // 4, (3 * len(frames)) // 4]])
+        else:
+            _spectrogram(left, clips.fbank(query), aspect=0.75)
+            words = panel.add_subplot(grid[1:])
+            words.set_axis_off()
+            words.set(xlim=(0, 1), ylim=(0, 1))
+        for k, item in enumerate(results.itertuples()):
+            verdict, colour = ("correct", YES) if item.correct else ("wrong", NO)
+            if to_audio:
+                ax = panel.add_subplot(grid[1 + k])
+                _spectrogram(ax, clips.fbank(item.retrieved))
+                ax.spines[:].set(visible=True, color=colour, linewidth=1.4)
+                ax.set_title(f"{item.rank} {verdict}", loc="left", pad=2, fontsize=6, fontweight="normal", color=colour)
+                ax.set_xlabel(wrap(text.iloc[item.retrieved], 24, 2), fontsize=5.8, color=GREY, labelpad=2)
+            else:
+                y = 1 - (k + 0.5) / depth
+                words.text(0.02, y, f"{item.rank} {verdict}", va="center", color=colour, fontsize=6)
+                words.text(0.17, y, wrap(text.iloc[item.retrieved], 70, 1), va="center")
+        note = f"first correct at rank {results['first_correct'].iloc[0]}"
+        left.set_xlabel(f"{wrap(text.iloc[query], 46, 1)}\n{note}", fontsize=5.8, color=GREY, labelpad=2)
+    return page
+
+
+def _picture(ax: Axes, frames: np.ndarray) -> None:
+    """Frames [T, H, W, 3] side by side, shrunk so that the file is small at any frame size."""
+    height, width = frames.shape[1:3]
+    scale = min(1.0, THUMBNAIL / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    strip = np.concatenate([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames], axis=1)
+    few = Image.fromarray(strip).quantize(24 + 16 * len(frames), dither=Image.Dither.NONE).convert("RGB")
+    ax.imshow(np.asarray(few), interpolation="none", aspect="equal")
+    bare(ax)
+
+
+def _spectrogram(ax: Axes, fbank: np.ndarray, aspect: Any = "auto") -> None:
+    """Log-mel [L, mel], time to the right, low frequencies below, scaled to its own 1st .. 99.9th percentile."""
+    low, high = np.percentile(fbank.astype(np.float32), [1, 99.9])
+    levels = np.clip((fbank.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+    grey = Image.fromarray((levels.T[::-1] * 255).astype(np.uint8))
+    small = np.asarray(grey.resize(SPECTROGRAM, Image.Resampling.BOX))
+    ax.imshow(small // 12, cmap="magma", vmin=0, vmax=21, interpolation="none", aspect=aspect)
+    bare(ax)

@@ -1,0 +1,112 @@
+"""The figures' common style: page sizes, palette, fonts, and `save`, which writes the same bytes for the same figure.
+
+Widths are those of the paper's page. The colours are Okabe and Ito's; every line also differs by dash or marker.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mc3 import methods
+
+COLUMN, PAGE = 3.25, 6.875  # inches
+PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7570B3", "#8A8A8A")
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2, 1, 2)))
+DOTTED, DASHED = (0, (1, 2)), (0, (4, 2))
+MARKERS = "osD^vPX*"
+GREY, YES, NO = "#6A6A6A", "#0072B2", "#D55E00"
+
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "axes.titleweight": "bold",
+    "axes.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.5,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "text.parse_math": False,
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.03,
+}
+SAVE: Any = {"svg.hashsalt": "mc3", "svg.fonttype": "path", "savefig.facecolor": "white"}
+
+styled = mpl.rc_context(STYLE)
+"""Decorator of a function that draws a figure."""
+
+
+def figure(width: float, height: float, **kwargs: Any) -> Figure:
+    """An empty figure of `width` x `height` inches with a constrained layout."""
+    return Figure(figsize=(width, height), layout="constrained", **kwargs)
+
+
+def save(figure: Figure, stem: str | Path, dpi: int = 200) -> Path:
+    """Write `stem`.png and `stem`.svg, byte for byte the same for the same figure; return the PNG's path.
+
+    A lower `dpi` keeps the PNG of a figure with pictures small; the SVG does not depend on it.
+    """
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()  # lays out once; the two files share it
+    figure.set_layout_engine("none")
+    for ax in figure.axes:  # the layout's last digits depend on memory addresses, and SVG's ids on all digits
+        ax.set_position(np.round(ax.get_position(original=True).bounds, 9))
+    formats: dict[str, dict[str, Any]] = {
+        ".svg": {"metadata": {"Date": None, "Creator": None}},
+        ".png": {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}},
+    }
+    with mpl.rc_context(SAVE):
+        for suffix, options in formats.items():
+            part = stem.with_name(f".{stem.name}.partial{suffix}")
+            figure.savefig(part, dpi=dpi, **options)
+            part.replace(stem.with_name(stem.name + suffix))
+    return stem.with_name(stem.name + ".png")
+
+
+def wrap(text: str, width: int, lines: int) -> str:
+    """`text` in at most `lines` lines of `width` characters, cut off with an ellipsis."""
+    return "\n".join(textwrap.wrap(str(text), width, max_lines=lines, placeholder=" …"))
+
+
+def bare(ax: Axes) -> None:
+    """Remove ticks, grid and frame."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def highlighted() -> str:
+    """Label of the row that figures emphasise: the reference row of `mc3.methods`, or "" without one."""
+    name = methods.with_role("reference")
+    return methods.get(name).label if name else ""
+
+
+def line_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, dash and width of each method; the reference row is solid, wide, drawn last, in the first colour."""
+    others = [label for label in labels if label != highlighted()]
+    looks = zip(cycle(PALETTE[1:]), cycle(DASHES[1:]))
+    styles = {m: {"color": c, "linestyle": d, "linewidth": 1} for m, (c, d) in zip(others, looks, strict=False)}
+    return {**styles, highlighted(): {"color": PALETTE[0], "linestyle": "-", "linewidth": 2}}

@@ -1,0 +1,227 @@
+"""Write the mini world's files: Ego4D's metadata, narrations, taxonomies, labels and videos, and EPIC-Sounds.
+
+Added to them is `truth.csv` with facts that only a generated world has, such as Figure 2's region of every narration;
+only evaluation may read it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import av
+import h5py
+import numpy as np
+
+from mc3.config import Config, Ego4DFiles, EpicSoundsFiles, World
+from mc3.errors import ConfigError
+from mc3.files import replace_folder
+from mc3.progress import bar
+from mc3.world import epic
+from mc3.world.picture import frames
+from mc3.world.plan import VideoPlan, plan_videos
+from mc3.world.sound import RATE, soundtrack
+from mc3.world.vocabulary import HAND, NOUNS, VERBS, Group
+
+Result = TypeVar("Result")
+Map = Callable[..., Iterator[Any]]  # (function, items, text) -> results in order; `text` stands at the progress bar
+
+GOP_SEC = 3  # from one key frame to the next, long enough that readers have to seek
+AUDIO_BIT_RATE = 64_000
+FACTS = ("region", "on_screen", "off_screen", "sounding", "visible")  # attributes of `Action`
+
+
+def write(config: Config) -> None:
+    """Generate all of `paths.raw` from `config.world`; an older world is replaced once everything is written.
+
+    Raises `ConfigError` if the profile has no world, `DataError` if `paths.raw` holds files that are not its own.
+    """
+    world = config.world
+    if world is None:
+        raise ConfigError(f"profile {config.profile} has no `world` to generate; `mc3 profile mini` has one")
+    with replace_folder(config.paths.raw, "mc3 world") as folder, _workers(world.workers) as mapped:
+        for path in (config.ego4d.metadata, config.ego4d.narrations, config.ego4d.videos / "any"):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        videos = plan_videos(world)
+        _write_annotations(folder, videos, config.ego4d, world)
+        rows = truth(videos)
+        _write_table(folder / "truth.csv", list(rows[0]), rows)
+        _write_epic_sounds(folder, config.epic_sounds, world, mapped)
+        render = partial(_render, world=world, folder=folder / config.ego4d.videos)
+        for _ in mapped(render, videos, "videos"):
+            pass
+
+
+@contextmanager
+def _workers(count: int) -> Iterator[Map]:
+    """Yields a `map` with a progress bar that runs in `count` processes, or in this one if `count` is 1."""
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) if count > 1 else None
+
+    def mapped(function: Callable[[Any], Result], items: list[Any], text: str) -> Iterator[Result]:
+        with bar(len(items), 0, True) as show:
+            for done, result in enumerate((pool.map if pool else map)(function, items), 1):
+                yield result
+                show(done, text)
+
+    try:
+        yield mapped
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+
+
+def _render(video: VideoPlan, world: World, folder: Path) -> None:
+    sound = soundtrack(video, world.seconds, world.clip_every_sec) if video.has_audio else None
+    encode(folder / f"{video.uid}.mp4", frames(video, world), world.fps, sound)
+
+
+def encode(path: Path, pictures: np.ndarray, fps: int, sound: np.ndarray | None) -> None:
+    """Write `pictures` (uint8 [T, H, W, 3]) and `sound` (float32 [S] at 24 kHz, or none) as H.264 + AAC.
+
+    One thread and no version strings: the same input gives the same bytes.
+    """
+    with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}) as container:
+        video = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "23", "threads": "1"})
+        video.height, video.width, video.pix_fmt = pictures.shape[1], pictures.shape[2], "yuv420p"
+        video.codec_context.gop_size = GOP_SEC * fps
+        video.codec_context.flags |= av.codec.context.Flags.bitexact
+        if sound is not None:
+            audio = container.add_stream("aac", rate=RATE, layout="mono", options={"aac_coder": "fast"})
+            audio.bit_rate = AUDIO_BIT_RATE
+            audio.codec_context.flags |= av.codec.context.Flags.bitexact
+        for picture in pictures:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(video.encode(None))
+        if sound is not None:
+            for start in range(0, len(sound), RATE):
+                frame = av.AudioFrame.from_ndarray(sound[None, start : start + RATE], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = RATE, start
+                container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))
+
+
+def _write_table(path: Path, columns: list[str], rows: Iterable[dict[str, Any]], delimiter: str = ",") -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, delimiter=delimiter, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _metadata(videos: list[VideoPlan], world: World) -> dict[str, Any]:
+    """`ego4d.json`; the `audio_*` entries of a video without audio are null."""
+    stream = {
+        "fps": float(world.fps),
+        "num_frames": round(world.seconds * world.fps),
+        "video_codec": "h264",
+        "audio_codec": "aac",
+        "display_resolution_width": world.size,
+        "display_resolution_height": world.size,
+        "video_duration_sec": world.seconds,
+        "audio_start_sec": 0.0,
+        "audio_duration_sec": world.seconds,
+        "audio_duration_pts": int(world.seconds * RATE),
+        "audio_base_numerator": 1,
+        "audio_base_denominator": RATE,
+    }
+    silent = stream | dict.fromkeys(key for key in stream if key.startswith("audio_"))
+    entries = [
+        {
+            "video_uid": video.uid,
+            "duration_sec": world.seconds,
+            "scenarios": [video.scene.name],
+            "video_metadata": stream if video.has_audio else silent,
+        }
+        for video in videos
+    ]
+    return {"version": "mini", "description": "Generated videos in the layout of Ego4D", "videos": entries}
+
+
+def narrations(videos: list[VideoPlan], world: World) -> dict[str, Any]:
+    """The content of `narration.json`."""
+    out: dict[str, Any] = {}
+    for video in videos:
+        passes: dict[str, Any] = {"status": "complete"}
+        for number, narration in enumerate(video.narrations):
+            lines = passes.setdefault(f"narration_pass_{narration.annotation}", {"narrations": [], "summaries": []})
+            lines["narrations"].append(
+                {
+                    "timestamp_sec": narration.time,
+                    "timestamp_frame": int(narration.time * world.fps),
+                    "narration_text": narration.text,
+                    "annotation_uid": f"{video.uid}_{number}",
+                }
+            )
+        out[video.uid] = passes
+    return {"version": "mini", "videos": out}
+
+
+def _labels(video: VideoPlan) -> Iterator[dict[str, Any]]:
+    """The rows of a video in its split's file of sounding-action labels."""
+    for narration in video.narrations:
+        if narration.votes is None or narration.action is None:
+            continue
+        action = video.actions[narration.action]
+        yield {
+            "narration_time": narration.time,
+            "video_uid": video.uid,
+            "clip_text": narration.text,
+            "positive": int(sum(narration.votes) >= 2),
+            # tags are read off the sentence, so there is none of an object that the narrator did not know
+            "tag_noun": [NOUNS.index(action.noun)] * ("#unsure" not in narration.text),
+            "tag_verb": [VERBS.index(action.verb)],
+            "votes": ",".join(map(str, narration.votes)),
+        }
+
+
+def _write_annotations(raw: Path, videos: list[VideoPlan], files: Ego4DFiles, world: World) -> None:
+    for name, content in ((files.metadata, _metadata(videos, world)), (files.narrations, narrations(videos, world))):
+        (raw / name).write_text(json.dumps(content, indent=1) + "\n")
+    taxonomies: tuple[tuple[Path, tuple[Group, ...]], ...]
+    taxonomies = ((files.verb_taxonomy, VERBS), (files.noun_taxonomy, (*NOUNS, HAND)))
+    for path, groups in taxonomies:
+        rows = [{"label": group.label, "group": str(list(group.words))} for group in groups]
+        _write_table(raw / path, ["label", "group"], rows)
+    columns = ["narration_time", "video_uid", "clip_text", "positive", "tag_noun", "tag_verb", "votes"]
+    for split, path in files.labels.items():
+        labels = (row for video in videos if video.split == split for row in _labels(video))
+        _write_table(raw / path, columns, labels, delimiter="\t")
+
+
+def truth(videos: list[VideoPlan]) -> list[dict[str, Any]]:
+    """The rows of `truth.csv`: the facts of every narrated clip. Bad narrations have none."""
+    return [
+        {
+            "video_uid": video.uid,
+            "narration_time": narration.time,
+            "annotation_uid": f"{video.uid}_{number}",
+            "split": video.split,
+            "actor": action.actor,
+            "verb": action.verb.label,
+            "noun": action.noun.label,
+            **{fact: getattr(action, fact) for fact in FACTS},
+        }
+        for video in videos
+        for number, narration in enumerate(video.narrations)
+        if narration.action is not None
+        for action in [video.actions[narration.action]]
+    ]
+
+
+def _write_epic_sounds(raw: Path, files: EpicSoundsFiles, world: World, mapped: Map) -> None:
+    recordings = epic.plan_recordings(world)
+    for split, path in files.annotations.items():
+        rows = epic.annotation_rows(recordings, split)
+        _write_table(raw / path, list(rows[0]), rows)
+    with h5py.File(raw / files.audio, "w", libver=("v110", "v110"), track_order=False) as file:
+        signals = mapped(epic.render_recording, recordings, "EPIC-Sounds audio")
+        for recording, signal in zip(recordings, signals, strict=True):
+            file.create_dataset(
+                recording.video_id, data=signal, chunks=(65536,), compression="lzf", shuffle=True, track_times=False
+            )

@@ -1,0 +1,70 @@
+"""`mc3 discover`: windows of a user's video with their audio-video similarity, and a column for each text."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from raw_files import clicks, write_media
+
+from mc3.config import Config
+from mc3.data import tokenizer
+from mc3.data.audio import fbank
+from mc3.data.media import clips_of
+from mc3.discover import moments
+from mc3.errors import ConfigError, DataError
+from mc3.model import MC3
+
+SECONDS, RATE = 10.0, 16000
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sound = clicks(SECONDS, np.arange(0.7, SECONDS, 1.3), RATE)
+    return write_media(tmp_path_factory.mktemp("media") / "video.mp4", SECONDS, sound=sound)
+
+
+@pytest.fixture
+def model(mini_config: Config) -> MC3:
+    torch.manual_seed(0)
+    return MC3(mini_config.model, tokenizer.train(["washes a plate", "similarity"], 512)).eval()
+
+
+def test_similarities_are_those_of_the_windows_embedded_one_by_one(model: MC3, video: Path) -> None:
+    table = moments(model, video, every_sec=2.0, texts=["washes a plate"])
+    assert list(table) == ["start_sec", "end_sec", "similarity", "text: washes a plate"]
+    assert table["start_sec"].tolist() == [0.0, 2.0, 4.0, 6.0, 8.0]
+    with torch.inference_mode():
+        text = model({"text": model.tokenize(["washes a plate"])})["text"][0]
+        for row in table.itertuples(index=False):
+            (clip,) = clips_of(video, [(row.start_sec, row.end_sec)], 4, model.config.video.image_size, RATE)
+            inputs = {"video": torch.tensor(clip.frames)[None], "audio": torch.tensor(fbank(clip.waveform))[None]}
+            x = {name: embedding[0] for name, embedding in model(inputs).items()}
+            assert row.similarity == pytest.approx(float(x["audio"] @ x["video"]), abs=1e-5)
+            assert row[3] == pytest.approx(float(x["audio"] @ text), abs=1e-5)
+
+
+def test_no_text_replaces_a_column_of_the_table(model: MC3, video: Path) -> None:
+    names = ["start_sec", "end_sec", "similarity", "text: similarity"]
+    plain, table = moments(model, video), moments(model, video, texts=names)
+    assert list(table) == [*names[:3], *(f"text: {name}" for name in names)]
+    for column in plain:
+        assert table[column].tolist() == plain[column].tolist()
+
+
+def test_a_repeated_text_makes_one_column(model: MC3, video: Path) -> None:
+    table = moments(model, video, texts=["b", "a", "b"])
+    assert list(table)[3:] == ["text: b", "text: a"]
+
+
+@pytest.mark.parametrize("bad", [{"every_sec": 0.0}, {"every_sec": -1.0}, {"window_sec": float("nan")}])
+def test_a_step_or_window_of_no_length_is_refused(model: MC3, video: Path, bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(bad))} is .*more than 0 seconds"):
+        moments(model, video, **bad)
+
+
+def test_a_video_without_sound_or_too_short_is_refused(model: MC3, video: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"silent\.mp4 has no sound"):
+        moments(model, write_media(tmp_path / "silent.mp4", 3.0))
+    with pytest.raises(DataError, match=r"lasts 10\.\d\d s, less than one window of 60"):
+        moments(model, video, window_sec=60.0)
