@@ -73,14 +73,8 @@ setup:
 DVC = PATH="$$PWD/.venv/bin:$$PATH" dvc
 
 repro: setup
-<<<<<<< HEAD
-	@$(PY) -m mc3.cli repro
-	@$(PY) -m mc3.cli compare --tables
-=======
 	@$(PY) -m mc3 repro
-	@$(PY) -m mc3 compare
-	@echo '== to have mc3 and dvc in this shell: source .venv/bin/activate'
->>>>>>> main
+	@$(PY) -m mc3 compare --tables
 
 seeds study: setup
 	@$(DVC) repro experiments/dvc.yaml:$@

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-import mc3.data
+import mc3
 from mc3 import cli, config
 from mc3.errors import DataError, NotebookError
 
@@ -105,8 +105,8 @@ def test_an_unknown_method_is_named_before_anything_heavy_is_loaded():
 def test_source_runs_the_command_that_the_profile_names(repository, monkeypatch, mini_settings):
     made = []
     module = types.SimpleNamespace(write=made.append)
-    monkeypatch.setitem(sys.modules, "mc3.data.world", module)
-    monkeypatch.setattr(mc3.data, "world", module, raising=False)
+    monkeypatch.setitem(sys.modules, "mc3.world", module)
+    monkeypatch.setattr(mc3, "world", module, raising=False)
     Path("mine.yaml").write_text(yaml.safe_dump(mini_settings))
     assert cli.main(["source", "--config", "mine.yaml"]) == 0
     assert [c.paths.raw for c in made] == [Path(mini_settings["paths"]["raw"])]

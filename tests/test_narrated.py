@@ -320,7 +320,7 @@ def test_annotations_without_media_give_every_file_and_the_same_bytes_again(kitc
         "annotations only",
     ):
         assert line in text
-    names = ["n.csv", "n.png", "n.origin.json", "n.svg", "n_labels.csv", "n_verbs.csv"]
+    names = ["n.csv", "n.origin.json", "n.png", "n.svg", "n_labels.csv", "n_verbs.csv"]
     assert sorted(path.name for path in Path("figures").iterdir()) == names
     scores = pd.read_csv("figures/n.csv").set_index("score")
     assert scores.index.tolist() == ["chance", "duration", "verb", "text", "text + duration"]

@@ -1,7 +1,6 @@
 """Notebooks: canonical copies, the strict runner, pages, provenance."""
 
 import hashlib
-import html
 import json
 import re
 import shutil
@@ -204,19 +203,28 @@ class Page(HTMLParser):
         assert tag in ("meta", "img", "br") or self.open.pop() == tag
 
 
-@pytest.fixture
-def page(mini_config, repository):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
     """The page of a notebook with hostile outputs between two others, made in two runs that must agree."""
-    (repository / "experiments").mkdir()
-    (repository / "dvc.yaml").write_text("stages:\n  a: {cmd: mc3 notebook a}\n  n: {cmd: mc3 notebook n}\n")
-    (repository / "experiments" / "dvc.yaml").write_text("stages: {z: {cmd: [mc3 sweep z, mc3 notebook z]}}\n")
+    top = tmp_path_factory.mktemp("top")
+    for name in ("requirements.lock", "profiles/mini.yaml"):
+        shutil.copy(ROOT / name, top / Path(name).name)
+    (top / "mini.yaml").rename(top / "params.yaml")
+    (top / "experiments").mkdir()
+    (top / "dvc.yaml").write_text("stages:\n  a: {cmd: mc3 notebook a}\n  n: {cmd: mc3 notebook n}\n")
+    (top / "experiments" / "dvc.yaml").write_text("stages: {z: {cmd: [mc3 sweep z, mc3 notebook z]}}\n")
     for name, code in (("a", ""), ("n", f"{RECORD}\n{OUTPUTS}"), ("z", "")):
-        write(repository / "notebooks" / f"{name}.ipynb", book(code))
-    notebook.sources(repository / "notebooks", mini_config.paths.work / "sources")
-    path = notebook.run("n", mini_config, {})
-    first = path.read_bytes()
-    assert notebook.run("n", mini_config, {}).read_bytes() == first
-    assert path == Path("figures/report/n.html")
+        write(top / "notebooks" / f"{name}.ipynb", book(code))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(top)
+        config = notebook.start("params.yaml")
+        notebook.sources(Path("notebooks"), config.paths.work / "sources")
+        path = notebook.run("n", config, {})
+        first = path.read_bytes()
+        assert notebook.run("n", config, {}).read_bytes() == first
+        assert path == Path("figures/report/n.html")
+        assert json.loads(Path("figures/n.provenance.json").read_text())["notebook"] in first.decode()
+    assert str(top) not in first.decode()
     return first.decode()
 
 
@@ -236,14 +244,12 @@ def test_a_page_shows_hostile_text_and_does_not_obey_it(page):
     assert "<td>0.123</td>" in page
 
 
-def test_a_page_has_its_code_folded_its_provenance_and_links_to_its_neighbours(page, repository):
+def test_a_page_has_its_code_folded_its_provenance_and_links_to_its_neighbours(page):
     parsed = Page(page)
     assert not [attrs for tag, attrs in parsed.tags if tag == "details" and "open" in attrs]
     assert "Made by <code>notebooks/n.ipynb</code>, outside a git repository" in page
-    assert html.escape(json.loads((repository / "figures" / "n.provenance.json").read_text())["notebook"]) in page
     links = [attrs["href"] for tag, attrs in parsed.tags if tag == "a"]
     assert links == ["index.html", "a.html", "z.html"] * 2
-    assert str(repository) not in page
 
 
 def test_results_made_elsewhere_keep_their_own_provenance(with_notebook, mini_config):

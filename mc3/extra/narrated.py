@@ -9,7 +9,6 @@ narrations of one verb only, and shows what sound adds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -26,7 +25,7 @@ from mc3.errors import DataError
 from mc3.extra import baselines, plots
 from mc3.extra import epic_kitchens as epic
 from mc3.files import write_atomic
-from mc3.paper import notebook
+from mc3.paper import provenance
 from mc3.paper.plots import save
 
 if TYPE_CHECKING:
@@ -211,7 +210,7 @@ def run(
 ) -> pd.DataFrame:  # fmt: skip
     """Label, score and write; the command `mc3 narrated` (its help explains the arguments).
 
-    Writes `out` (one row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .provenance.json. Without
+    Writes `out` (one row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .origin.json. Without
     `checkpoint` and `audio` only the audio-free scores are written.
     """
     if (checkpoint is None) != (audio is None) or (videos is not None and audio is None):
@@ -242,14 +241,13 @@ def run(
         write_atomic(out.with_name(name), frame.to_csv(index=False, float_format="%.4f").encode())
     save(plots.narrated(result, shares), stem)
     inputs = [path for path in (events, narrations, verbs, nouns, info, table, checkpoint) if path]
-    facts = notebook.origin(config, inputs) | {
+    facts = provenance.origin(config, inputs) | {
         "narrated": {"iou": threshold, "shifts": SHIFTS, "folds": baselines.FOLDS, "draws": draws,
                      "media": [path.name for path in (audio, videos) if path]},
         "dropped": [{**entry, "file": Path(entry["file"]).name} for entry in report.dropped],
         "set_aside": dict(report.set_aside),
     }  # fmt: skip
-    text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
-    write_atomic(out.with_name(f"{stem.name}.provenance.json"), text.encode())
+    provenance.write(out.with_name(f"{stem.name}.origin.json"), facts)
     for reason, count in [*report.by_reason().items(), *report.set_aside.items()]:
         print(f"{count} left out: {reason}")
     print(possible.round(3).to_string(index=False))
@@ -284,71 +282,6 @@ def _cosines(
     return {pair: np.concatenate([batch[pair] for batch in found]) for pair in found[0]}
 
 
-<<<<<<< HEAD
-def run(
-    config: Config, events: Path, narrations: Path, out: Path, *, verbs: Path | None = None, nouns: Path | None = None,
-    info: Path | None = None, table: Path = TABLE, threshold: float = IOU, checkpoint: Path | None = None,
-    audio: Path | None = None, videos: Path | None = None, draws: int = baselines.DRAWS,
-) -> pd.DataFrame:  # fmt: skip
-    """Label, score and write; the command `mc3 narrated` (its help explains the arguments).
-
-    Writes `out` (a row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .origin.json. Without
-    `checkpoint` and `audio` only what needs annotations alone is scored.
-    """
-    from mc3.paper import plots, provenance
-
-    if (checkpoint is None) != (audio is None) or (videos is not None and audio is None):
-        raise DataError("a model's scores need both --checkpoint and --audio, with --videos as an addition")
-    if not 0 < threshold <= 1:
-        raise DataError(f"an IoU of {threshold:g} or more says nothing; give a threshold above 0 and at most 1")
-    report = Report(Path())
-    epic.check_sounds(events)
-    keys, compatible = epic.read_verb_sounds(table, epic.read_classes(verbs) if verbs else None)
-    durations = epic.read_durations(info) if info else None
-    known = epic.read_narrations(narrations, report, keys, epic.read_classes(nouns) if nouns else None, durations)
-    bench = benchmark(known, epic_sounds.read_events(events, report), compatible, report, durations)
-    heard: dict[str, NDArray[np.float64]] = {}
-    if checkpoint and audio:
-        heard = model_scores(config, checkpoint, bench.narrations, audio, videos, report)
-        complete = np.isfinite(list(heard.values())).all(axis=0)
-        heard = {name: values[complete] for name, values in heard.items()}
-        bench = bench._replace(
-            narrations=bench.narrations[complete].reset_index(drop=True), segments=bench.segments[:, complete]
-        )
-    labels = bench.best(compatible=True) >= threshold
-    videos_of, fold = bench.narrations["video_id"], baselines.folds(bench.narrations["video_id"])
-    scores = baselines.all_scores(bench.narrations, labels[0], fold, heard)
-    result = baselines.evaluated(scores, labels, bench.narrations["verb"], videos_of, fold, draws)
-    shares, possible = by_verb(bench, labels), possible_labels(bench, threshold)
-    stem = out.with_suffix("")
-    for name, frame in ((out.name, result), (f"{stem.name}_verbs.csv", shares), (f"{stem.name}_labels.csv", possible)):
-        write_atomic(out.with_name(name), frame.to_csv(index=False, float_format="%.4f").encode())
-    plots.save(plots.narrated(result, shares), stem)
-    inputs = [path for path in (events, narrations, verbs, nouns, info, table, checkpoint) if path]
-    facts = provenance.origin(config, inputs) | {
-        "narrated": {"iou": threshold, "shifts": SHIFTS, "folds": baselines.FOLDS, "draws": draws,
-                     "media": [path.name for path in (audio, videos) if path]},
-        "dropped": [{**entry, "file": Path(entry["file"]).name} for entry in report.dropped],
-        "set_aside": dict(report.set_aside),
-    }  # fmt: skip
-    write_atomic(
-        out.with_name(f"{stem.name}.origin.json"), (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode()
-    )
-    _show(result, possible, report, heard)
-    return result
-
-
-def _show(result: pd.DataFrame, possible: pd.DataFrame, report: Report, heard: dict[str, Any]) -> None:
-    for reason, count in [*report.by_reason().items(), *report.set_aside.items()]:
-        print(f"{count} left out: {reason}")
-    print(possible.round(3).to_string(index=False))
-    print(result.round(3).to_string(index=False))
-    if not heard:
-        print("annotations alone: --checkpoint and --audio add a model's scores")
-
-
-=======
->>>>>>> main
 def _files(folder: Path) -> dict[str, Path]:
     """Media files of a folder by name without suffix; none of an HDF5 file. `DataError` if two share a name."""
     found: dict[str, Path] = {}

@@ -9,7 +9,6 @@ encoders; every encoder is also combined with the statistics.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,15 +25,10 @@ from mc3.data import media
 from mc3.data.annotations import Report, read_table
 from mc3.data.audio import fbank
 from mc3.errors import DataError
-<<<<<<< HEAD
-from mc3.files import is_safe_id, sha256, write_atomic
-from mc3.paper import plots, provenance
-=======
 from mc3.extra import plots
 from mc3.files import is_safe_id, sha256, write_atomic
-from mc3.paper import notebook
+from mc3.paper import provenance
 from mc3.paper.plots import save
->>>>>>> main
 
 if TYPE_CHECKING:
     from mc3.encoders.audio import AudioEncoder
@@ -225,11 +219,7 @@ def trained(config: Config, seed: int) -> tuple[dict[str, AudioEncoder], list[st
 def run(
     config: Config, folder: Path, seed: int, full_size: bool = False, figures: Path = Path("figures")
 ) -> pd.DataFrame:
-<<<<<<< HEAD
-    """Probe every kind of features on `folder`; write figures/real_audio.{csv,png,svg,origin.json}.
-=======
-    """Probe all features on `folder`; write figures/real_audio.{csv,png,svg,provenance.json}.
->>>>>>> main
+    """Probe all features on `folder`; write figures/real_audio.{csv,png,svg,origin.json}.
 
     Args:
         config: the profile; features are averaged over its `probe.views` windows a clip.
@@ -271,14 +261,13 @@ def run(
     write_atomic(figures / "real_audio.csv", table.to_csv(index=False, float_format="%.4f").encode())
     save(plots.real_audio(table), figures / "real_audio")
     inputs = [*(config.paths.final(name, seed) for name in learned), config.paths.shards / "tokenizer.json"]
-    data = notebook.origin(config, inputs)
+    data = provenance.origin(config, inputs)
     listing = "".join(f"{name} {sha256(folder / name)}\n" for name in clips["file"])
     data["inputs"][folder.resolve().name] = hashlib.sha256(listing.encode()).hexdigest()
     data["parameters"] = {"seed": seed, "full_size": full_size, "untrained_seeds": SEEDS, "draws": DRAWS,
                           "strengths": STRENGTHS, "full_size_views": FULL_VIEWS, "clips": len(clips)}  # fmt: skip
     data["left_out"] = {"rows": left_out, "clips": report.dropped}
-    text = json.dumps(data, indent=1, sort_keys=True) + "\n"
-    write_atomic(figures / "real_audio.provenance.json", text.encode())
+    provenance.write(figures / "real_audio.origin.json", data)
     return table
 
 
@@ -319,27 +308,7 @@ def _table(
     return pd.DataFrame(lines).assign(clips=len(clips))
 
 
-<<<<<<< HEAD
-def _record(
-    config: Config, folder: Path, seed: int, full_size: bool, clips: pd.DataFrame, learned: Sequence[str],
-    left_out: Sequence[str], report: Report, figures: Path,
-) -> None:  # fmt: skip
-    work = config.paths.work
-    inputs = [work / "checkpoints" / f"{name}-{seed}" / "final" for name in learned]
-    data = provenance.origin(config, [*inputs, work / "shards" / "tokenizer.json"])
-    listing = "".join(f"{name} {sha256(folder / name)}\n" for name in clips["file"])
-    data["inputs"][folder.resolve().name] = hashlib.sha256(listing.encode()).hexdigest()
-    data["parameters"] = {"seed": seed, "full_size": full_size, "untrained_seeds": SEEDS, "draws": DRAWS,
-                          "strengths": STRENGTHS, "full_size_views": FULL_VIEWS, "clips": len(clips)}  # fmt: skip
-    data["left_out"] = {"rows": list(left_out), "clips": report.dropped}
-    text = json.dumps(data, indent=1, sort_keys=True) + "\n"
-    write_atomic(figures / "real_audio.origin.json", text.encode())
-
-
-def _official(folder: Path, table: Path, report: Report) -> list[tuple[str, int, str]]:
-=======
 def _esc50(table: Path, report: Report) -> list[tuple[str, int, str]]:
->>>>>>> main
     rows = []
     listed = read_table(table, ("filename", "fold", "category", "esc10"), "ESC-50's list of clips")
     for row in listed.to_dict("records"):

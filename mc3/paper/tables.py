@@ -184,13 +184,13 @@ def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame
     path = figures / f"{name}.csv"
     if not path.exists():
         raise DataError(f"{path} is missing; `dvc repro {stage}` makes it")
-    return pd.read_csv(path)
+    table = pd.read_csv(path)
+    return table.fillna({"protocol": ""}) if "protocol" in table else table
 
 
 def significant(differences: pd.DataFrame) -> set[Place]:
     """The numbers of `bootstrap.differences` whose difference to MC3's has a 95 % interval without 0."""
-    found = differences.fillna({"protocol": ""})
-    found = found[(found["low"] > 0) | (found["high"] < 0)]
+    found = differences[(differences["low"] > 0) | (differences["high"] < 0)].fillna({"protocol": ""})
     return set(zip(found["method"], found["protocol"], found["metric"], strict=True))
 
 
@@ -216,9 +216,9 @@ def intervals(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def overview(table2: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
-    """The main columns of Tables 2 and 3: method, metric, ours, std, paper, random, paper_random, apart.
+    """The main columns of Tables 2 and 3: method, metric, ours, std, paper, random, paper_random, separate_axis.
 
-    `apart`: whether the paper's numbers need an axis of their own, as recall does, which depends on the pool's size.
+    `separate_axis`: whether the paper's numbers need their own axis: recall depends on the size of the pool.
     """
     rows = []
     for table, metrics in ((table2, OVERVIEW[:2]), (table3, OVERVIEW[2:])):
@@ -227,9 +227,8 @@ def overview(table2: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
             for row in table[table["method"] != "random"].to_dict("records"):
                 ours = {"ours": row[metric], "std": row[f"{metric}_std"], "paper": row[f"paper_{metric}"]}
                 chance = {"random": random[metric], "paper_random": random[f"paper_{metric}"]}
-                rows.append(
-                    {"method": row["label"], "metric": header(metric), **ours, **chance, "apart": table is table3}
-                )
+                axis = {"separate_axis": table is table3}
+                rows.append({"method": row["label"], "metric": header(metric), **ours, **chance, **axis})
     return pd.DataFrame(rows)
 
 
