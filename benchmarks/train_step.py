@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mc3 import config, cost, losses, methods, objectives, train
-from mc3.data import batches, tokenizer
+from mc3.data import batches, shards, tokenizer
 from mc3.model import MC3, freeze, recompute
 
 STAGE = methods.get("mc3").stages[0]
@@ -109,7 +109,7 @@ def settings_of(args: argparse.Namespace) -> config.Config:
     video = dataclasses.replace(model.video, frames=args.frames or model.video.frames)
     text = dataclasses.replace(model.text, tokenizer="train")
     changed = {"batch_size": args.batch or settings.train.batch_size}
-    changed |= {"chunk": args.chunk, "recompute": args.recompute, "compile": args.compile}
+    changed |= {"microbatch_size": args.microbatch, "recompute": args.recompute, "compile": args.compile}
     return dataclasses.replace(
         settings,
         model=dataclasses.replace(model, video=video, text=text),
@@ -224,10 +224,10 @@ def bench_loader(args: argparse.Namespace) -> None:
 
     settings = config.load(args.config)
     torch.set_num_threads(1)
-    model = train.initial(settings, 0)
+    model = MC3.initial(settings, 0)
     for held in (False, True):
-        train.IN_MEMORY_BYTES = 2**60 if held else 0
-        clips = train.clips(settings, "train", model, methods.MODALITIES)
+        shards.IN_MEMORY_BYTES = 2**60 if held else 0
+        clips = shards.open_clips(settings, "train", model.tokenizer, methods.MODALITIES)
         for workers in args.workers:
             loader = DataLoader(clips, settings.train.batch_size, num_workers=workers)  # type: ignore[arg-type]
             count, began = 0, time.perf_counter()
@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="clips a step (the profile's)")
     parser.add_argument("--frames", type=int, help="frames a clip (the profile's)")
     parser.add_argument("--precision", nargs="+", default=["no"], choices=["no", "bf16"])
-    parser.add_argument("--chunk", type=int)
+    parser.add_argument("--microbatch", type=int)
     parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--steps", type=int, default=3, help="measured in each turn, after one to warm up")

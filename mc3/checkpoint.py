@@ -1,12 +1,12 @@
-"""A training run outside of its arithmetic: its files, its progress on the screen, its signals.
+"""The run directory of a training: checkpoints, states to resume from, logs, signals.
 
-work/checkpoints/{name}/   the output, whole or not at all; the same bytes for the same settings and machine
-work/runs/{name}/          what depends on the clock, tensorboard/ and timings.jsonl; and until the run is done the
-                           output so far and the two newest states, from which it can go on
+work/checkpoints/{name}/   the output, written as a whole; the same bytes for the same settings and machine
+work/runs/{name}/          what depends on the clock, tensorboard/ and timings.jsonl; and during a run its output so far
+                           and the two newest states
 
-A state's name is its step and the hash of its bytes, state-00000050-{sha256}.pt, so that one cut short by
-a crash of the disk or the machine is known for what it is. All that is random in training is drawn from numbers
-that name the place (`mc3.batches`), so a state holds no generator, of this process or another.
+A state's name contains its step and the hash of its bytes, state-00000050-{sha256}.pt, so that a truncated one is
+recognised. All randomness in training is drawn from numbers that name its position (`mc3.data.batches`), so a state
+contains no generators and does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ KEPT_STATES = 2
 
 
 class Run:
-    """A run's files: the output so far, the state to go on from, and the logs. Only the main process writes."""
+    """The files of a run: output so far, states and logs. Only the main process writes."""
 
-    def __init__(self, config: Config, name: str, fingerprint: str, main: bool) -> None:
-        self.target = config.paths.work / "checkpoints" / name
-        self.folder = config.paths.work / "runs" / name
+    def __init__(self, config: Config, method: str, seed: int, fingerprint: str, main: bool) -> None:
+        self.target, self.folder = config.paths.checkpoint(method, seed), config.paths.run(method, seed)
         self.output = self.folder / "output"
         self.metrics = self.output / "metrics.jsonl"
         self.fingerprint, self.main = fingerprint, main
@@ -49,17 +48,17 @@ class Run:
         if main:
             with self.writing():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self.lock = self.hold()
+                self.lock_file = self.lock()
 
     def states(self) -> list[Path]:
-        """The states on disk, the newest first."""
+        """The states on disk, newest first."""
         found = self.folder.glob("state-*.pt")
         return sorted((file for file in found if STATE.fullmatch(file.name)), reverse=True)
 
     def resume(self) -> dict[str, Any] | None:
-        """The newest whole state to go on from, or None: there is none, or it is of other settings or data.
+        """The newest intact state, or None if there is none or it belongs to other settings or data.
 
-        One whose bytes do not have the hash in its name is passed over with a line on stderr.
+        A state whose bytes do not match the hash in its name is skipped with a line on stderr.
         """
         if not self.metrics.exists():
             return None
@@ -71,11 +70,11 @@ class Run:
                     state = torch.load(stream, map_location="cpu", weights_only=True)
                     return state if state["fingerprint"] == self.fingerprint else None
             if self.main:
-                print(f"{file} is damaged; going on from an earlier state", file=sys.stderr)
+                print(f"{file} is damaged; resuming from an earlier state", file=sys.stderr)
         return None
 
     def open(self, steps: int) -> None:
-        """Begin writing after `steps` steps: 0 clears what an abandoned run left, otherwise later lines go."""
+        """Begin writing after `steps` steps: remove later log lines, or with 0 everything of an abandoned run."""
         if not self.main:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -85,7 +84,7 @@ class Run:
                 for left in set(self.folder.iterdir()) - {self.folder / "lock"}:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
             for state in self.states():
-                if int(state.name.split("-")[1]) > steps:  # passed over as damaged
+                if int(state.name.split("-")[1]) > steps:  # damaged
                     state.unlink()
             self.output.mkdir(parents=True, exist_ok=True)
             for file in (self.metrics, self.folder / "timings.jsonl"):
@@ -94,31 +93,33 @@ class Run:
                 write_atomic(file, "".join(line + "\n" for line in whole).encode())
             self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=steps + 1)
 
-    def hold(self) -> IO[str]:
-        """Keep other trainings of this name away until this process ends. `DataError` if there is one."""
-        lock = (self.folder / "lock").open("a")
+    def lock(self) -> IO[str]:
+        """Lock the run directory until this process ends. `DataError` if another training holds the lock."""
+        file = (self.folder / "lock").open("a")
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of this process; workers forked later do not hold it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # workers that are forked later do not hold it
         except (BlockingIOError, PermissionError):
             raise DataError(
                 f"another process is training {self.folder.name}; wait for it or stop it. Several processes of one "
                 "training are started by accelerate launch, or on the CPU by torchrun with ACCELERATE_USE_CPU=true"
             ) from None
-        return lock
+        return file
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turns a full disk or a forbidden folder into one sentence."""
+        """Turn a full disk or a read-only folder into a `DataError`."""
         try:
             yield
         except (OSError, SafetensorError) as error:
             states = self.states()
-            kept = f"{states[0]} is whole, and the same command goes on from it" if states else "nothing was saved yet"
+            kept = f"{states[0]} is intact, and the same command resumes from it" if states else "nothing was saved yet"
             reason = getattr(error, "strerror", None) or str(error)
-            raise DataError(f"cannot write to {self.folder} ({reason}); make room or access: {kept}") from error
+            raise DataError(
+                f"cannot write to {self.folder} ({reason}); free some space or fix its permissions: {kept}"
+            ) from error
 
     def log(self, rows: list[dict[str, Any]], timing: dict[str, float] | None = None) -> None:
-        """Append rows, each with its `step`, to metrics.jsonl; they and the timing go to TensorBoard too."""
+        """Append rows, each with its `step`, to metrics.jsonl, and a timing to timings.jsonl; both to TensorBoard."""
         if not self.main or not rows:
             return
         with self.writing(), self.metrics.open("a") as file:
@@ -135,9 +136,9 @@ class Run:
                 self.writer.add_scalar(f"time/{key}", value, rows[-1]["step"])
 
     def save(self, steps: int, **state: Any) -> None:
-        """Write the state after `steps` steps, and forget all but the `KEPT_STATES` newest.
+        """Write the state after `steps` steps, and remove all but the `KEPT_STATES` newest.
 
-        `DataError` if the disk is full: the states before are left as they are.
+        `DataError` if the disk is full; earlier states stay intact.
         """
         if not self.main:
             return
@@ -148,10 +149,10 @@ class Run:
                     torch.save({"fingerprint": self.fingerprint, **state}, file)
                     file.flush()
                     os.fsync(file.fileno())
-            except (OSError, RuntimeError) as error:  # torch says of a full disk that it wrote too few bytes
+            except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
                 part.unlink(missing_ok=True)
                 raise error if isinstance(error, OSError) else OSError(0, str(error).splitlines()[0]) from error
-            with self.metrics.open("rb") as file:  # its lines must not be younger than the state on the disk
+            with self.metrics.open("rb") as file:  # its lines must be on disk before the state is
                 os.fsync(file.fileno())
             with part.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -161,7 +162,7 @@ class Run:
                 old.unlink()
 
     def finish(self, model: MC3) -> None:
-        """Write final/ and put the whole output where it belongs, in place of an older one."""
+        """Write final/ and move the whole output to work/checkpoints, in place of an older one."""
         if not self.main:
             return
         with self.writing():
@@ -179,11 +180,11 @@ class Run:
                 state.unlink()
             if old.exists():
                 shutil.rmtree(old)
-        self.lock.close()
+        self.lock_file.close()
 
 
 def sync(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, as fsync does for a file's content."""
+    """Wait until the names in a folder are on disk, as fsync does for the content of a file."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -193,7 +194,7 @@ def sync(folder: Path) -> None:
 
 @contextmanager
 def sigterm() -> Iterator[list[int]]:
-    """Yields a list that is empty until SIGTERM comes."""
+    """Yield a list that is empty until this process receives SIGTERM."""
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:

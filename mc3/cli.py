@@ -61,12 +61,8 @@ def _load(args: argparse.Namespace) -> Any:
 
 def _method(args: argparse.Namespace) -> str:
     from mc3 import methods
-    from mc3.errors import ConfigError
 
-    try:
-        return methods.get(args.method).name
-    except KeyError as error:
-        raise ConfigError(error.args[0]) from None
+    return methods.get(args.method).name
 
 
 def profile(args: argparse.Namespace) -> None:
@@ -156,6 +152,9 @@ def shards(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Train one method from one seed; with --dry-run say what that would take."""
     config, method = _load(args), _method(args)
+    from mc3 import methods, objectives
+
+    objectives.check(methods.get(method))  # before the heavy imports below
     if args.dry_run:
         import torch
 

@@ -1,8 +1,7 @@
 """Settings: one YAML file, read into dataclasses that refuse what they do not know.
 
-`params.yaml` at the top of the repository is the profile in use, a copy of one of
-`profiles/*.yaml` made by `mc3 profile NAME`. Every setting is written there; none has a
-default here, so that what a run used can be read in one place and tracked by DVC.
+`params.yaml` at the top of the repository is the profile in use, a copy of one of `profiles/*.yaml` made by `mc3
+profile NAME`. It has every setting; none has a default here, so that one file, which DVC tracks, says what a run used.
 """
 
 from __future__ import annotations
@@ -13,23 +12,25 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from mc3.errors import ConfigError
 
+RENAMED = {"train.chunk": "train.microbatch_size"}  # settings of the last release, for the error message
+
 
 @dataclass(frozen=True)
 class Paths:
-    """Folders: `raw` as the publishers ship it, `shards` of cut clips, `work` for everything else that is made."""
+    """Folders: `raw`, the data as published; `shards`, the cut clips; `work`, all other outputs."""
 
     raw: Path
     shards: Path
     work: Path
 
     def checkpoint(self, method: str, seed: int) -> Path:
-        """A finished training: final/ and best/ for `MC3.load`, and metrics.jsonl."""
+        """The output of a finished training: final/ and best/ for `MC3.load`, and metrics.jsonl."""
         return self.work / "checkpoints" / f"{method}-{seed}"
 
     def final(self, method: str, seed: int) -> Path:
@@ -37,7 +38,7 @@ class Paths:
         return self.checkpoint(method, seed) / "final"
 
     def run(self, method: str, seed: int) -> Path:
-        """What a training keeps outside of its output: states to resume from, TensorBoard, timings."""
+        """The other files of a training: states to resume from, TensorBoard, timings."""
         return self.work / "runs" / f"{method}-{seed}"
 
     def embeddings(self, method: str, seed: int) -> Path:
@@ -45,17 +46,17 @@ class Paths:
         return self.work / "embeddings" / str(seed) / f"{method}.safetensors"
 
     def probe_metrics(self, seed: int) -> Path:
-        """The EPIC-Sounds results of a seed, JSON."""
+        """The EPIC-Sounds metrics of a seed, JSON."""
         return self.work / "probe" / f"{seed}.json"
 
     def probe_scores(self, seed: int) -> Path:
-        """The class scores behind them, a safetensors file."""
+        """The class scores of a seed, a safetensors file."""
         return self.work / "probe" / f"{seed}.safetensors"
 
 
 @dataclass(frozen=True)
 class Source:
-    """How the raw data come to be there: the `mc3` command that makes or checks them, its code and its output."""
+    """The `mc3` command that makes or checks the raw data, its code and its output."""
 
     command: str
     code: Path
@@ -64,13 +65,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Rates:
-    """How often the generated world's modalities agree. The profile's are choices, where the paper has no number.
+    """How often the generated world's modalities agree; choices of the profile where the paper has no number.
 
-    `unseen`: share of the actions outside of region I that the camera misses; `heard_unseen`: share of those that are
-    heard all the same (region IV). `on_screen`: share of time in which a visible source that nobody narrates (TV,
-    machine, tap) sounds (region II); `off_screen`: one out of view (traffic, speech, somebody else at work).
-    `sounding` multiplies Table 1's sounding rates and `signal_db` is added to the actions' level. `misnarrated`: share
-    of the training narrations that name another action; labelled clips are narrated as they are.
+    `unseen`: share of the actions outside region I that are out of view; `heard_unseen`: share of those that are
+    audible (region IV). `on_screen`: share of time in which a visible, unnarrated source (TV, machine, tap) sounds
+    (region II); `off_screen`: the same for a source out of view (traffic, speech, another person). `sounding`
+    multiplies Table 1's sounding rates; `signal_db` is added to the actions' level. `misnarrated`: share of the
+    training narrations that name another action; the narrations of labelled clips are correct.
     """
 
     unseen: float
@@ -84,7 +85,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class World:
-    """The generated world: videos a split (the last `silent_videos` training ones lack audio), EPIC-Sounds events."""
+    """The generated world: videos and EPIC-Sounds events per split; the last `silent_videos` of training lack audio."""
 
     seed: int
     videos: dict[str, int]
@@ -100,7 +101,7 @@ class World:
 
 @dataclass(frozen=True)
 class Ego4DFiles:
-    """Ego4D's files, relative to `paths.raw`, and how many training clips are sampled (Sec. 5: 250K)."""
+    """Ego4D's files, relative to `paths.raw`, and the number of training clips to sample (Sec. 5: 250K)."""
 
     metadata: Path
     narrations: Path
@@ -114,9 +115,9 @@ class Ego4DFiles:
 
 @dataclass(frozen=True)
 class EpicSoundsFiles:
-    """EPIC-Sounds' files, relative to `paths.raw`: an annotation CSV a split, and the HDF5 audio or a folder of files.
+    """EPIC-Sounds' files, relative to `paths.raw`: annotation CSVs by split; an HDF5 file or a folder of audio.
 
-    The split `test`, whose classes are not published, may be left out.
+    The split `test`, whose classes are not published, is optional.
     """
 
     annotations: dict[str, Path]
@@ -125,7 +126,7 @@ class EpicSoundsFiles:
 
 @dataclass(frozen=True)
 class Clips:
-    """How a clip is cut (Sec. 5: t - 0.5 s .. t + 1.0 s) and stored."""
+    """The extent of a clip (Sec. 5: t - 0.5 s .. t + 1.0 s) and its storage format."""
 
     before_sec: float
     after_sec: float
@@ -141,7 +142,7 @@ class Clips:
 
 @dataclass(frozen=True)
 class VideoConfig:
-    """Space-time transformer (EgoVLP's frozen-in-time ViT); `frames` and pixels fix the token count."""
+    """Space-time transformer (EgoVLP's frozen-in-time ViT); `frames` and pixels determine the number of tokens."""
 
     frames: int
     image_size: int
@@ -153,7 +154,7 @@ class VideoConfig:
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """AST; `length` log-mel frames (10 ms each) by `mel_bins`, cut into `patch` squares every `stride`."""
+    """AST; `length` log-mel frames (10 ms each) by `mel_bins`, in squares of `patch` every `stride`."""
 
     length: int
     mel_bins: int
@@ -179,7 +180,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Three encoders and the width of the sphere they meet on."""
+    """Three encoders and the dimension of their common embeddings."""
 
     embedding_dim: int
     video: VideoConfig
@@ -208,28 +209,27 @@ class Loss:
 
 @dataclass(frozen=True)
 class Train:
-    """The trainer (Sec. 4.4); `epochs` a stage, `batch_size` over all processes, the two `..._every` in steps.
+    """The trainer (Sec. 4.4): `epochs` per stage, `batch_size` over all processes, `..._every` in steps.
 
-    `chunk` clips are embedded at once with gradients in a process, null its whole share of the batch;
-    `recompute` forgets what is inside a transformer block until its gradient is wanted; `freeze` are patterns of
-    parameters' names ("encoders.video.trunk.blocks.[0-5].*"); `log_mel` is read from "shards" or made on the
-    "device" from the sound.
+    `microbatch_size`: clips that a process embeds at once with gradients, null for its whole share of the batch.
+    `recompute`: recompute the activations inside a transformer block for the backward pass. `freeze`: patterns of
+    parameter names ("encoders.video.trunk.blocks.[0-5].*"). `log_mel`: read from "shards" or computed on the "device".
     """
 
     epochs: dict[str, int]
     batch_size: int
-    chunk: int | None
+    microbatch_size: int | None
     recompute: bool
     freeze: list[str]
     compile: bool
-    log_mel: str
-    optimizer: str
+    log_mel: Literal["shards", "device"]
+    optimizer: Literal["adam", "adamw"]
     learning_rate: float
     weight_decay: float
     warmup_steps: int
-    schedule: str
+    schedule: Literal["constant", "cosine"]
     gradient_clip: float
-    precision: str
+    precision: Literal["no", "bf16"]
     crop_scale: list[float]
     flip: bool
     workers: int
@@ -237,10 +237,20 @@ class Train:
     checkpoint_every: int
     log_every: int
 
+    def __post_init__(self) -> None:
+        if self.microbatch_size is not None and self.microbatch_size < 1:
+            raise ConfigError(
+                f"train.microbatch_size is {self.microbatch_size}; it must be a number of clips, or null for all"
+            )
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ConfigError(
+                f"train.crop_scale must be two shares of the area, [smallest, largest], not {self.crop_scale}"
+            )
+
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluation: cut-offs of Table 3, clusters of Figure 6, rows of a similarity block held at once."""
+    """Evaluation: cut-offs of Table 3, clusters of Figure 6, rows of a block of the similarity matrix."""
 
     recall_at: list[int]
     clusters: int
@@ -263,10 +273,10 @@ class ProbeRecipe:
 
 @dataclass(frozen=True)
 class Probe:
-    """EPIC-Sounds (Sec. 6.3): the input, the uniform views summed at test time, and the protocols.
+    """EPIC-Sounds (Sec. 6.3): the input, the uniform views averaged at test time, and the protocols.
 
-    `features` is "ast", the encoder's own log-mels, or "epic_sounds", those of EPIC-Sounds' baselines.
-    Every method is probed by `linear`; those named, or "untrained", also by `official` and `finetune`.
+    `features`: "ast", the encoder's own log-mels, or "epic_sounds", those of the EPIC-Sounds baselines. `linear` probes
+    every method; `official` and `finetune` those listed, which may include "untrained".
     """
 
     features: str
@@ -280,9 +290,9 @@ class Probe:
 
 @dataclass(frozen=True)
 class Config:
-    """A profile. `init` maps a modality to a converted weights file, or null to start from noise.
+    """A profile. `init` maps a modality to a converted weights file, or null for random weights.
 
-    `world` is null where the raw data are downloaded instead of generated.
+    `world` is null for raw data that are downloaded.
     """
 
     profile: str
@@ -302,10 +312,10 @@ class Config:
 
 
 def build(cls: type, data: Any, where: str = "") -> Any:
-    """Make dataclass `cls` from a mapping, checking every key and type.
+    """Build dataclass `cls` from a mapping, checking every key and type.
 
-    `where` is the dotted place of `data` in the file, for messages. Raises `ConfigError`
-    naming the setting, what was found and, for an unknown key, the nearest known one.
+    `where` is the dotted position of `data` in the file. Raises `ConfigError`, which names the setting, its value and,
+    for an unknown key, its new name or the nearest known one.
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{where or 'the file'} must be a mapping, not {data!r}")
@@ -314,6 +324,8 @@ def build(cls: type, data: Any, where: str = "") -> Any:
     prefix = f"{where}." if where else ""
     for key in data:
         if key not in fields:
+            if new := RENAMED.get(f"{prefix}{key}"):
+                raise ConfigError(f"unknown setting {prefix}{key}; it is now {new}")
             near = difflib.get_close_matches(str(key), fields, n=1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(fields)}"
             raise ConfigError(f"unknown setting {prefix}{key}{hint}")
@@ -329,6 +341,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type, hint), value, where)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(args)}")
     if origin is types.UnionType:
         if value is None and type(None) in args:
             return None

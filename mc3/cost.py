@@ -1,7 +1,7 @@
-"""What a clip costs, counted from the settings: tokens, operations, bytes.
+"""The cost of a clip, computed from the settings: tokens, operations, bytes.
 
-With it the trainer says how near it is to what the device can do (MFU: the operations that the model needs, by
-those that the device could have done), and `mc3 train --dry-run` plans a run before there is anything to run.
+The trainer reports MFU with it (model FLOPs utilisation: the operations that the model needs, divided by those that the
+device could do in the same time), and `mc3 train --dry-run` estimates memory and time before training.
 
 Shapes: D width, T frames, N patches a frame.
 """
@@ -21,9 +21,8 @@ from mc3.encoders.weights import ENCODERS
 from mc3.methods import Stage
 from mc3.model import freeze, recompute
 
-PEAK_TFLOPS: dict[
-    str, dict[str, float]
-] = {  # dense, by the name that CUDA gives and `train.precision`, from the makers' data sheets
+# Dense peaks by CUDA's device name and `train.precision`, from the makers' data sheets.
+PEAK_TFLOPS: dict[str, dict[str, float]] = {
     "H200": {"bf16": 989, "no": 67},
     "H100": {"bf16": 989, "no": 67},
     "GH200": {"bf16": 989, "no": 67},
@@ -34,8 +33,8 @@ PEAK_TFLOPS: dict[
     "RTX A6000": {"bf16": 154.8, "no": 38.7},
     "RTX 4090": {"bf16": 165.2, "no": 82.6},
 }
-SHARE = 0.4  # of the peak, which a dry run supposes where nothing was measured
-BYTES_A_WEIGHT = {True: 16, False: 4}  # learning or not: float32 weight, gradient and Adam's two moments
+ASSUMED_MFU = 0.4  # of a dry run
+BYTES_PER_WEIGHT = {True: 16, False: 4}  # learning or frozen: float32 weight, gradient and Adam's two moments
 
 
 def tokens(config: ModelConfig) -> dict[str, int]:
@@ -51,47 +50,44 @@ def tokens(config: ModelConfig) -> dict[str, int]:
 def forward_flops(config: ModelConfig) -> dict[str, float]:
     """Floating-point operations to embed one clip, by modality; a multiplication and its addition are two.
 
-    Of matrix products and attention, as `torch.utils.flop_counter` counts them. What the encoders leave out, the
-    last block's patches that nobody reads, is left out here.
+    Counts matrix products and attention, as `torch.utils.flop_counter` does, except for the patches of the last block,
+    which the encoders do not compute.
     """
     count = tokens(config)
-    video, audio, text = config.video, config.audio, config.text
 
     def linear(tokens: int, dim: int, widths: int) -> int:
         return 2 * tokens * dim * dim * widths
 
-    dim, frames, patches, all_tokens = video.dim, video.frames, count["video"] - 1, count["video"]
-    attended = all_tokens + patches * (frames + 1)  # pairs of query and key, over time; then over space
-    over_time = linear(all_tokens, dim, 4) + 4 * dim * attended
-    over_space = linear(all_tokens, dim, 4) + 4 * dim * (all_tokens + patches * (patches // frames + 1))
-    last = linear(all_tokens, dim, 3) + linear(1, dim, 1) + 4 * dim * all_tokens + linear(1, dim, 8)
-    seen = 2 * patches * 3 * video.patch**2 * dim + (video.depth - 1) * (
-        over_time + over_space + linear(all_tokens, dim, 8)
-    )
-    seen += over_time + last + 2 * dim * config.embedding_dim
+    dim, depth, frames, total = config.video.dim, config.video.depth, config.video.frames, count["video"]
+    patches = total - 1
+    over_time = linear(total, dim, 4) + 4 * dim * (total + patches * (frames + 1))  # pairs of query and key
+    over_space = linear(total, dim, 4) + 4 * dim * (total + patches * (patches // frames + 1))
+    last = linear(total, dim, 3) + linear(1, dim, 1) + 4 * dim * total + linear(1, dim, 8)
+    video = 2 * patches * 3 * config.video.patch**2 * dim + depth * over_time
+    video += (depth - 1) * (over_space + linear(total, dim, 8)) + last
 
-    dim, all_tokens = audio.dim, count["audio"]
-    attention = linear(all_tokens, dim, 4) + 4 * dim * all_tokens**2
-    heard = 2 * (all_tokens - 2) * audio.patch**2 * dim + audio.depth * attention + 2 * dim * config.embedding_dim
-    heard += (audio.depth - 1) * linear(all_tokens, dim, 8) + linear(2, dim, 8)
+    dim, depth, total = config.audio.dim, config.audio.depth, count["audio"]
+    audio = 2 * (total - 2) * config.audio.patch**2 * dim + depth * (linear(total, dim, 4) + 4 * dim * total**2)
+    audio += (depth - 1) * linear(total, dim, 8) + linear(2, dim, 8)
 
-    dim, all_tokens = text.dim, count["text"]
-    read = text.depth * (linear(all_tokens, dim, 12) + 4 * dim * all_tokens**2) + 2 * dim * config.embedding_dim
-    return {"audio": float(heard), "video": float(seen), "text": float(read)}
+    dim, total = config.text.dim, count["text"]
+    text = config.text.depth * (linear(total, dim, 12) + 4 * dim * total**2)
+    trunks = {"audio": audio, "video": video, "text": text}
+    return {m: float(flops + 2 * getattr(config, m).dim * config.embedding_dim) for m, flops in trunks.items()}
 
 
 def training_flops(config: ModelConfig, stage: Stage) -> float:
-    """Operations of one clip's share of a training step: forward, and twice that backward where weights learn.
+    """Operations of one clip in a training step: forward, and twice that backward where weights learn.
 
-    What `train.chunk` and `train.recompute` compute a second time is no part of it, so that a share of the peak
-    says how fast training is, not how busy the device.
+    Excludes what `train.microbatch_size` and `train.recompute` compute a second time, so that MFU measures the speed of
+    training, not the load of the device.
     """
     forward = forward_flops(config)
     return sum((3 if m in stage.train else 1) * forward[m] for m in stage.modalities)
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Operations a second that a GPU's maker states for `train.precision`, or None for a device not listed."""
+    """Peak operations a second of a GPU at `train.precision`, by its maker; None for a device that is not listed."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -100,7 +96,15 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 def timing(config: ModelConfig, stage: Stage, speed: float, waited: float, peak: float | None) -> dict[str, float]:
-    """What timings.jsonl says of some steps: clips and tokens a second, share of time spent waiting, MFU if known."""
+    """A row of timings.jsonl: clips and tokens a second, the share of time waiting for data, and MFU if known.
+
+    Args:
+        config: the model.
+        stage: of training.
+        speed: clips a second.
+        waited: share of the time.
+        peak: operations a second of all devices, or None.
+    """
     count = tokens(config)
     found = {"samples_per_sec": speed, "data_wait": waited}
     found["tokens_per_sec"] = speed * sum(count[m] for m in stage.modalities)
@@ -109,66 +113,69 @@ def timing(config: ModelConfig, stage: Stage, speed: float, waited: float, peak:
     return found
 
 
-def told(timing: Mapping[str, float]) -> str:
-    """The same in a line of progress."""
+def format_timing(timing: Mapping[str, float]) -> str:
+    """A timing as text, for the progress line."""
     mfu = f", MFU {100 * timing['mfu']:.0f} %" if "mfu" in timing else ""
     return f"{timing['samples_per_sec']:.0f} clips/s, {100 * timing['data_wait']:.0f} % waiting{mfu}"
 
 
 def saved_bytes(config: Config, stage: Stage) -> tuple[float, float]:
-    """Bytes that autograd keeps from forward to backward: (of each clip, and whatever their number).
+    """Bytes that autograd keeps from forward to backward: (per clip, fixed).
 
-    The encoders run on tensors without content, so that this takes no memory itself; buffers inside kernels and
-    what the allocator wastes come on top.
+    Runs the encoders on fake tensors, so it needs no memory itself. Buffers inside kernels and the allocator's overhead
+    are not included.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    def kept(clips: int, twice: bool) -> int:
-        model = torch.nn.Module()
-        with torch.device("meta"):
-            model.encoders = torch.nn.ModuleDict(make_encoders(config.model))
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            model.to_empty(device="cpu")
-            freeze(model, stage.train, config.train.freeze)
-            if twice:
-                recompute(model)
-            own = {p.untyped_storage()._cdata for p in model.parameters()}
-            found: dict[int, int] = {}
-            held: list[Tensor] = []  # so that no storage is freed and its place taken by another
-
-            def pack(tensor: Tensor) -> Tensor:
-                storage = tensor.untyped_storage()
-                if storage._cdata not in own:
-                    found[storage._cdata] = storage.nbytes()
-                    held.append(tensor)
-                return tensor
-
-            bf16 = config.train.precision == "bf16"
-            with (
-                torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-                torch.autocast("cpu", torch.bfloat16, enabled=bf16),
-            ):
-                outputs = [model.encoders[m](x) for m, x in inputs(config, clips).items() if m in stage.modalities]
-            del outputs
-            return sum(found.values())
-
-    def a_clip(twice: bool) -> tuple[float, float]:
-        one, three = kept(1, twice), kept(3, twice)
-        return (three - one) / 2, one - (three - one) / 2
-
-    clip, fixed = a_clip(config.train.recompute)
-    if config.train.recompute:  # what one block computes again is there while its gradient is taken
-        clip += (a_clip(twice=False)[0] - clip) / max(config.model.video.depth, config.model.audio.depth)
+    clip, fixed = _per_clip(config, stage, config.train.recompute)
+    if config.train.recompute:  # one block's activations exist again while its gradient is computed
+        kept, _ = _per_clip(config, stage, recomputed=False)
+        clip += (kept - clip) / max(config.model.video.depth, config.model.audio.depth)
     return clip, fixed
 
 
+def _per_clip(config: Config, stage: Stage, recomputed: bool) -> tuple[float, float]:
+    one, three = (_saved_bytes(config, stage, clips, recomputed) for clips in (1, 3))
+    return (three - one) / 2, one - (three - one) / 2
+
+
+def _saved_bytes(config: Config, stage: Stage, clips: int, recomputed: bool) -> int:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    model = torch.nn.Module()
+    with torch.device("meta"):
+        model.encoders = torch.nn.ModuleDict(make_encoders(config.model))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        freeze(model, stage.train, config.train.freeze)
+        if recomputed:
+            recompute(model)
+        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        saved: dict[int, int] = {}
+        alive: list[Tensor] = []  # so that no storage is freed and its address reused
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                saved[storage._cdata] = storage.nbytes()
+                alive.append(tensor)
+            return tensor
+
+        bf16 = config.train.precision == "bf16"
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+        ):
+            outputs = [model.encoders[m](x) for m, x in inputs(config, clips).items() if m in stage.modalities]
+        del outputs
+        return sum(saved.values())
+
+
 def make_encoders(config: ModelConfig) -> dict[str, Any]:
-    """The three encoders, untrained, by modality."""
+    """The three encoders with random weights, by modality."""
     return {m: make(getattr(config, m), config.embedding_dim) for m, make in ENCODERS.items()}
 
 
 def inputs(config: Config, clips: int) -> dict[str, Tensor]:
-    """Inputs of the right shapes for `clips` clips, as training makes them."""
+    """Constant inputs of `clips` clips, in the shapes of training."""
     model = config.model
     return {
         "audio": torch.zeros(clips, model.audio.length, model.audio.mel_bins),
@@ -178,13 +185,13 @@ def inputs(config: Config, clips: int) -> dict[str, Tensor]:
 
 
 def plan(config: Config, method: str, processes: int, peak: float | None) -> str:
-    """What training `method` once would take, as text: parameters, steps, memory of a process, hours.
+    """An estimate of one training of `method`, as text: parameters, steps, memory of a process, hours.
 
     Args:
         config: the profile.
         method: a row of `mc3.methods`, or "align".
         processes: that share the batch, a device each.
-        peak: operations a second of one device; None if it is not known, and then hours are not said.
+        peak: operations a second of one device; None if unknown, and then there are no hours.
     """
     from mc3.data.shards import read_index
 
@@ -193,36 +200,36 @@ def plan(config: Config, method: str, processes: int, peak: float | None) -> str
         index = read_index(config.paths.shards)
         clips, source = int(((index["dataset"] == "ego4d") & (index["split"] == "train")).sum()), "in the shards"
     except ValueError:
-        clips, source = config.ego4d.train_clips, "asked for; no shards yet"
+        clips, source = config.ego4d.train_clips, "requested; no shards yet"
     forward, count = forward_flops(config.model), tokens(config.model)
     with torch.device("meta"):
         encoders = make_encoders(config.model)
     sizes = {m: sum(p.numel() for p in encoder.parameters()) for m, encoder in encoders.items()}
     steps = clips // train.batch_size
     share = -(-train.batch_size // processes)
-    held = min(train.chunk or share, share)
+    microbatch = min(train.microbatch_size or share, share)
     lines = [f"{method} ({recipe.label}): {clips:,} clips ({source}), {processes} process{'es' * (processes > 1)}"]
     lines += [f"  {'encoder':8}{'parameters':>14}{'tokens':>9}{'GFLOP':>9}  a clip, forward"]
     lines += [f"  {m:8}{sizes[m]:>14,}{count[m]:>9,}{forward[m] / 1e9:>9.2f}" for m in encoders]
     hours = 0.0
     for number, stage in enumerate(recipe.stages):
         epochs = sum(train.epochs.values()) if stage.epochs == "both" else train.epochs[stage.epochs]
-        a_clip, fixed = saved_bytes(config, stage)
-        weights = sum(BYTES_A_WEIGHT[m in stage.train] * sizes[m] for m in encoders)
-        memory = weights + fixed + held * a_clip
+        per_clip, fixed = saved_bytes(config, stage)
+        weights = sum(BYTES_PER_WEIGHT[m in stage.train] * sizes[m] for m in encoders)
+        memory = weights + fixed + microbatch * per_clip
         flops = training_flops(config.model, stage)
-        again = sum(forward[m] for m in stage.train) * ((held < share) + train.recompute)
+        again = sum(forward[m] for m in stage.train) * ((microbatch < share) + train.recompute)
         twice = f", and {again / 1e9:.0f} computed twice" if again else ""
         lines += [
             f"  stage {number}: {epochs} x {steps:,} steps = {epochs * steps:,} steps of {train.batch_size} clips",
-            f"    memory: {weights / 1e9:.1f} GB weights, gradients and moments + {held} clips x {a_clip / 1e6:.0f} MB "
-            f"+ {fixed / 1e9:.1f} GB = {memory / 1e9:.1f} GB a process, and the kernels' buffers",
+            f"    memory: {weights / 1e9:.1f} GB weights, gradients and moments + {microbatch} clips x "
+            f"{per_clip / 1e6:.0f} MB + {fixed / 1e9:.1f} GB = {memory / 1e9:.1f} GB a process, + kernels' buffers",
             f"    {flops / 1e9:.0f} GFLOP a clip{twice}",
         ]
         if peak is not None:
-            hours += epochs * steps * train.batch_size * (flops + again) / (processes * peak * SHARE) / 3600
-    lines.append(
-        f"  {hours:.2f} h at {SHARE:.0%} of {peak / 1e12:.0f} TFLOP/s a process" if peak is not None
-        else "  hours: say --peak-tflops for a device that is not here or not known"
-    )  # fmt: skip
+            hours += epochs * steps * train.batch_size * (flops + again) / (processes * peak * ASSUMED_MFU) / 3600
+    if peak is None:
+        lines.append("  hours: unknown; --peak-tflops states the peak of a device that is not here or not listed")
+    else:
+        lines.append(f"  {hours:.2f} h at {ASSUMED_MFU:.0%} of {peak / 1e12:.0f} TFLOP/s a process")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ K / pool for Table 3, the squared class frequencies for Table 4.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -79,6 +80,39 @@ def pr_curve(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     )
 
 
+def weighted_roc(
+    scores: ArrayLike, labels: ArrayLike, weights: NDArray, strata: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """ROC area under D weightings of the rows; with `strata`, the area of the pairs within a stratum: [D].
+
+    The weighted share of pairs of a positive and a negative in which the positive scores higher; equal scores count
+    half. NaN where there is no pair. Sums of whole weights are exact, whatever the order of the rows.
+
+    Args:
+        scores: [N], finite.
+        labels: [N], 0 and 1.
+        weights: [D, N], how often each row counts.
+        strata: [N], codes from 0.
+    """
+    positive = np.asarray(labels).astype(bool)
+    _, rank = np.unique(np.asarray(scores), return_inverse=True)
+    size = int(rank.max()) + 1
+    first = size * (np.zeros_like(rank) if strata is None else np.asarray(strata))
+    key = first + rank  # sorts by stratum, then by score
+    negatives = np.flatnonzero(~positive)[np.argsort(key[~positive], kind="stable")]
+    cumulative = np.zeros((len(weights), len(negatives) + 1))
+    np.cumsum(weights[:, negatives], axis=1, out=cumulative[:, 1:])
+
+    def below(limits: NDArray, side: Literal["left", "right"] = "left") -> NDArray[np.float64]:
+        return cumulative[:, np.searchsorted(key[negatives], limits, side)]
+
+    own, start = weights[:, positive], below(first[positive])
+    wins = (below(key[positive]) + below(key[positive], "right")) / 2 - start
+    pairs = below(first[positive] + size) - start
+    with np.errstate(invalid="ignore"):
+        return np.sum(own * wins, axis=1) / np.sum(own * pairs, axis=1)
+
+
 def resampled_discovery(
     scores: ArrayLike, labels: ArrayLike, counts: NDArray, recalls: Sequence[float] = ()
 ) -> dict[str, NDArray[np.float64]]:
@@ -92,19 +126,14 @@ def resampled_discovery(
     """
     scores, labels = _scored(scores, labels)
     order = np.argsort(-scores, kind="stable")
-    positive = labels[order].astype(np.float64)
     # Clips with the same score cross the threshold together: sums up to the last of each run.
     last = np.r_[np.flatnonzero(np.diff(scores[order])), len(scores) - 1]
-    counts = counts[:, order]
-    true = np.cumsum(counts * positive, axis=1)[:, last]
-    seen = np.cumsum(counts, axis=1, dtype=np.float64)[:, last]
-    false = seen - true
+    true = np.cumsum(counts[:, order] * labels[order].astype(np.float64), axis=1)[:, last]
+    retrieved = np.cumsum(counts[:, order], axis=1, dtype=np.float64)[:, last]
+    values = {"roc": weighted_roc(scores, labels, counts)}
     with np.errstate(invalid="ignore", divide="ignore"):
-        step = np.diff(true, axis=1, prepend=0)
-        precision = np.where(seen > 0, true / seen, 0)
-        values = {"roc": np.sum(np.diff(false, axis=1, prepend=0) * (true - step / 2), axis=1)}
-        values["roc"] /= true[:, -1] * false[:, -1]
-        values["pr"] = np.sum(step / true[:, -1:] * precision, axis=1)
+        precision = np.where(retrieved > 0, true / retrieved, 0)
+        values["pr"] = np.sum(np.diff(true, axis=1, prepend=0) / true[:, -1:] * precision, axis=1)
     for recall in recalls:
         first = np.argmax(true >= (recall - 1e-9) * true[:, -1:], axis=1)
         values[f"p{round(100 * recall)}"] = np.take_along_axis(precision, first[:, None], axis=1)[:, 0]

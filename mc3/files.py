@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import re
 import shutil
+import socket
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,12 +28,22 @@ def is_safe_id(value: Any) -> bool:
     return isinstance(value, str) and SAFE_ID.fullmatch(value) is not None
 
 
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path`, of this process alone; the file written to it becomes `path` if no error occurs."""
+    own = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+    try:
+        yield own
+        own.replace(path)
+    finally:
+        own.unlink(missing_ok=True)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file completely or not at all: to a neighbouring file that is then renamed."""
+    """Write a file completely or not at all; its folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    neighbour = path.with_name(f".{path.name}.partial")
-    neighbour.write_bytes(data)
-    neighbour.replace(path)
+    with atomic(path) as own:
+        own.write_bytes(data)
 
 
 def sha256(path: Path) -> str:

@@ -1,8 +1,7 @@
-"""The rows of Tables 2 and 3 as data: what each method trains on, in which order, from where.
+"""The rows of Tables 2 and 3 as data: what each method trains on, in which order, from which weights.
 
-To add a method, add one entry to `METHODS`; `dvc repro` trains it, and it appears in Tables 2-4 (linear probe), among
-the differences, in Figure 5, the training curves, the overview and the report. The entries are plain literals because
-DVC reads them too: changing one method's entry retrains that method only.
+To add a method, add one entry to `METHODS`; `dvc repro` trains it, and it appears in every table, figure and page of
+the report. Entries are plain literals because DVC reads them too: changing one entry retrains that method only.
 
 Keys of an entry
     label   its name in tables
@@ -10,35 +9,27 @@ Keys of an entry
     role    optional: "reference" (the row that all others are compared with), "control" (the reference less its
             consensus loss) or "proposal" (not the paper's); rows with a role are measured by region in Figures 2 and 3
     start   "init" (the initial weights of the seed) or "align" (the shared align checkpoint)
-    stages  what is trained, in order. A stage has
+    stages  the stages of its training in order, each with
         epochs       "align", "refine" (the profile's `train.epochs`) or "both", their sum
         pairs        modality pairs under the contrastive loss, Eq. 1 in both directions; "all" is every pair
         contrastive  weight of the contrastive loss (1)
         consensus    weight of the consensus loss, Eq. 3, in units of the profile's `loss.consensus_weight` (0)
         temperature  its own temperature, where the method's paper fixes one (the profile's)
         train        modalities whose encoders learn; the others are frozen (those in `pairs`)
-        loss         its kind of contrastive loss and that kind's settings, one of `LOSSES` ({"kind": "info_nce"})
+        loss         the kind of loss and its settings (`mc3.objectives`; {"kind": "info_nce"})
 
 `OTHERS` are recipes that `mc3 train` knows but no table has.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-MODALITIES = ("audio", "video", "text")
+from mc3.errors import ConfigError
 
-# The kinds of contrastive loss (`mc3.objectives`) and the settings that each takes
-LOSSES: dict[str, set[str]] = {
-    "info_nce": set(),  # Eq. 1: the batch's other clips are the negatives
-    "learnt_scale": {"highest"},  # the same, times a learnt scale instead of over a fixed temperature
-    "active_negatives": {"pool", "negatives", "momentum"},
-    "memory_bank": {"negatives", "momentum"},
-    "relative": {"softness"},  # for Eq. 3, not for Eq. 1: similarities measured against the batch
-    "peers": {"trust"},  # "equal" or "retrieval"
-}
+MODALITIES = ("audio", "video", "text")
 
 ALIGN: dict[str, Any] = {"label": "align stage", "start": "init", "stages": [{"epochs": "align", "pairs": "all"}]}
 
@@ -86,7 +77,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of training, as the module's docstring describes its keys."""
+    """One stage of training; the module's docstring describes its keys."""
 
     epochs: str
     pairs: tuple[tuple[str, str], ...]
@@ -99,7 +90,7 @@ class Stage:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The modalities that must be embedded for this stage's losses."""
+        """The modalities that this stage's losses need."""
         if self.consensus:
             return MODALITIES
         return tuple(m for m in MODALITIES if any(m in pair for pair in self.pairs))
@@ -107,7 +98,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe: where it starts and its stages."""
+    """A recipe: its initial weights and its stages."""
 
     name: str
     label: str
@@ -117,32 +108,33 @@ class Method:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The modalities that the finished method can embed: those trained in any stage."""
+        """The modalities that the finished method can embed: those of any stage."""
         return tuple(m for m in MODALITIES if any(m in s.modalities for s in self.stages))
 
 
 def get(name: str) -> Method:
-    """The recipe called `name`; "align" is the shared first stage. KeyError names the known ones."""
+    """The recipe called `name`; "align" is the shared first stage.
+
+    Raises:
+        ConfigError: there is none, or its entry has an unknown key or modality. `objectives.check` checks its losses.
+    """
     entries: dict[str, dict[str, Any]] = {"align": ALIGN, **METHODS, **OTHERS}
     if name not in entries:
-        raise KeyError(f"no method {name!r} in mc3/methods.py; known: {', '.join(entries)}")
+        raise ConfigError(f"no method {name!r} in mc3/methods.py; known: {', '.join(entries)}")
     entry = entries[name]
     stages = tuple(_stage(name, s) for s in entry["stages"])
     return Method(name, entry["label"], entry.get("paper", ""), entry["start"], stages)
 
 
 def with_role(role: str) -> str:
-    """Name of the row of `METHODS` with this role, or "" where none has it. KeyError if several have it."""
-    names = [name for name, entry in METHODS.items() if entry.get("role") == role]
-    if len(names) > 1:
-        raise KeyError(f"methods {' and '.join(names)} in mc3/methods.py have the role {role!r}; only one may")
-    return names[0] if names else ""
+    """Name of the row of `METHODS` that has this role, the first if several have it, or ""."""
+    return next((name for name, entry in METHODS.items() if entry.get("role") == role), "")
 
 
 def _stage(method: str, entry: dict[str, Any]) -> Stage:
     known = {"epochs", "pairs", "contrastive", "consensus", "temperature", "train", "loss"}
     if unknown := set(entry) - known:
-        raise KeyError(
+        raise ConfigError(
             f"method {method!r} in mc3/methods.py has an unknown key {sorted(unknown)[0]!r}; known: {sorted(known)}"
         )
     if entry["pairs"] == "all":
@@ -151,18 +143,9 @@ def _stage(method: str, entry: dict[str, Any]) -> Stage:
         pairs = tuple((a, b) for a, b in (pair.split("-") for pair in entry["pairs"]))
     for modality in {m for pair in pairs for m in pair} | set(entry.get("train", ())):
         if modality not in MODALITIES:
-            raise KeyError(f"method {method!r} in mc3/methods.py names {modality!r}; modalities are {MODALITIES}")
+            raise ConfigError(f"method {method!r} in mc3/methods.py names {modality!r}; modalities are {MODALITIES}")
     settings = dict(entry.get("loss", {"kind": "info_nce"}))
     kind = settings.pop("kind", None)
-    if set(settings) != LOSSES.get(kind):
-        takes = "; ".join(f"{k} takes {', '.join(sorted(names)) or 'nothing'}" for k, names in LOSSES.items())
-        raise KeyError(f"method {method!r} in mc3/methods.py has the loss {entry['loss']}; {takes}")
     stage = Stage(entry["epochs"], pairs, entry.get("contrastive", 1.0), entry.get("consensus", 0.0),
                   entry.get("temperature"), (), kind, settings)  # fmt: skip
-    if kind == "peers" and len(pairs) < len(MODALITIES):
-        raise KeyError(f'method {method!r} in mc3/methods.py has the loss "peers", which needs "pairs": "all"')
-    if kind == "relative" and not stage.consensus:
-        raise KeyError(
-            f'method {method!r} in mc3/methods.py has the loss "relative", which is nothing without "consensus"'
-        )
-    return Stage(**{**stage.__dict__, "train": tuple(entry.get("train", stage.modalities))})
+    return replace(stage, train=tuple(entry.get("train", stage.modalities)))

@@ -1,7 +1,7 @@
-"""MC3: the three encoders as one object, where training, embedding and a user's own code meet.
+"""MC3: the three encoders as one model, for training, for embedding and for a user's own code.
 
-A checkpoint is a folder with `model.safetensors`, `config.json` (the model's settings) and
-`tokenizer.json`; nothing else is needed to use it, and nothing in it is executed.
+A checkpoint is a folder with `model.safetensors`, `config.json` (the model's settings) and `tokenizer.json`. It needs
+nothing else, and none of it is executed.
 """
 
 from __future__ import annotations
@@ -9,27 +9,31 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.models import vision_transformer
+from timm.models.vision_transformer import Block as AudioBlock
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
-from transformers.models.distilbert.modeling_distilbert import TransformerBlock
+from torch.utils.data import DataLoader, Dataset, Subset
+from transformers.models.distilbert.modeling_distilbert import TransformerBlock as TextBlock
 
-from mc3.config import ModelConfig, as_dict, build
+from mc3.config import Config, ModelConfig, as_dict, build
 from mc3.encoders import text
 from mc3.encoders.audio import AudioEncoder
 from mc3.encoders.text import TextEncoder
-from mc3.encoders.video import Block, VideoEncoder
+from mc3.encoders.video import Block as VideoBlock
+from mc3.encoders.video import VideoEncoder
 from mc3.encoders.weights import mismatch
 from mc3.errors import ConfigError, DataError
 
@@ -40,14 +44,14 @@ class MC3(nn.Module):
     """Audio, video and text encoders onto one unit sphere (Sec. 4)."""
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer | str | Path) -> None:
-        """Random weights from torch's generator.
+        """Random weights from torch's global generator.
 
         Args:
             config: sizes of the encoders.
             tokenizer: of the narrations, or the path of its tokenizer.json.
 
         Raises:
-            ConfigError: sizes that do not fit together, or a tokenizer that does not fit them.
+            ConfigError: sizes that do not fit each other, or a tokenizer that does not fit them.
         """
         super().__init__()
         self.config = config
@@ -60,31 +64,43 @@ class MC3(nn.Module):
             }
         )
 
+    @classmethod
+    def initial(cls, config: Config, seed: int) -> MC3:
+        """The weights that every method of `seed` with start "init" begins with: random, or `config.init`'s files.
+
+        Raises:
+            DataError: the shards have no tokenizer, or a file of `config.init` is missing, damaged or of another size.
+        """
+        tokenizer = config.paths.shards / "tokenizer.json"
+        if not tokenizer.exists():
+            raise DataError(f"no tokenizer at {tokenizer}; `dvc repro shards` makes it")
+        torch.manual_seed(seed)
+        model = cls(config.model, tokenizer)
+        model.init_from(config.init)
+        return model
+
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Embed the modalities that `batch` has.
 
         Args:
             batch: any of "audio", raw log-mel [B, L, mel]; "video", uint8 or float in 0..255
-                [B, T, height, width, 3]; "text", token ids [B, N]. Other keys are left alone.
+                [B, T, height, width, 3]; "text", token ids [B, N]. Other keys are ignored.
 
         Returns:
-            Unit vectors, float32 [B, embedding_dim], by modality.
+            Unit vectors [B, embedding_dim] by modality, float32 (also under autocast) or float64 of a float64 model.
         """
         raw = {name: encoder(batch[name]) for name, encoder in self.encoders.items() if name in batch}
-        # under autocast in float32 nevertheless; a model in float64 stays there
         return {m: normalize(e.to(torch.promote_types(e.dtype, torch.float32)), dim=-1) for m, e in raw.items()}
 
     def tokenize(self, texts: list[str]) -> Tensor:
-        """Narrations as the ids that "text" takes: int64 [B, max_length], on the model's device."""
+        """Token ids of narrations, the input "text": int64 [B, max_length], on the model's device."""
         return text.tokenize(self.tokenizer, texts).to(next(self.parameters()).device)
 
     def init_from(self, init: Mapping[str, Path | None]) -> None:
-        """Load the encoders that `init` names a converted weights file for (`mc3 weights convert`).
-
-        A file holds all of an encoder (`trunk.*` and `projection.*`) or all of its trunk.
+        """Load converted weights files (`mc3 weights convert`), each a whole encoder or the whole `trunk.*` of one.
 
         Raises:
-            ConfigError: `init` names another modality.
+            ConfigError: `init` names an unknown modality.
             DataError: a file is missing or damaged, or its tensors do not fit.
         """
         for modality, path in init.items():
@@ -99,7 +115,7 @@ class MC3(nn.Module):
             _load(encoder, tensors, Path(path))
 
     def save(self, folder: str | Path) -> None:
-        """Write a checkpoint folder, replacing one that is there only once all is written."""
+        """Write a checkpoint folder; an older one is replaced once the new one is complete."""
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
@@ -122,15 +138,12 @@ class MC3(nn.Module):
         """Read a checkpoint folder, ready for inference (`eval` mode).
 
         Raises:
-            DataError: it is missing, incomplete or damaged; the message says what makes it.
+            DataError: it is missing, incomplete or damaged; the message has the command that makes it.
         """
         folder = Path(folder)
-        made = re.fullmatch(r"(.+)-(\d+)", folder.parent.name)
-        command = (
-            f"`mc3 train --method {made[1]} --seed {made[2]}` or `dvc repro` makes it"
-            if made
-            else "`dvc repro` makes it"
-        )
+        named = re.fullmatch(r"(.+)-(\d+)", folder.parent.name)
+        trained = f"`mc3 train --method {named[1]} --seed {named[2]}` or " if named else ""
+        command = f"{trained}`dvc repro` makes it"
         for name in (CONFIG, TOKENIZER, WEIGHTS):
             if not (folder / name).is_file():
                 raise DataError(f"no checkpoint at {folder} ({name} is missing); {command}")
@@ -144,13 +157,38 @@ class MC3(nn.Module):
         return model.to(device).eval()
 
 
-def freeze(model: nn.Module, learning: tuple[str, ...], patterns: Sequence[str] = ()) -> None:
-    """Only these modalities' encoders learn; the others are fixed, dropout included.
+def embed_clips(
+    model: MC3, dataset: Dataset, modalities: Collection[str], batch_size: int, workers: int = 0, title: str = ""
+) -> dict[str, NDArray[np.float32]]:
+    """Unit embeddings of all clips of `dataset` by modality: [N, D], in its order.
 
-    Parameters whose name fits one of `patterns` (of fnmatch) are fixed too.
+    Each process embeds its share, and all get the result. A `title` shows progress. Leaves the model in `eval` mode.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+    from rich.progress import track
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    device = next(model.parameters()).device
+    found: dict[str, list[Tensor]] = {modality: [] for modality in modalities}
+    model.eval()
+    rows = list(range(len(dataset)))  # type: ignore[arg-type]  # map-style
+    with state.split_between_processes(rows) as mine, torch.inference_mode():
+        loader = DataLoader(Subset(dataset, mine), batch_size, num_workers=workers)
+        for batch in track(loader, title, disable=not (title and state.is_main_process)):
+            for m, embedding in model({m: batch[m].to(device) for m in modalities}).items():
+                found[m].append(embedding.float().cpu())
+    # Shares are consecutive and gathered in the order of the processes, so each clip occurs once and in its position.
+    return {m: torch.cat(gather_object(parts)).numpy() for m, parts in found.items()}
+
+
+def freeze(model: nn.Module, learning: tuple[str, ...], patterns: Sequence[str] = ()) -> None:
+    """Freeze all encoders but those of the modalities `learning`, dropout included, and the parameters of `patterns`.
+
+    A pattern is matched with fnmatch against parameter names.
 
     Raises:
-        ConfigError: a pattern fits no parameter, or nothing is left to learn.
+        ConfigError: a pattern matches no parameter, or nothing is left to learn.
     """
     for modality, encoder in cast(nn.ModuleDict, model.encoders).items():
         encoder.requires_grad_(modality in learning).train(modality in learning)
@@ -166,14 +204,14 @@ def freeze(model: nn.Module, learning: tuple[str, ...], patterns: Sequence[str] 
 
 
 def recompute(model: nn.Module) -> None:
-    """Keep only the inputs of transformer blocks for the backward pass, which computes the rest again.
+    """Store only the inputs of transformer blocks, and recompute the rest in the backward pass, with equal dropout.
 
-    Dropout draws the same again. Half the memory and less, for a third more time.
+    Takes at most half the memory and a third more time.
     """
     for module in model.modules():
-        if isinstance(module, Block | vision_transformer.Block | TransformerBlock):
-            whole = partial(checkpoint, module.forward, use_reentrant=False)
-            module.forward = whole  # type: ignore[method-assign]  # in place, so that parameters keep their names
+        if isinstance(module, AudioBlock | VideoBlock | TextBlock):
+            forward = partial(checkpoint, module.forward, use_reentrant=False)
+            module.forward = forward  # type: ignore[method-assign]  # in place, so that parameters keep their names
 
 
 def _read(path: Path, remedy: str) -> dict[str, Tensor]:
@@ -186,7 +224,7 @@ def _read(path: Path, remedy: str) -> dict[str, Tensor]:
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load every tensor into every parameter, or say what does not fit."""
+    """Load tensors, which must be exactly those of the module."""
     if faults := mismatch(tensors, module.state_dict()):
         raise DataError(f"{path} does not fit the model's settings: {faults}")
     module.load_state_dict(tensors)

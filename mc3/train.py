@@ -3,17 +3,17 @@
     mc3 train --method mc3 --seed 0
     accelerate launch -m mc3 train --config params.yaml --method mc3 --seed 0
 
-It writes `work/checkpoints/{method}-{seed}`, all at once when done: `final/` and `best/` (by the mean of the
-validation ROCs; the paper evaluates the final one) for `MC3.load`, and `metrics.jsonl`, a line a step and one an
-epoch. Logs with the time of day in them are in `work/runs/{method}-{seed}`.
+The output is `work/checkpoints/{method}-{seed}`, written as a whole at the end: `final/` and `best/` (by the mean of
+the validation ROCs; the paper evaluates the final one) for `MC3.load`, and `metrics.jsonl`, a line a step and one an
+epoch. Files that depend on the time of day are in `work/runs/{method}-{seed}`.
 
-A run that was killed goes on from its last saved state when started again with the same settings, and ends with
-the weights it would have had. SIGTERM (what a scheduler sends before it takes the machine back) makes it save
-its state and exit with code 75, "try again". The number of processes changes rounding only.
+A killed run resumes from its last saved state when it is started again with the same settings, and ends with the same
+weights as an uninterrupted one. On SIGTERM (which a scheduler sends before it takes the machine back) it saves its
+state and exits with code 75, "try again". The number of processes changes rounding only.
 
-The contrastive loss couples all clips of a batch, so gradients of parts of it do not add up to its own. Where a
-batch does not fit, `train.chunk` embeds it in pieces without gradients, takes the loss of all, and embeds each piece
-again to carry that loss's gradient on (Gao et al. 2021, "Scaling deep contrastive learning batch size").
+The contrastive loss couples all clips of a batch, so the gradients of its parts do not add up to its own. For batches
+that do not fit, `train.microbatch_size` embeds microbatches without gradients, computes the loss of all, and embeds
+each again to pass that loss's gradient on (GradCache, https://arxiv.org/abs/2101.06983).
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from accelerate.utils import gather_object
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -40,35 +39,24 @@ from mc3 import checkpoint, cost, evaluate, methods, objectives, progress
 from mc3.config import Config, Train, as_dict
 from mc3.data import batches
 from mc3.data.shards import ClipDataset, open_clips
-from mc3.errors import ConfigError, DataError
+from mc3.errors import ConfigError
 from mc3.files import code_identity, sha256
 from mc3.methods import Method
-from mc3.model import MC3, freeze, recompute
-from mc3.objectives import Objective
+from mc3.model import MC3, embed_clips, freeze, recompute
+from mc3.objectives import Batch, Objective
 
 STOPPED = 75  # sysexits.h EX_TEMPFAIL
-
-
-def initial(config: Config, seed: int) -> MC3:
-    """The weights that every method of `seed` with start "init" begins from: noise, or `config.init`'s files."""
-    tokenizer = config.paths.shards / "tokenizer.json"
-    if not tokenizer.exists():
-        raise DataError(f"no tokenizer at {tokenizer}; `dvc repro shards` makes it")
-    torch.manual_seed(seed)
-    model = MC3(config.model, tokenizer)
-    model.init_from(config.init)
-    return model
 
 
 def start(config: Config, method: Method, seed: int) -> MC3:
     """The model before a method's first step.
 
     Raises:
-        DataError: there is no align checkpoint of this seed; the message has the command that makes it.
-        ConfigError: there is one, of another model.
+        DataError: this seed has no align checkpoint; the message has the command that makes it.
+        ConfigError: its align checkpoint has other model settings.
     """
     if method.start == "init":
-        return initial(config, seed)
+        return MC3.initial(config, seed)
     folder = config.paths.final("align", seed)
     model = MC3.load(folder)
     if model.config != config.model:
@@ -89,33 +77,13 @@ def learning_rate(train: Train, step: int, total: int) -> float:
 
 
 def make_optimizer(train: Train, model: MC3, objective: Objective | None = None) -> torch.optim.Optimizer:
-    """Adam (the paper's) or AdamW (EgoVLP's code) over what learns, in one fused kernel.
-
-    What the objective learns (a scale) does not decay.
-    """
+    """Adam (the paper's) or AdamW (EgoVLP's code), fused; without decay for what the objective learns (a scale)."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = kind(learning, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
     if objective is not None and (own := [p for p in objective.parameters() if p.requires_grad]):
         optimizer.add_param_group({"params": own, "weight_decay": 0.0})
     return optimizer
-
-
-def check(train: Train) -> None:
-    """Raise `ConfigError` for a choice of the `train` settings that does not exist."""
-    choices = {
-        "optimizer": ("adam", "adamw"), "schedule": ("constant", "cosine"), "precision": ("no", "bf16"),
-        "log_mel": ("shards", "device"),
-    }  # fmt: skip
-    for name, known in choices.items():
-        if getattr(train, name) not in known:
-            raise ConfigError(f"train.{name} is {getattr(train, name)!r}; it must be one of {', '.join(known)}")
-    if train.chunk is not None and train.chunk < 1:
-        raise ConfigError(f"train.chunk is {train.chunk}; it must be a number of clips, or null for all")
-    if len(train.crop_scale) != 2 or not 0 < train.crop_scale[0] <= train.crop_scale[1] <= 1:
-        raise ConfigError(
-            f"train.crop_scale must be two shares of the area, [smallest, largest], not {train.crop_scale}"
-        )
 
 
 def usable_precision(wanted: str) -> str:
@@ -128,7 +96,7 @@ def usable_precision(wanted: str) -> str:
 
 
 def fingerprint(config: Config, method: str, seed: int) -> str:
-    """A hash of what decides the weights: settings, recipe, seed, code, clips and the checkpoint to start from."""
+    """A hash of everything that determines the weights: settings, recipe, seed, code, clips, initial weights."""
     recipe = methods.get(method)
     settings = {name: as_dict(getattr(config, name)) for name in ("model", "init", "loss", "train")}
     for name in ("workers", "threads", "checkpoint_every", "log_every"):
@@ -143,45 +111,35 @@ def fingerprint(config: Config, method: str, seed: int) -> str:
 
 
 def validate(model: MC3, dataset: ClipDataset, modalities: set[str], batch_size: int) -> dict[str, float]:
-    """Sec. 6.1's discovery on the labelled clips of `dataset`: {"av_roc", "al_roc"}, as far as `modalities` go.
+    """Sec. 6.1's discovery on the labelled clips of `dataset`: {"av_roc", "al_roc"}, those that `modalities` allow.
 
-    Nothing if the labels are all alike, as when there are none. Each process embeds its share of the clips, and
-    all get the result. Leaves the model in `eval` mode.
+    Empty without labels of both kinds. All processes get the result. Leaves the model in `eval` mode.
     """
     labels = dataset.index["positive"]
     rows = np.flatnonzero(labels.notna())
     pairs = {n: evaluate.PAIRS[n] for n in evaluate.DISCOVERY if modalities.issuperset(evaluate.PAIRS[n])}
     if not pairs or labels.nunique() < 2:
         return {}
-    state = PartialState()
-    device = next(model.parameters()).device
-    wanted = sorted({m for pair in pairs.values() for m in pair})
-    found: dict[str, list[Tensor]] = {m: [] for m in wanted}
-    model.eval()
-    with state.split_between_processes(rows.tolist()) as mine, torch.inference_mode():
-        for batch in DataLoader(Subset(dataset, mine), batch_size):
-            for m, embedding in model({m: batch[m].to(device) for m in wanted}).items():
-                found[m].append(embedding.cpu())
-    # shares are consecutive and gathered in the order of the processes, so each clip is there once and in its place
-    embeddings = {m: torch.cat(gather_object(parts)).numpy() for m, parts in found.items()}
+    found = embed_clips(model, Subset(dataset, rows.tolist()), {m for pair in pairs.values() for m in pair}, batch_size)
     truth = labels.iloc[rows].to_numpy(dtype=int)
     return {
-        f"{name}_roc": evaluate.discovery(evaluate.similarity(embeddings[i], embeddings[j]), truth)["roc"]
+        f"{name}_roc": evaluate.discovery(evaluate.similarity(found[i], found[j]), truth)["roc"]
         for name, (i, j) in pairs.items()
     }
 
 
 class Trainer:
-    """A method's stages one after the other, each with its own optimizer and schedule (two runs in the paper)."""
+    """Trains a method's stages in order, each with its own optimizer and schedule (two runs in the paper)."""
 
     def __init__(
         self, config: Config, recipe: Method, seed: int, accelerator: Accelerator, model: MC3, files: checkpoint.Run
     ):
         self.config, self.recipe, self.seed = config, recipe, seed
         self.accelerator, self.model, self.files = accelerator, model, files
-        heard = "sound" if config.train.log_mel == "device" else "audio"
-        seen = tuple(heard if m == "audio" else m for m in recipe.modalities)
-        self.clips = open_clips(config, "train", model.tokenizer, seen)
+        self.members = {m: m for m in recipe.modalities}  # of the shards, by the modality that they become
+        if config.train.log_mel == "device" and "audio" in self.members:
+            self.members["audio"] = "sound"
+        self.clips = open_clips(config, "train", model.tokenizer, tuple(self.members.values()))
         self.held_out = open_clips(config, "validation", model.tokenizer, recipe.modalities)
         size, epochs = config.train.batch_size, config.train.epochs
         epochs = {**epochs, "both": sum(epochs.values())}
@@ -196,18 +154,16 @@ class Trainer:
         self.peak = None if peak is None else peak * accelerator.num_processes
 
     def fit(self, stop: list[int]) -> None:
-        """All stages, from where the run stopped if it did; exits with code 75 once `stop` is not empty."""
+        """Train all stages, from the saved state if there is one; exit with code 75 once `stop` is not empty."""
         state = self.files.resume()
         self.accelerator.wait_for_everyone()  # before the main process clears anything
         first, within = (0, 0) if state is None else (state["stage"], state["step"])
         done, total = sum(map(len, self.plans[:first])) + within, sum(map(len, self.plans))
         self.files.open(done)
         if self.files.main:
-            where = f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
-            origin = f"from step {done} of" if done else "for"
-            print(
-                f"{self.files.folder.name}: {len(self.clips)} clips, {origin} {total} steps, {where}", file=sys.stderr
-            )
+            steps = f"from step {done} of {total} steps" if done else f"for {total} steps"
+            devices = f"{self.accelerator.num_processes} x {self.accelerator.device.type}"
+            print(f"{self.files.folder.name}: {len(self.clips)} clips, {steps}, {devices}", file=sys.stderr)
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.best = state["best"]
@@ -216,7 +172,7 @@ class Trainer:
                 self.train_stage(k, state if k == first else None, stop, show)
 
     def begin(self, k: int) -> None:
-        """Make the model and the objective ready for the first step of stage `k`."""
+        """Prepare the model and the objective for the first step of stage `k`."""
         stage = self.recipe.stages[k]
         freeze(self.model, stage.train, self.config.train.freeze)
         seed = batches.seed_of(self.seed, k)
@@ -226,7 +182,7 @@ class Trainer:
     def train_stage(
         self, k: int, state: dict[str, Any] | None, stop: list[int], show: Callable[[int, str], None]
     ) -> None:
-        """Stage `k`, from the optimizer and step of `state` if given."""
+        """Train stage `k`, from the optimizer, objective and step of `state` if given."""
         train, stage, plan = self.config.train, self.recipe.stages[k], self.plans[k]
         before, done = sum(map(len, self.plans[:k])), 0
         self.begin(k)
@@ -240,13 +196,13 @@ class Trainer:
         clock, waited = time.perf_counter(), 0.0
         loader = iter(self.loader(plan[done:]))
         for step in range(done, len(plan)):
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             batch = next(loader)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - requested
             rate = learning_rate(train, step, len(plan))
             parts = self.train_step(k, step, rate, model, optimizer, batch)
-            epoch = step // self.epoch_steps + 1
-            pending.append(({"step": before + step + 1, "stage": k, "epoch": epoch, "lr": rate}, parts))
+            row = {"step": before + step + 1, "stage": k, "epoch": step // self.epoch_steps + 1}
+            pending.append(({**row, "lr": rate}, parts))
 
             epoch_ends = (step + 1) % self.epoch_steps == 0
             save = epoch_ends or (step + 1) % train.checkpoint_every == 0
@@ -257,19 +213,17 @@ class Trainer:
             speed = len(pending) * train.batch_size / seconds
             timing = cost.timing(self.model.config, stage, speed, waited / seconds, self.peak)
             self.files.log(rows, timing)
-            told = f"{self.recipe.name} epoch {epoch} loss {rows[-1]['loss']:.3f} {cost.told(timing)}"
-            show(before + step + 1, told)
+            loss = f"{self.recipe.name} epoch {row['epoch']} loss {rows[-1]['loss']:.3f}"
+            show(row["step"], f"{loss} {cost.format_timing(timing)}")
             pending.clear()
             if epoch_ends:
-                self.end_epoch(k, {"step": before + step + 1, "stage": k, "epoch": epoch})
+                self.end_epoch(k, row)
             if save or stopping:
                 tensors = {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
                 tensors["objective"] = self.objective.state_dict()
-                self.files.save(before + step + 1, stage=k, step=step + 1, best=self.best, **tensors)
+                self.files.save(row["step"], stage=k, step=step + 1, best=self.best, **tensors)
             if stopping:
-                print(
-                    f"stopped at step {before + step + 1}, saved; the same command goes on from there", file=sys.stderr
-                )
+                print(f"stopped at step {row['step']}; rerun the same command to resume", file=sys.stderr)
                 sys.exit(STOPPED)
             clock, waited = time.perf_counter(), 0.0
         self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -278,11 +232,10 @@ class Trainer:
     def train_step(
         self, k: int, step: int, rate: float, model: Any, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """One update; the loss, its parts and the gradient's norm, to be averaged over processes."""
-        train = self.config.train
+        """One update; returns the loss, its parts and the gradient's norm, to be averaged over processes."""
         parts = self.backward(k, step, model, self.inputs(k, step, batch))
         learning = [*model.parameters(), *self.objective.parameters()]
-        parts["grad_norm"] = self.accelerator.clip_grad_norm_(learning, train.gradient_clip)
+        parts["grad_norm"] = self.accelerator.clip_grad_norm_(learning, self.config.train.gradient_clip)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
@@ -291,12 +244,11 @@ class Trainer:
         return parts
 
     def inputs(self, k: int, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the encoders of stage `k` take, on the device: cropped frames, log-mels, token ids."""
-        train, device = self.config.train, self.accelerator.device
-        heard = {"audio": "sound"} if train.log_mel == "device" else {}
-        inputs = {m: batch[heard.get(m, m)].to(device, non_blocking=True) for m in self.recipe.stages[k].modalities}
-        if heard and "audio" in inputs:
-            clips = self.config.clips
+        """The inputs of stage `k`'s encoders, on the device: cropped frames, log-mels, token ids."""
+        train, clips, device = self.config.train, self.config.clips, self.accelerator.device
+        modalities = self.recipe.stages[k].modalities
+        inputs = {m: batch[self.members[m]].to(device, non_blocking=True) for m in modalities}
+        if train.log_mel == "device" and "audio" in inputs:
             inputs["audio"] = batches.log_mel(inputs["audio"], clips.sample_rate, clips.mel_bins)
         if "video" in inputs:
             generator = torch.Generator().manual_seed(batches.seed_of(self.seed, k, step))
@@ -305,72 +257,71 @@ class Trainer:
         return inputs
 
     def backward(self, k: int, step: int, model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the gradient of stage `k`'s loss on the whole batch to what learns; the loss and its parts.
+        """Add the gradient of stage `k`'s loss on the whole batch to what learns; returns the loss and its parts.
 
-        With `train.chunk`, in two passes over pieces of this process's rows: dropout is drawn from a piece's own seed,
-        so both passes see the same.
+        With `train.microbatch_size`, in two passes over microbatches of this process's rows: dropout is drawn from a
+        microbatch's own seed, so that both passes draw the same.
         """
-        stage, place = self.recipe.stages[k], (self.seed, k, step, self.accelerator.process_index)
+        stage, named = self.recipe.stages[k], (self.seed, k, step, self.accelerator.process_index)
         count = len(self.mine)
-        size = self.config.train.chunk or count
-        pieces = [slice(at, min(at + size, count)) for at in range(0, count, size)]
+        size = self.config.train.microbatch_size or count
+        microbatches = [slice(at, min(at + size, count)) for at in range(0, count, size)]
 
-        def embed(number: int, modalities: tuple[str, ...]) -> dict[str, Tensor]:
-            torch.manual_seed(batches.seed_of(*place, *[number] * (number > 0)))  # dropout
-            return model({m: inputs[m][pieces[number]] for m in modalities})
+        def embedded(number: int, modalities: tuple[str, ...]) -> dict[str, Tensor]:
+            torch.manual_seed(batches.seed_of(*named, *[number] * (number > 0)))  # dropout
+            return model({m: inputs[m][microbatches[number]] for m in modalities})
 
         clips = torch.from_numpy(self.plans[k][step]).to(self.accelerator.device)
-        batch = objectives.Batch(inputs, pieces, clips, self.rows, batches.seed_of(self.seed, k, step))
-        if len(pieces) == 1:
-            loss, parts = self.loss(embed(0, stage.modalities), batch)
+        batch = Batch(inputs, microbatches, clips, self.rows, batches.seed_of(self.seed, k, step))
+        if len(microbatches) == 1:
+            loss, parts = self.loss(embedded(0, stage.modalities), batch)
             self.accelerator.backward(loss)
             self.average_objective()
             return parts
         with torch.no_grad():
-            held = [embed(number, stage.modalities) for number in range(len(pieces))]
-        embeddings = {m: torch.cat([part[m] for part in held]).requires_grad_() for m in stage.modalities}
+            first = [embedded(number, stage.modalities) for number in range(len(microbatches))]
+        embeddings = {m: torch.cat([part[m] for part in first]).requires_grad_() for m in stage.modalities}
         loss, parts = self.loss(embeddings, batch)
         loss.backward()
         self.average_objective()
-        for number, piece in enumerate(pieces):
-            last = number == len(pieces) - 1  # where processes add up their gradients
+        for number, rows in enumerate(microbatches):
+            last = number == len(microbatches) - 1  # when processes add up their gradients
             with nullcontext() if last else self.accelerator.no_sync(model):
-                again = embed(number, tuple(m for m in stage.modalities if m in stage.train))
+                again = embedded(number, tuple(m for m in stage.modalities if m in stage.train))
                 learning = [m for m, embedding in again.items() if embedding.requires_grad]
-                gradients = [cast(Tensor, embeddings[m].grad)[piece] for m in learning]
+                gradients = [cast(Tensor, embeddings[m].grad)[rows] for m in learning]
                 torch.autograd.backward([again[m] for m in learning], gradients)
         return parts
 
-    def loss(self, embeddings: dict[str, Tensor], batch: objectives.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective of the batch, in the precision of the encoders where it has some of its own."""
+    def loss(self, embeddings: dict[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective of the batch; its own encoders, if it has any, run in the precision of the model's."""
         with self.accelerator.autocast():
             return self.objective(embeddings, batch)
 
     def average_objective(self) -> None:
-        """Give what the objective learns the gradient of the whole batch, as the encoders have it."""
+        """Average the gradient of what the objective learns over processes, as is done for the encoders."""
         for parameter in self.objective.parameters():
             if parameter.grad is not None:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
     def loader(self, plan: np.ndarray) -> DataLoader:
         """This process's part of every batch of `plan`, in order."""
-        workers = self.config.train.workers
         return DataLoader(
-            self.clips, batch_sampler=plan[:, self.mine].tolist(), num_workers=workers,
+            self.clips, batch_sampler=plan[:, self.mine].tolist(), num_workers=self.config.train.workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )  # fmt: skip
 
     def collect(
         self, pending: list[tuple[dict[str, Any], dict[str, Tensor]]], stop: list[int]
     ) -> tuple[list[dict[str, Any]], bool]:
-        """Rows of metrics with numbers for tensors, in one transfer, and whether any process was told to stop.
+        """Rows of metrics with numbers for tensors, in one transfer, and whether any process received SIGTERM.
 
         Raises:
             ConfigError: a loss or gradient is not finite.
         """
         values = torch.stack([torch.stack(list(parts.values())) for _, parts in pending])
-        told = torch.tensor(float(bool(stop)), device=values.device)
-        values, told = self.accelerator.reduce((values, told), "mean")
+        stopped = torch.tensor(float(bool(stop)), device=values.device)
+        values, stopped = self.accelerator.reduce((values, stopped), "mean")
         rows = [
             {**row, **dict(zip(parts, numbers, strict=True))}
             for (row, parts), numbers in zip(pending, values.tolist(), strict=True)
@@ -382,10 +333,10 @@ class Trainer:
                     f"{self.recipe.name} (stage {row['stage']}, learning rate {row['lr']:.2g}): lower "
                     f'train.learning_rate, or set train.precision to "no"; {self.files.folder} keeps what was saved'
                 )
-        return rows, bool(told > 0)
+        return rows, bool(stopped > 0)
 
     def end_epoch(self, k: int, row: dict[str, Any]) -> None:
-        """Validation ROC, and best/ if its mean is the highest so far."""
+        """Log the validation ROCs, and write best/ if their mean is the highest so far."""
         known = {m for stage in self.recipe.stages[: k + 1] for m in stage.modalities}
         found = validate(self.model, self.held_out, known, self.config.evaluate.batch_size)
         freeze(self.model, self.recipe.stages[k].train, self.config.train.freeze)
@@ -399,16 +350,16 @@ class Trainer:
 
 
 def run(config: Config, method: str, seed: int) -> Path:
-    """Train `method` from `seed`, or go on with it, and return its folder in `work/checkpoints`.
+    """Train `method` from `seed`, or resume, and return its folder in `work/checkpoints`.
 
     Raises:
-        ConfigError: a setting that cannot be, or a loss that is no longer finite.
-        DataError: the clips or the checkpoint to start from are missing.
+        ConfigError: a setting is invalid, or the loss is no longer finite.
+        DataError: the clips or the align checkpoint are missing.
         SystemExit: code 75 after SIGTERM, with the state saved.
     """
-    check(config.train)
     recipe = methods.get(method)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic cuBLAS asks for
+    objectives.check(recipe)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which deterministic cuBLAS needs
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # for debugging only
     torch.set_num_threads(config.train.threads)
@@ -422,13 +373,13 @@ def run(config: Config, method: str, seed: int) -> Path:
             "without GPUs set ACCELERATE_USE_CPU=true"
         )
     model = start(config, recipe, seed).to(accelerator.device)
-    freeze(model, methods.MODALITIES, config.train.freeze)  # a wrong name is found before anything is read
+    freeze(model, methods.MODALITIES, config.train.freeze)  # raises for a wrong name before anything is read
     if config.train.recompute:
         recompute(model)
     if config.train.compile:
         for encoder in model.encoders.values():
             encoder.compile()
-    files = checkpoint.Run(config, f"{method}-{seed}", fingerprint(config, method, seed), accelerator.is_main_process)
+    files = checkpoint.Run(config, method, seed, fingerprint(config, method, seed), accelerator.is_main_process)
     with checkpoint.sigterm() as stop:
         Trainer(config, recipe, seed, accelerator, model, files).fit(stop)
     files.finish(model)

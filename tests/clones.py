@@ -1,4 +1,4 @@
-"""A clone of the work tree as a user has it, and commands run in it."""
+"""A fresh clone of the working tree, as a user would have it, and commands run in it."""
 
 import os
 import re
@@ -12,7 +12,7 @@ COMMIT = "git add -A && git -c user.name=t -c user.email=t@example.org commit -q
 
 
 def copy(clone: Path) -> Path:
-    """What of the work tree git knows or would add, without results of earlier runs."""
+    """Copy all files that git tracks or would add to `clone`, without results of earlier runs; returns `clone`."""
     listed = subprocess.run(
         ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True
     )
@@ -22,27 +22,28 @@ def copy(clone: Path) -> Path:
             shutil.copy(ROOT / name, clone / name)
     shutil.rmtree(clone / "figures", ignore_errors=True)
     (clone / "figures").mkdir()
-    (clone / "dvc.lock").unlink(missing_ok=True)
+    for lock in ("dvc.lock", "experiments/dvc.lock"):
+        (clone / lock).unlink(missing_ok=True)
     return clone
 
 
 def run(command: str, cwd: Path) -> str:
-    """Run in `cwd` with that clone's own `mc3` package first; returns stdout and stderr together.
+    """Run a shell command in `cwd` with that clone's own `mc3` package; returns stdout and stderr together.
 
-    They are in a file beside `cwd` too, as they come: some commands take long.
+    A long command can be followed in the log file beside `cwd`.
     """
     env = {**os.environ, "PYTHONPATH": str(cwd), "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         env.pop(name, None)
     log = cwd.with_name(f"{cwd.name}.log")
     with log.open("ab") as file:
-        begun = file.tell()
+        start = file.tell()
         done = subprocess.run(command, shell=True, cwd=cwd, env=env, stdout=file, stderr=subprocess.STDOUT)
-    output = log.read_bytes()[begun:].decode(errors="replace")
-    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{output[-6000:]}"
+    output = log.read_bytes()[start:].decode(errors="replace")
+    assert done.returncode == 0, f"{command} exited with {done.returncode}:\n{output[-6000:]}"
     return output
 
 
 def ran(output: str) -> list[str]:
-    """The stages that `dvc repro` ran, in order."""
+    """The names of the stages that `dvc repro` ran, in order."""
     return re.findall(r"Running stage '([^']+)'", output)

@@ -15,6 +15,7 @@ from mc3 import config, evaluate, methods, store
 from mc3.config import Config
 from mc3.errors import DataError
 from mc3.paper import bootstrap, tables
+from mc3.paper.tables import Cell
 
 DRAWS = 1000
 
@@ -69,8 +70,8 @@ def test_an_interval_of_two_roc_areas_difference_is_delongs() -> None:
     expected = [evaluate.discovery(s, labels)["roc"] for s in (scores, others)]
     assert value == pytest.approx(expected[0] - expected[1])
     assert high - low == pytest.approx(2 * 1.96 * delong(scores, others, labels), rel=0.08)
-    apart = drawn[0][1:] - np.random.default_rng(1).permutation(drawn[1][1:])
-    assert np.ptp(evaluate.interval(apart)) > 1.3 * (high - low)  # what unpaired draws would say
+    unpaired = drawn[0][1:] - np.random.default_rng(1).permutation(drawn[1][1:])
+    assert np.ptp(evaluate.interval(unpaired)) > 1.3 * (high - low)
 
 
 def test_an_interval_of_a_mean_is_students_whether_clips_or_few_videos_vary() -> None:
@@ -165,10 +166,10 @@ def test_a_resample_of_one_class_has_no_areas_but_a_recall() -> None:
 
 def test_query_recalls_average_to_table_3s_recall() -> None:
     rng = np.random.default_rng(0)
-    asked, held = rng.integers(0, 5, 60).astype(str), np.resize(np.arange(5), 33).astype(str)
+    queries_of, pool_of = rng.integers(0, 5, 60).astype(str), np.resize(np.arange(5), 33).astype(str)
     queries, pool = rng.normal(size=(60, 4)), rng.normal(size=(33, 4))
-    found = bootstrap.query_recalls(evaluate.nearest(queries, pool, 50), asked, held, (1, 5, 50))
-    expected = evaluate.retrieval(queries, pool, asked, held, (1, 5, 50))
+    found = bootstrap.query_recalls(evaluate.nearest(queries, pool, 50), queries_of, pool_of, (1, 5, 50))
+    expected = evaluate.retrieval(queries, pool, queries_of, pool_of, (1, 5, 50))
     assert found.mean(axis=1) == pytest.approx([expected[f"recall@{k}"] for k in (1, 5, 50)])
     assert (found[2] == 1).all()
 
@@ -193,14 +194,11 @@ def test_alike_counts_pairs_of_different_clips() -> None:
 def test_the_first_column_is_what_the_tables_print(settings: Config, measured: dict[str, bootstrap.Measured]) -> None:
     printed = {"table2": tables.table2(settings), "table3": tables.table3(settings), "table4": tables.table4(settings)}
     for name, table in printed.items():
-        rows = {
-            f"{r.protocol}/{r.method}" if getattr(r, "protocol", "") else r.method: r._asdict()
-            for r in table.itertuples()
-        }
+        rows = {(row["method"], row.get("protocol", "")): row for row in table.to_dict("records")}
         assert measured[name].cells
-        for (row, metric), values in measured[name].cells.items():
+        for cell, values in measured[name].cells.items():
             assert values.shape == (2, 101)
-            assert values[:, 0].mean() == pytest.approx(rows[row][metric], rel=1e-6), (row, metric)
+            assert values[:, 0].mean() == pytest.approx(rows[cell.method, cell.protocol][cell.metric], rel=1e-6), cell
 
 
 def test_figure_5s_precision_is_the_curves(settings: Config, measured: dict[str, bootstrap.Measured]) -> None:
@@ -208,16 +206,16 @@ def test_figure_5s_precision_is_the_curves(settings: Config, measured: dict[str,
     curve = evaluate.pr_curve(scored["av"], scored["positive"])
     for recall in bootstrap.RECALLS:
         reached = curve.loc[curve["recall"] >= recall - 1e-9, "precision"].iloc[0]
-        assert measured["figure5"].cells["cmc", f"av_p{round(100 * recall)}"][0, 0] == pytest.approx(reached)
+        assert measured["figure5"].cells[Cell("cmc", f"av_p{round(100 * recall)}")][0, 0] == pytest.approx(reached)
 
 
 def test_regions_and_clusters_are_measured_as_the_world_was_made(measured: dict[str, bootstrap.Measured]) -> None:
     regions = measured["figure2"].cells
-    assert regions["mc3", "av_mean_I"][:, 0].mean() > regions["mc3", "av_mean_others"][:, 0].mean() + 0.1
-    assert regions["mc3", "al_roc_II"][:, 0].mean() > 0.8  # the text of region II points elsewhere
-    assert abs(regions["mc3", "av_roc_II"][:, 0].mean() - 0.5) < 0.15  # but not its sound and picture
+    assert regions[Cell("mc3", "av_mean_I")][:, 0].mean() > regions[Cell("mc3", "av_mean_others")][:, 0].mean() + 0.1
+    assert regions[Cell("mc3", "al_roc_II")][:, 0].mean() > 0.8  # the text of region II points elsewhere
+    assert abs(regions[Cell("mc3", "av_roc_II")][:, 0].mean() - 0.5) < 0.15  # but not its sound and picture
     verbs = measured["figure6"].cells
-    assert verbs["mc3", "same_verb"][:, 0].mean() > verbs["random", "same_verb"][:, 0].mean() + 0.05
+    assert verbs[Cell("mc3", "same_verb")][:, 0].mean() > verbs[Cell("random", "same_verb")][:, 0].mean() + 0.05
 
 
 def test_differences_are_of_every_row_in_every_metric_and_say_what_of(
@@ -231,10 +229,12 @@ def test_differences_are_of_every_row_in_every_metric_and_say_what_of(
     note = bootstrap.note(found)
     assert "120 clips of 6 videos" in note
     assert note.endswith("and 2 seeds.")
+    row = found[(found["method"] == "cmc") & (found["metric"] == "av_roc")].iloc[0]
+    assert (Cell("cmc", "av_roc") in bootstrap.significant(found)) == (row["low"] > 0 or row["high"] < 0)
     single = bootstrap.note(
         bootstrap.differences(bootstrap.measure(dataclasses.replace(settings, seeds=[0]), draws=10))
     )
-    assert "with one seed: what another seed would change is not in them" in single
+    assert "with one seed: they exclude what another seed would change" in single
 
 
 def test_the_forest_has_the_papers_metrics_and_rows_in_order(measured: dict[str, bootstrap.Measured]) -> None:
@@ -252,5 +252,5 @@ def test_without_mc3_there_is_nothing_to_compare_with(settings: Config, monkeypa
     others = {name: entry for name, entry in methods.METHODS.items() if name != "mc3"}
     monkeypatch.setattr(methods, "METHODS", others)
     measured = bootstrap.measure(settings, draws=5)
-    with pytest.raises(DataError, match="no row mc3"):
+    with pytest.raises(DataError, match=r'no row of METHODS .* has the role "reference"'):
         bootstrap.differences(measured)

@@ -1,15 +1,19 @@
 """The paper's sentences are judged by their weakest comparison, on rows that exist, whatever comes out."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import small_work
+import yaml
 
 from mc3 import config, methods
 from mc3.config import Config
+from mc3.errors import ConfigError
 from mc3.paper import bootstrap, claims, tables
+from mc3.paper.tables import Cell
 
 Z = np.linspace(-2, 2, 401)  # draws whose central 95 % are -1.9 .. 1.9
 
@@ -30,7 +34,7 @@ def made(**rows: float) -> dict[str, bootstrap.Measured]:
     for name, value in rows.items():
         row, pair, metric = name.rsplit("_", 2)
         spread = Z if row == "mc3" else 0 * Z
-        cells[row, f"{pair}_{metric}"] = value + np.r_[0, spread][None]
+        cells[Cell(row, f"{pair}_{metric}")] = value + np.r_[0, spread][None]
     return {"table2": bootstrap.Measured("clips", 1000, 10**9, cells)}
 
 
@@ -39,30 +43,30 @@ def judged(measured: dict[str, bootstrap.Measured], *checks: claims.Check) -> pd
     return claims.table(claims.checks(measured, claim), claim).iloc[0]
 
 
-def test_a_claim_holds_fails_or_is_undecided_by_where_its_interval_lies() -> None:
+def test_a_claim_holds_fails_or_is_inconclusive_by_where_its_interval_lies() -> None:
     table = made(mc3_av_roc=5, cmc_av_roc=3, clap_av_roc=4, cm_acc_av_roc=7)
-    for other, verdict in (("cmc", claims.HOLDS), ("clap", claims.UNDECIDED), ("cm_acc", claims.FAILS)):
+    for other, verdict in (("cmc", claims.HOLDS), ("clap", claims.INCONCLUSIVE), ("cm_acc", claims.FAILS)):
         one = judged(table, *claims.over(["mc3"], [other], ["av_roc"]))
         assert one["verdict"] == verdict
         assert one["difference"] == 5 - {"cmc": 3, "clap": 4, "cm_acc": 7}[other]
         assert one["high"] - one["low"] == pytest.approx(2 * 1.9)
-    assert judged(table, *claims.over(["mc3"], ["cmc"], ["av_roc"], 0.2))["verdict"] == claims.UNDECIDED
-    assert judged(table, *claims.over(["mc3"], ["clap"], ["av_roc"], -1))["verdict"] == claims.HOLDS
+    assert judged(table, *claims.over(["mc3"], ["cmc"], ["av_roc"], margin=0.2))["verdict"] == claims.INCONCLUSIVE
+    assert judged(table, *claims.over(["mc3"], ["clap"], ["av_roc"], margin=-1))["verdict"] == claims.HOLDS
 
 
 def test_of_several_comparisons_the_weakest_decides_and_is_named() -> None:
     table = made(mc3_av_roc=5, mc3_av_pr=5, cmc_av_roc=1, cmc_av_pr=4, cm_acc_av_roc=0, cm_acc_av_pr=9)
     both = judged(table, *claims.over(["mc3"], ["cmc"], ["av_roc", "av_pr"]))
-    assert (both["verdict"], both["checks"]) == (claims.UNDECIDED, "1 of 2")
+    assert (both["verdict"], both["checks"]) == (claims.INCONCLUSIVE, "1 of 2")
     assert both["weakest"] == "MC3, AV PR > CMC, AV PR"
     four = judged(table, *claims.over(["mc3"], ["cmc", "cm_acc"], ["av_roc", "av_pr"]))
     assert (four["verdict"], four["checks"]) == (claims.FAILS, "2 of 4")
     assert four["difference"] == -4
 
 
-def test_equal_rows_are_undecided_and_rows_that_are_not_there_are_not_measured() -> None:
+def test_equal_rows_are_inconclusive_and_rows_that_are_not_there_are_not_measured() -> None:
     table = made(mc3_av_roc=5, cmc_av_roc=3, random_av_roc=3)
-    assert judged(table, *claims.over(["cmc"], ["random"], ["av_roc"]))["verdict"] == claims.UNDECIDED
+    assert judged(table, *claims.over(["cmc"], ["random"], ["av_roc"]))["verdict"] == claims.INCONCLUSIVE
     absent = judged(table, *claims.over(["mc3"], ["imagebind"], ["av_roc"]))
     assert (absent["verdict"], absent["note"]) == (claims.UNMEASURED, "its rows or regions are not in this run")
     assert judged(table, *claims.over(["mc3"], ["imagebind", "cmc"], ["av_roc"]))["checks"] == "1 of 1"
@@ -71,27 +75,26 @@ def test_equal_rows_are_undecided_and_rows_that_are_not_there_are_not_measured()
 def test_leads_and_metrics_within_a_row_are_compared() -> None:
     table = made(mc3_av_roc=9, cmc_av_roc=1, mc3_av_pr=3, cmc_av_pr=2)
     checked = claims.checks(
-        table, [claims.Claim("one", "", "", "table2", claims.lead("mc3", ["cmc"], "av_roc", "av_pr"))]
+        table, [claims.Claim("one", "", "", "table2", tuple(claims.lead(["mc3"], ["cmc"], ["av_roc"], ["av_pr"])))]
     )
     assert checked["difference"].tolist() == [(9 - 1) - (3 - 2)]
     assert judged(table, *claims.within(["cmc"], ["av_pr"], ["av_roc"]))["difference"] == 1
+    assert judged(table, *claims.gain(["mc3"], ["cmc"], ["cmc"], ["av_roc"]))["difference"] == 9 + 1 - 1 - 1
 
 
 def test_the_papers_own_differences_are_those_of_its_tables() -> None:
-    numbers = claims.paper()
-    assert numbers["mc3", "av_roc"] - numbers["wo_consensus", "av_roc"] == pytest.approx(0.035)
-    assert numbers["mc3", "l2a_r5"] - numbers["clap", "l2a_r5"] == pytest.approx(-3.6)
-    assert numbers["linear-probe/mc3", "top1"] == 42.44
-    assert numbers["random", "al_pr"] == 0.559
+    numbers = tables.published()
+    assert numbers[Cell("mc3", "av_roc")] - numbers[Cell("wo_consensus", "av_roc")] == pytest.approx(0.035)
+    assert numbers[Cell("mc3", "l2a_r5")] - numbers[Cell("clap", "l2a_r5")] == pytest.approx(-3.6)
+    assert numbers[Cell("mc3", "top1", "linear-probe")] == 42.44
+    assert numbers[Cell("random", "al_pr")] == 0.559
 
 
 def test_every_claim_names_rows_and_metrics_that_are_measured(measured: dict[str, bootstrap.Measured]) -> None:
-    names = [claim.name for claim in claims.CLAIMS]
-    assert len(set(names)) == len(names)
-    for claim in claims.CLAIMS:
+    for claim in claims.load():
         assert bool(claim.checks) != bool(claim.reason), claim.name
         for check in claim.checks:
-            merged = any("II-IV" in metric for _, metric in check.above)  # of data that know no regions
+            merged = any("II-IV" in cell.metric for cell in check.above)  # of data that know no regions
             assert merged or set(check.above + check.below) <= set(measured[claim.source].cells), claim.name
 
 
@@ -104,15 +107,40 @@ def test_the_papers_tables_bear_out_its_sentences_but_for_one_number(
     assert against[["above", "below"]].to_numpy().tolist() == [["MC3, L→A @5", "CLAP, L→A @5"]]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"section": 6.1}, r"section must be text, not 6\.1"),
+        ({"checks": [{"above": {}}]}, "a check is one of over, within, lead, gain"),
+        ({"checks": [{"over": {"rows": "mc3", "others": "cmc", "metric": "AV"}}]}, "metric"),
+        ({"checks": [{"within": {"rows": "mc3", "high": ["av_roc"], "low": ["av_roc", "av_pr"]}}]}, "shorter|longer"),
+        ({"source": "table5"}, "unknown source 'table5'"),
+        ({"reason": "nobody trains it"}, "either source and checks, or a reason"),
+        ({"txt": "typo"}, "unknown key 'txt'"),
+    ],
+)
+def test_an_error_in_the_file_names_the_claim(change: dict, message: str, tmp_path: Path) -> None:
+    good = {"claim": "one", "section": "6.1", "text": "MC3 is better.", "source": "table2"}
+    good |= {"checks": [{"over": {"rows": "mc3", "others": "baselines", "metrics": "av_roc"}}]}
+    file = tmp_path / "claims.yaml"
+    groups = {"baselines": ["cmc", "clap"]}
+    file.write_text(yaml.safe_dump({"groups": groups, "claims": [good, {**good, "claim": "two"}]}))
+    assert [len(claim.checks) for claim in claims.load(file)] == [2, 2]
+    file.write_text(yaml.safe_dump({"groups": groups, "claims": [good, {**good, "claim": "two", **change}]}))
+    with pytest.raises(ConfigError, match=f"claim two in .*claims.yaml: .*({message})"):
+        claims.load(file)
+    file.write_text(yaml.safe_dump({"groups": groups, "claims": [good, good]}))
+    with pytest.raises(ConfigError, match=r"claim one in .*occurs twice"):
+        claims.load(file)
+
+
 def test_every_result_table_and_section_of_the_paper_has_its_claims() -> None:
-    sections = {claim.section.split(",")[0] for claim in claims.CLAIMS}
+    sections = {claim.section.split(",")[0] for claim in claims.load()}
     assert {"6.1", "6.2", "6.3"} <= sections
-    compared = {
-        cell[0].split("/")[-1] for c in claims.CLAIMS for check in c.checks for cell in check.above + check.below
-    }
-    assert {name for name in methods.METHODS if methods.get(name).paper} <= compared
-    used = {cell[1] for c in claims.CLAIMS for check in c.checks for cell in check.above + check.below}
-    for file in ("table2_discovery.csv", "table3_retrieval.csv", "table4_epic_sounds.csv"):
+    cells = {cell for claim in claims.load() for check in claim.checks for cell in check.above + check.below}
+    assert {name for name in methods.METHODS if methods.get(name).paper} <= {cell.method for cell in cells}
+    used = {cell.metric for cell in cells}
+    for file in tables.PUBLISHED.values():
         assert set(pd.read_csv(tables.PAPER / file)) - {"method", "protocol", *("audio", "vision", "language")} <= used
 
 
@@ -129,7 +157,7 @@ def test_without_a_truth_file_regions_two_to_four_are_one(
 ) -> None:
     blind = dataclasses.replace(settings, paths=dataclasses.replace(settings.paths, raw=settings.paths.work))
     found = bootstrap.measure(blind, draws=5)["figure2"]
-    assert {m.split("_")[-1] for _, m in found.cells if "_roc_" in m} == {"II-IV"}
+    assert {m.split("_")[-1] for _, m, _ in found.cells if "_roc_" in m} == {"II-IV"}
     judged = claims.table(claims.checks({**measured, "figure2": found})).set_index("claim")
     assert judged.loc["align_agreement", "checks"].endswith("of 2")
 
@@ -151,7 +179,7 @@ def test_the_sentence_counts_all_claims(measured: dict[str, bootstrap.Measured])
     assert f"{counts[claims.HOLDS]} hold" in sentence
     assert f"Of {len(judged) - counts[claims.UNMEASURED]} claims" in sentence
     assert "with 1 seed" in sentence
-    assert len(judged) == len(claims.CLAIMS)
+    assert len(judged) == len(claims.load())
 
 
 def test_claims_read_back_from_csv_print_the_same(measured: dict[str, bootstrap.Measured], tmp_path) -> None:

@@ -119,7 +119,7 @@ def test_mfu_is_needed_operations_by_possible_ones():
     timing = cost.timing(model, STAGE, 690.0, 0.02, 989e12)
     assert timing["mfu"] == pytest.approx(690 * 3 * sum(cost.forward_flops(model).values()) / 989e12)
     assert timing["tokens_per_sec"] == 690 * (170 + 785 + 32)
-    assert cost.told(timing) == "690 clips/s, 2 % waiting, MFU 43 %"
+    assert cost.format_timing(timing) == "690 clips/s, 2 % waiting, MFU 43 %"
     assert "mfu" not in cost.timing(model, STAGE, 690.0, 0.02, None)
 
 
@@ -128,11 +128,11 @@ def test_a_dry_run_says_what_a_training_would_take_without_any_data(repository, 
     command = ["train", "--method", "imagebind", "--seed", "0", "--config", str(profile), "--dry-run"]
     assert cli.main([*command, "--processes", "8", "--peak-tflops", "100"]) == 0
     told = capsys.readouterr().out
-    assert "250,000 clips (asked for; no shards yet), 8 processes" in told
+    assert "250,000 clips (requested; no shards yet), 8 processes" in told
     assert told.count("4,880 steps of 256 clips") == 2
     flops = [cost.training_flops(config.load(profile).model, stage) for stage in methods.get("imagebind").stages]
     hours = 4880 * 256 * sum(flops) / (8 * 100e12 * 0.4) / 3600
     assert f"{hours:.2f} h at 40% of 100 TFLOP/s a process" in told
     assert "+ 32 clips x " in told
     assert cli.main(command) == 0
-    assert "say --peak-tflops" in capsys.readouterr().out
+    assert "--peak-tflops states the peak" in capsys.readouterr().out

@@ -25,9 +25,10 @@ from timm.models.deit import VisionTransformerDistilled
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import DistilBertConfig, DistilBertModel
 
-from mc3 import config, methods, train, world
+from mc3 import config, methods, world
 from mc3.encoders import weights
 from mc3.encoders.video import VideoEncoder
+from mc3.model import MC3
 
 pytestmark = pytest.mark.slow
 
@@ -214,9 +215,9 @@ def lab(tmp_path_factory, shared):
             profile.paths.raw.symlink_to(top / "disk")  # terabytes may lie on another disk
             videos = profile.paths.raw / profile.ego4d.videos
             videos.rename(top / "later")
-            told["plan"] = run(ours("Which videos"), clone)
+            told["plan"] = run(ours("Which videos to download"), clone)
             (top / "later").rename(videos)
-            told["check"] = run(ours("What is wrong"), clone)
+            told["check"] = run(ours("Check the download"), clone)
             write_checkpoints(clone, profile.model)
             told["weights"] = run(ours("Weights"), clone)
             told["clips"] = run(ours("Clips"), clone)
@@ -257,7 +258,7 @@ def test_the_plan_lists_every_video_that_a_clip_is_of_and_no_other(lab, profile)
     there = {path.stem for path in Path("data/ego4d/raw/v2/full_scale").iterdir()}
     assert there - set(listed) <= {SILENT}
     assert f"to download: {len(listed)} videos" in lab[1]["plan"]
-    fetch = next(line for line in commands("Which videos") if line.startswith("ego4d "))
+    fetch = next(line for line in commands("Which videos to download") if line.startswith("ego4d "))
     assert fetch in lab[1]["plan"]
 
 
@@ -282,7 +283,7 @@ def test_every_clip_of_a_video_that_came_is_in_the_shards(profile):
 
 def test_training_starts_from_the_published_weights(profile):
     torch.manual_seed(1)
-    model = train.initial(profile, seed=0)
+    model = MC3.initial(profile, seed=0)
     folder = Path("data/ego4d/weights")
     state = weights.read(folder / "egovlp.pth")
     names = {"video.trunk.": "video_model.", "video.projection.": "vid_proj.",

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
-from mc3 import config, embed, methods, store, train
+from mc3 import config, embed, methods, store
 from mc3.data import tokenizer
 from mc3.data.shards import ClipDataset
 from mc3.errors import DataError
@@ -31,7 +31,7 @@ def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = pd.read_parquet(settings.paths.shards / "index.parquet")["text"]
     tokenizer.train(texts, settings.model.text.vocab_size).save(str(settings.paths.shards / "tokenizer.json"))
     for seed, name in enumerate(("mc3", "clap", "align")):
-        train.initial(settings, seed).save(settings.paths.work / "checkpoints" / f"{name}-0" / "final")
+        MC3.initial(settings, seed).save(settings.paths.final(name, 0))
     return params
 
 
@@ -42,7 +42,7 @@ def settings(params: Path) -> config.Config:
 
 def test_each_row_is_its_clip_embedded_alone(settings: config.Config) -> None:
     tensors, metadata = store.read_tensors(embed.run(settings, "mc3", 0))
-    folder = settings.paths.checkpoint("mc3", 0) / "final"
+    folder = settings.paths.final("mc3", 0)
     index, model = store.clips(settings), MC3.load(folder)
     assert set(index["split"]) == {"validation", "test"}
     assert index.index.tolist() == list(range(48))
@@ -60,7 +60,8 @@ def test_each_row_is_its_clip_embedded_alone(settings: config.Config) -> None:
     for tensor in tensors.values():
         assert (tensor.shape, tensor.dtype) == ((48, settings.model.embedding_dim), np.float32)
         np.testing.assert_allclose(np.linalg.norm(tensor, axis=1), 1, atol=1e-5)
-    assert metadata == {"method": "mc3", "seed": "0", "inputs": embed.inputs(settings, "mc3", 0)}
+    assert metadata == {"method": "mc3", "seed": "0"}
+    assert embed.is_current(settings, "mc3", 0)
 
 
 def test_only_what_a_method_trained_is_embedded_and_align_is_a_method_too(settings: config.Config) -> None:
@@ -90,9 +91,9 @@ def test_only_what_changed_is_embedded_again_and_what_no_method_makes_goes(
     leftover = settings.paths.embeddings("gone", 0)
     embed.run_all(settings, 0)
     leftover.write_bytes(b"")
-    folder = settings.paths.checkpoint("clap", 0) / "final"
+    folder = settings.paths.final("clap", 0)
     before = settings.paths.embeddings("clap", 0).read_bytes()
-    train.initial(settings, 7).save(folder)
+    MC3.initial(settings, 7).save(folder)
     capsys.readouterr()
     files = embed.run_all(settings, 0)
     assert [line for line in capsys.readouterr().out.splitlines() if "unchanged" in line] == [
@@ -110,7 +111,7 @@ def test_missing_shards_are_named_with_the_stage_that_makes_them(mini_config: co
 
 def test_files_are_the_same_bytes_from_any_process_and_the_library_reads_them(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; import numpy as np; from mc3 import embed; "
+        "import sys; from pathlib import Path; import numpy as np; from mc3 import store; "
         "store.write_tensors(Path(sys.argv[1]), {'b': np.ones((3, 2), np.float32), 'a': np.arange(6).reshape(2, 3).T}, "
         "{'seed': '0', 'method': 'mc3', 'checkpoint': 'é', 'more': 'x'})"
     )

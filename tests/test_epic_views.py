@@ -151,9 +151,9 @@ def test_seeds_that_are_probed_at_once_cut_the_24_khz_sound_once(cut, monkeypatc
 
 def test_an_encoder_reads_either_kind_of_views(cut) -> None:
     settings, _ = cut
-    from mc3.train import initial
+    from mc3.model import MC3
 
-    encoder = initial(settings, 0).encoders["audio"].eval()
+    encoder = MC3.initial(settings, 0).encoders["audio"].eval()
     for kind, frames in (("ast", 148), ("epic_sounds", 400)):
         chosen = dataclasses.replace(settings, probe=dataclasses.replace(settings.probe, features=kind))
         views = epic_views.of(chosen, "train")

@@ -1,4 +1,4 @@
-"""The explorer's Python side: what the browser is sent, and what it may ask for."""
+"""The explorer's Python side: what it sends to the browser, and which requests it answers."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ def view(settings: Config) -> Explorer:
 
 @pytest.fixture
 def sent(view: Explorer, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the widget sends to the browser, as the browser reads it."""
+    """The messages to the browser, after a round trip through JSON."""
     messages: list[Any] = []
     monkeypatch.setattr(
         Explorer, "send", lambda self, content, buffers=None: messages.append(json.loads(json.dumps(content)))
@@ -51,7 +51,7 @@ def test_the_browser_first_gets_points_and_words_but_no_picture_or_sound(view: E
     assert len(view.points["x"]) == len(view.points["y"]) == len(view.points["text"]) == len(view.index)
     for group in view.points["groups"].values():
         assert len(group["codes"]) == len(view.index)
-        assert max(group["codes"]) < len(group["names"]) <= explorer.NAMED + 1
+        assert max(group["codes"]) < len(group["names"]) <= explorer.COLOURED + 1
 
 
 def test_a_click_is_answered_with_that_clips_frames_sound_and_narration(view: Explorer, sent: list[Any]) -> None:
@@ -70,18 +70,18 @@ def test_a_click_is_answered_with_that_clips_frames_sound_and_narration(view: Ex
 
 
 @pytest.mark.parametrize("row", [-1, 10**9, None, "7", "../../etc/passwd", 1.5, True, [1]])
-def test_a_row_that_does_not_exist_is_refused_in_words(view: Explorer, sent: list[Any], row: Any) -> None:
+def test_a_row_that_does_not_exist_gets_an_error_message(view: Explorer, sent: list[Any], row: Any) -> None:
     view._handle_custom_msg({"kind": "clip", "row": row}, [])
     assert [message["kind"] for message in sent] == ["error"]
     assert "no clip" in sent[0]["message"]
 
 
-def test_a_message_that_is_not_understood_does_not_raise(view: Explorer, sent: list[Any]) -> None:
+def test_a_malformed_message_does_not_raise(view: Explorer, sent: list[Any]) -> None:
     view._handle_custom_msg("nonsense", [])
     assert sent[0]["kind"] == "error"
 
 
-def test_a_clip_that_cannot_be_read_is_said_to_the_browser(
+def test_a_clip_that_cannot_be_read_gets_an_error_message(
     view: Explorer, sent: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gone(i: int) -> None:
@@ -107,7 +107,7 @@ def test_neighbours_are_the_most_similar_other_clips_across_modalities(view: Exp
         ]
 
 
-def test_pca_keeps_the_two_directions_of_most_variance() -> None:
+def test_pca_keeps_the_two_directions_of_largest_variance() -> None:
     rng = np.random.default_rng(0)
     points = rng.normal(size=(200, 6)) * [1, 9, 2, 5, 1, 1]
     flat = explorer.project(points, "pca")
@@ -118,7 +118,7 @@ def test_pca_keeps_the_two_directions_of_most_variance() -> None:
     assert (flat.min(axis=0).tolist(), flat.max(axis=0).tolist()) == ([0, 0], [1, 1])
 
 
-def test_tsne_keeps_two_far_groups_apart_and_is_the_same_twice() -> None:
+def test_tsne_separates_two_distant_groups_and_repeats() -> None:
     points = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
     points[20:] += 30
     flat = explorer.project(points, "tsne")
@@ -135,7 +135,7 @@ def test_an_unknown_projection_or_modality_is_named(settings: Config) -> None:
         Explorer.of(settings, "clap", 0, modality="video")
 
 
-def test_embeddings_that_were_not_made_are_answered_with_the_command(settings: Config) -> None:
+def test_missing_embeddings_are_answered_with_the_command(settings: Config) -> None:
     with pytest.raises(DataError, match="embed@5"):
         Explorer.of(settings, "mc3", 5)
 
@@ -146,7 +146,7 @@ def test_the_map_without_widgets_has_every_clip_with_its_verb(view: Explorer) ->
     assert points["group"].tolist() == view.index["verb"].tolist()
 
 
-def test_the_front_writes_text_as_text_and_asks_no_other_host() -> None:
+def test_the_front_end_writes_text_as_text_and_contacts_no_other_host() -> None:
     front = Path(explorer.__file__).with_suffix(".js").read_text()
     assert "innerHTML =" not in front
     assert not any(word in front for word in ("http:", "https:", "import(", "eval(", "fetch("))

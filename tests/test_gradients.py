@@ -1,4 +1,4 @@
-"""A step's gradient is that of the whole batch: in pieces, in several processes, with blocks computed again."""
+"""A step has the gradient of the whole batch: in microbatches, in several processes, with recomputed blocks."""
 
 from pathlib import Path
 
@@ -14,11 +14,13 @@ from mc3 import checkpoint, losses, methods, objectives, train
 from mc3.config import Config
 from mc3.data import batches
 from mc3.data.audio import fbank
+from mc3.data.shards import open_clips
 from mc3.errors import ConfigError
-from mc3.model import recompute
+from mc3.model import MC3, recompute
 
 EVERY = (*methods.METHODS, *methods.OTHERS)
-CLOSE = {torch.float32: 4e-6, torch.float64: 1e-12}  # of a gradient's norm: what the order of sums changes at tau .05
+# Of a gradient's norm: the effect of the order of sums at tau .05.
+CLOSE = {torch.float32: 4e-6, torch.float64: 1e-12}
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +37,12 @@ def settings(mini_settings: dict, shards: Path) -> dict:
 
 
 def gradients(config: Config, method: str, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    """By stage and parameter the gradient of the first step from the seed's start, and the loss and its parts."""
-    recipe, model = methods.get(method), train.initial(config, SEED).to(dtype)
+    """Gradients of each stage's first step from the initial weights, and the loss and its parts, by stage and name."""
+    recipe, model = methods.get(method), MC3.initial(config, SEED).to(dtype)
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     if config.train.recompute:
         recompute(model)
-    files = checkpoint.Run(config, f"{method}-{SEED}", "", main=False)
+    files = checkpoint.Run(config, method, SEED, "", main=False)
     trainer, found = train.Trainer(config, recipe, SEED, accelerator, model, files), {}
     for k in range(len(recipe.stages)):
         trainer.begin(k)
@@ -76,9 +78,9 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
             torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize(("count", "chunk"), [(2, None), (3, 2)])
-def test_processes_have_the_gradient_of_one_for_every_method(settings, tmp_path, count, chunk):
-    small_training.processes(count, write_gradients, configured(settings, chunk=chunk), tmp_path)
+@pytest.mark.parametrize(("count", "size"), [(2, None), (3, 2)])
+def test_several_processes_compute_the_gradient_of_one_for_every_method(settings, tmp_path, count, size):
+    small_training.processes(count, write_gradients, configured(settings, microbatch_size=size), tmp_path)
     for file in tmp_path.glob("*.safetensors"):
         found, method = load_file(file), file.stem.partition("-")[0]
         assert_same(found, gradients(configured(settings), method, next(iter(found.values())).dtype))
@@ -86,33 +88,33 @@ def test_processes_have_the_gradient_of_one_for_every_method(settings, tmp_path,
 
 
 @pytest.mark.parametrize("method", EVERY)
-def test_pieces_have_the_gradient_of_the_whole_batch(settings, method):
+def test_microbatches_give_the_gradient_of_the_whole_batch(settings, method):
     whole = {dtype: gradients(configured(settings), method, dtype) for dtype in CLOSE}
-    for chunk, dtype in ((1, torch.float64), (5, torch.float32), (13, torch.float64)):
-        assert_same(gradients(configured(settings, chunk=chunk), method, dtype), whole[dtype])
+    for size, dtype in ((1, torch.float64), (5, torch.float32), (13, torch.float64)):
+        assert_same(gradients(configured(settings, microbatch_size=size), method, dtype), whole[dtype])
 
 
-def test_pieces_of_the_whole_batch_and_more_are_the_batch_itself(settings):
+def test_a_microbatch_as_large_as_the_batch_changes_nothing(settings):
     whole = gradients(configured(settings), "mc3")
-    for chunk in (14, 100):
-        found = gradients(configured(settings, chunk=chunk), "mc3")
+    for size in (14, 100):
+        found = gradients(configured(settings, microbatch_size=size), "mc3")
         assert all(torch.equal(found[name], whole[name]) for name in whole)
 
 
-def test_with_dropout_both_passes_over_a_piece_see_the_same(settings):
+def test_both_passes_over_a_microbatch_draw_the_same_dropout(settings):
     settings["model"]["text"]["dropout"] = 0.5
-    config = configured(settings, chunk=5)
+    config = configured(settings, microbatch_size=5)
     found = gradients(config, "mc3", torch.float32)
-    # the reference: one graph through all pieces, each with the dropout of its place
-    model, stage = train.initial(config, SEED), methods.get("mc3").stages[0]
-    files = checkpoint.Run(config, "mc3-0", "", main=False)
+    # the reference: one graph through all microbatches, each with the dropout of its position
+    model, stage = MC3.initial(config, SEED), methods.get("mc3").stages[0]
+    files = checkpoint.Run(config, "mc3", 0, "", main=False)
     trainer = train.Trainer(config, methods.get("mc3"), SEED, Accelerator(), model, files)
     trainer.begin(0)
     inputs = trainer.inputs(0, 0, next(iter(trainer.loader(trainer.plans[0][:1]))))
     parts = []
-    for number, piece in enumerate((slice(0, 5), slice(5, 10), slice(10, 14))):
+    for number, rows in enumerate((slice(0, 5), slice(5, 10), slice(10, 14))):
         torch.manual_seed(batches.seed_of(SEED, 0, 0, 0, *[number] * (number > 0)))
-        parts.append(model({m: tensor[piece] for m, tensor in inputs.items()}))
+        parts.append(model({m: tensor[rows] for m, tensor in inputs.items()}))
     embeddings = {m: torch.cat([part[m] for part in parts]) for m in stage.modalities}
     batch = objectives.Batch(inputs, [slice(14)], torch.arange(14), [14], SEED)
     objectives.Objective(config, stage)(embeddings, batch)[0].backward()
@@ -120,46 +122,46 @@ def test_with_dropout_both_passes_over_a_piece_see_the_same(settings):
         {name: tensor for name, tensor in found.items() if " parts " not in name},
         {f"0 {name}": p.grad for name, p in model.named_parameters()},
     )
-    # and it is random: without the seeds the passes would differ
+    # dropout is random: without the seeds the passes would differ
     assert not torch.equal(model({"text": inputs["text"]})["text"], model({"text": inputs["text"]})["text"])
 
 
-@pytest.mark.parametrize("chunk", [None, 5])
-def test_computing_blocks_again_changes_no_bit_dropout_included(settings, chunk):
+@pytest.mark.parametrize("size", [None, 5])
+def test_recomputing_blocks_changes_no_bit_even_with_dropout(settings, size):
     settings["model"]["text"]["dropout"] = 0.5
     for encoder in ("audio", "video", "text"):
         settings["model"][encoder]["depth"] = 2
-    kept = gradients(configured(settings, chunk=chunk), "wo_align")
-    again = gradients(configured(settings, chunk=chunk, recompute=True), "wo_align")
+    kept = gradients(configured(settings, microbatch_size=size), "wo_align")
+    again = gradients(configured(settings, microbatch_size=size, recompute=True), "wo_align")
     assert kept.keys() == again.keys()
     assert all(torch.equal(kept[name], again[name]) for name in kept)
 
 
 def saved_bytes(config: Config) -> int:
-    """What autograd holds between forward and backward."""
-    model, held = train.initial(config, SEED), {}
+    """Bytes that autograd keeps between forward and backward."""
+    model, saved = MC3.initial(config, SEED), {}
     if config.train.recompute:
         recompute(model)
     inputs = {"video": torch.zeros(8, 4, 32, 32, 3), "text": torch.ones(8, 16, dtype=torch.int64)}
     keep = []
 
     def pack(tensor: Tensor) -> Tensor:
-        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         keep.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(inputs)
-    return sum(held.values())
+    return sum(saved.values())
 
 
-def test_computing_blocks_again_keeps_less(settings):
+def test_recomputing_blocks_halves_the_saved_activations(settings):
     for encoder in ("audio", "video", "text"):
         settings["model"][encoder] |= {"depth": 6}
     assert saved_bytes(configured(settings, recompute=True)) < 0.5 * saved_bytes(configured(settings))
 
 
-def test_frozen_patterns_have_no_gradient_and_the_rest_has_the_same(settings):
+def test_frozen_parameters_get_no_gradient_and_the_others_the_same_one(settings):
     everything = gradients(configured(settings), "mc3")
     patterns = ["encoders.video.trunk.*", "*.text.*embeddings*"]
     found = gradients(configured(settings, freeze=patterns), "mc3")
@@ -170,18 +172,18 @@ def test_frozen_patterns_have_no_gradient_and_the_rest_has_the_same(settings):
         torch.testing.assert_close(found[name], everything[name])
 
 
-@pytest.mark.parametrize("chunk", [None, 5])
-def test_a_wholly_frozen_encoder_still_gives_its_embeddings_to_the_loss(settings, chunk):
-    everything = gradients(configured(settings, chunk=chunk), "mc3")
-    found = gradients(configured(settings, chunk=chunk, freeze=["encoders.video.*"]), "mc3")
+@pytest.mark.parametrize("size", [None, 5])
+def test_a_frozen_encoder_still_takes_part_in_the_loss(settings, size):
+    everything = gradients(configured(settings, microbatch_size=size), "mc3")
+    found = gradients(configured(settings, microbatch_size=size, freeze=["encoders.video.*"]), "mc3")
     assert not any(name.startswith("0 encoders.video.") for name in found)
     for name in found:
         torch.testing.assert_close(found[name], everything[name])
 
 
-def test_frozen_patterns_do_not_move_in_a_run(settings):
+def test_frozen_parameters_do_not_change_in_a_run(settings):
     config = configured(settings, freeze=["encoders.audio.trunk.blocks.*"])
-    before = train.initial(config, SEED).state_dict()
+    before = MC3.initial(config, SEED).state_dict()
     after = load_file(train.run(config, "align", SEED) / "final" / "model.safetensors")
     same = {name for name in after if torch.equal(before[name], after[name])}
     assert {name for name in after if name.startswith("encoders.audio.trunk.blocks.")} <= same
@@ -193,16 +195,16 @@ def test_frozen_patterns_do_not_move_in_a_run(settings):
     [
         ({"freeze": ["encoders.vision.*"]}, r"'encoders\.vision\.\*', which fits no parameter"),
         ({"freeze": ["*"]}, "leaves nothing to learn"),
-        ({"chunk": 0}, r"train\.chunk is 0"),
+        ({"microbatch_size": 0}, r"train\.microbatch_size is 0"),
         ({"log_mel": "gpu"}, r"train\.log_mel is 'gpu'"),
     ],
 )
-def test_a_setting_that_cannot_be_is_named(settings, changes, named):
+def test_an_invalid_setting_is_named(settings, changes, named):
     with pytest.raises(ConfigError, match=named):
         train.run(configured(settings, **changes), "align", SEED)
 
 
-def test_log_mels_of_many_clips_at_once_are_those_of_each():
+def test_batched_log_mels_equal_those_of_single_clips():
     rng = torch.Generator().manual_seed(0)
     for rate, bins in ((16000, 128), (16000, 40), (8000, 64)):
         sound = torch.randn(5, int(1.5 * rate), generator=rng) / 10
@@ -213,8 +215,9 @@ def test_log_mels_of_many_clips_at_once_are_those_of_each():
     torch.testing.assert_close(batches.log_mel(whole, rate, bins), batches.log_mel(whole.float() / 32768, rate, bins))
 
 
-def test_log_mels_made_on_the_device_train_as_those_from_the_shards(settings):
-    clips = train.clips(configured(settings), "train", train.initial(configured(settings), SEED), ("sound",))
+def test_log_mels_of_the_device_give_the_gradients_of_those_from_the_shards(settings):
+    config = configured(settings)
+    clips = open_clips(config, "train", MC3.initial(config, SEED).tokenizer, ("sound",))
     stored = {i: fbank(clips.waveform(i)[0] / 32768.0) for i in range(len(clips))}
     made = gradients(configured(settings, log_mel="device"), "clap")
     with pytest.MonkeyPatch.context() as patched:
@@ -226,17 +229,17 @@ def test_log_mels_made_on_the_device_train_as_those_from_the_shards(settings):
 
 
 @pytest.mark.slow
-def test_compiled_encoders_train_to_nearly_the_same_weights(settings):
+def test_compiled_encoders_reach_nearly_the_same_weights(settings):
     plain = load_file(train.run(configured(settings), "align", SEED) / "final" / "model.safetensors")
     compiled = load_file(train.run(configured(settings, compile=True), "align", SEED) / "final" / "model.safetensors")
     assert compiled.keys() == plain.keys()
     for name in plain:
-        if not name.endswith(("qkv.bias", "k_lin.bias")):  # as for several processes: Adam makes steps of rounding
+        if not name.endswith(("qkv.bias", "k_lin.bias")):  # Adam turns rounding into steps, as with several processes
             torch.testing.assert_close(compiled[name], plain[name], rtol=1e-3, atol=2e-4, msg=name)
 
 
-def test_a_gather_without_gradients_would_be_wrong_in_direction(settings):
-    """What the trainer does not do: the cosine that others' trainers lose."""
+def test_a_gather_without_gradients_gives_another_direction(settings):
+    """The error that the trainer avoids."""
     embeddings = {m: torch.nn.functional.normalize(torch.randn(14, 16), dim=1) for m in ("audio", "video")}
     leaves = {m: e.clone().requires_grad_() for m, e in embeddings.items()}
     losses.contrastive(leaves, [("audio", "video")], 0.05).backward()

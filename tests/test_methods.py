@@ -5,19 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from mc3 import methods
+from mc3 import methods, objectives
+from mc3.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 ALL = [("audio", "video"), ("audio", "text"), ("video", "text")]
 
 
-def test_every_method_of_tables_2_and_3_has_a_recipe_and_no_other_claims_to_be_one():
+def test_recipes_and_the_rows_of_tables_2_and_3_match():
     for table in ("table2_discovery.csv", "table3_retrieval.csv"):
         rows = {row["method"] for row in csv.DictReader((ROOT / "data" / "paper" / table).open())} - {"Random"}
         assert {methods.get(name).paper for name in methods.METHODS} - {""} == rows
 
 
-def test_recipes_see_the_modalities_that_table_2_ticks():
+def test_recipes_use_the_modalities_that_table_2_ticks():
     columns = {"audio": "audio", "video": "vision", "text": "language"}
     for row in csv.DictReader((ROOT / "data" / "paper" / "table2_discovery.csv").open()):
         for name in methods.METHODS:
@@ -26,7 +27,7 @@ def test_recipes_see_the_modalities_that_table_2_ticks():
                 assert set(methods.get(name).modalities) == ticked, name
 
 
-def test_mc3_differs_from_each_ablation_in_the_one_thing_its_name_says():
+def test_each_ablation_differs_from_mc3_only_in_what_its_name_says():
     mc3 = methods.get("mc3").stages[0]
     without = {name: methods.get(name) for name in ("wo_consensus", "wo_contrastive", "wo_align")}
     assert without["wo_consensus"].stages[0].consensus == 0
@@ -48,7 +49,7 @@ def test_all_methods_train_for_as_many_epochs():
         assert before + sum(epochs[stage.epochs] for stage in recipe.stages) == 12, name
 
 
-def test_imagebind_binds_audio_to_vision_that_language_taught_and_that_then_stays():
+def test_imagebind_aligns_video_and_text_and_then_audio_to_frozen_video():
     first, second = methods.get("imagebind").stages
     assert first.pairs == (("video", "text"),)
     assert set(first.train) == {"video", "text"}
@@ -57,7 +58,7 @@ def test_imagebind_binds_audio_to_vision_that_language_taught_and_that_then_stay
     assert second.temperature == 1 / 20  # its fixed scale of audio
 
 
-def test_baselines_have_the_losses_that_they_were_published_with():
+def test_baselines_have_their_published_losses():
     published = [name for name in methods.METHODS if methods.get(name).paper] + ["cmc_bank"]
     kinds = {name: [stage.loss for stage in methods.get(name).stages] for name in published}
     own = {"clap": ["learnt_scale"], "cm_acc": ["active_negatives"], "cmc_bank": ["memory_bank"]}
@@ -65,32 +66,41 @@ def test_baselines_have_the_losses_that_they_were_published_with():
     assert [methods.get(name).stages[0].temperature for name in ("clap", "cmc", "cmc_bank")] == [0.07] * 3
 
 
+def odd(monkeypatch, **stage):
+    """A recipe with one stage that has these keys."""
+    entry = {"label": "", "start": "init", "stages": [{"epochs": "both", "pairs": "all", **stage}]}
+    monkeypatch.setitem(methods.OTHERS, "odd", entry)
+    return methods.get("odd")
+
+
+@pytest.mark.parametrize("name", ["align", *methods.METHODS, *methods.OTHERS])
+def test_every_recipe_has_a_loss_that_its_stages_can_have(name):
+    objectives.check(methods.get(name))
+
+
 @pytest.mark.parametrize(
     ("stage", "reason"),
     [({"pairs": ["audio-video"], "loss": {"kind": "peers", "trust": "retrieval"}}, 'needs "pairs": "all"'),
-     ({"pairs": "all", "loss": {"kind": "relative", "softness": 0.0}}, 'nothing without "consensus"')],
+     ({"loss": {"kind": "relative", "softness": 0.0}}, 'nothing without "consensus"')],
 )  # fmt: skip
-def test_a_loss_that_could_not_do_its_work_is_refused(monkeypatch, stage, reason):
-    entry = {"label": "", "start": "align", "stages": [{"epochs": "refine", **stage}]}
-    monkeypatch.setitem(methods.OTHERS, "odd", entry)
-    with pytest.raises(KeyError, match=reason):
-        methods.get("odd")
+def test_a_loss_that_a_stage_cannot_have_is_refused(monkeypatch, stage, reason):
+    with pytest.raises(ConfigError, match=rf"method 'odd' in mc3/methods\.py has the loss .*{reason}"):
+        objectives.check(odd(monkeypatch, **stage))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [{"kind": "triplet"}, {"kind": "memory_bank"}, {"kind": "learnt_scale", "highest": 9, "low": 1}, {"a": 1}],
+)
+def test_an_unknown_loss_or_setting_is_named_with_the_known_ones(monkeypatch, loss):
+    with pytest.raises(ConfigError, match=r"the loss .*memory_bank takes momentum, negatives"):
+        objectives.check(odd(monkeypatch, loss=loss))
 
 
 def test_an_unknown_method_modality_or_key_is_named(monkeypatch):
-    with pytest.raises(KeyError, match=r"no method 'mc4'.*known: align, clap"):
+    with pytest.raises(ConfigError, match=r"no method 'mc4'.*known: align, clap"):
         methods.get("mc4")
-    entry = {"label": "", "start": "init", "stages": [{"epochs": "both", "pairs": ["audio-smell"]}]}
-    monkeypatch.setitem(methods.METHODS, "odd", entry)
-    with pytest.raises(KeyError, match="'smell'"):
-        methods.get("odd")
-    monkeypatch.setitem(
-        methods.METHODS, "odd", {**entry, "stages": [{"epochs": "both", "pairs": "all", "temprature": 1}]}
-    )
-    with pytest.raises(KeyError, match="'temprature'"):
-        methods.get("odd")
-    for loss in ({"kind": "triplet"}, {"kind": "memory_bank"}, {"kind": "learnt_scale", "highest": 9, "lowest": 1}):
-        stage = {"epochs": "both", "pairs": "all", "loss": loss}
-        monkeypatch.setitem(methods.METHODS, "odd", {**entry, "stages": [stage]})
-        with pytest.raises(KeyError, match=r"the loss .*memory_bank takes momentum, negatives"):
-            methods.get("odd")
+    with pytest.raises(ConfigError, match="'smell'"):
+        odd(monkeypatch, pairs=["audio-smell"])
+    with pytest.raises(ConfigError, match="'temprature'"):
+        odd(monkeypatch, temprature=1)

@@ -215,13 +215,6 @@ def test_areas_are_scikit_learns_and_within_a_verb_those_of_every_pair_counted(s
         )
 
 
-def test_a_video_is_resampled_as_a_whole():
-    weights = baselines.resampled(np.array(["a", "b", "a", "c"]), draws=200)
-    assert (weights[:, 0] == weights[:, 2]).all()
-    assert (weights[:, [0, 1, 3]].sum(axis=1) == 3).all()
-    assert weights.mean() == pytest.approx(1, abs=0.15)
-
-
 def constructed(sounding_by_verb: list[float]) -> tuple[pd.DataFrame, np.ndarray]:
     """20 videos of 45 narrations; labels drawn at the verb's rate, shifted ones at .4 for every verb."""
     rng = np.random.default_rng(0)

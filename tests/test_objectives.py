@@ -1,4 +1,4 @@
-"""The baselines' own losses: what they learn, keep and choose, against loops and closed forms."""
+"""The baselines' losses, against loops and closed forms: the learnt scale, the chosen negatives, the memory bank."""
 
 import dataclasses
 import json
@@ -20,7 +20,11 @@ from torch.nn.functional import normalize
 from mc3 import checkpoint, methods, objectives, train
 from mc3.config import Config
 from mc3.data import batches
-from mc3.objectives import EMPTY, ActiveNegatives, LearntScale, MemoryBank, Queue
+from mc3.model import MC3
+from mc3.objectives import active_negatives
+from mc3.objectives.active_negatives import EMPTY, ActiveNegatives, Queue
+from mc3.objectives.learnt_scale import LearntScale
+from mc3.objectives.memory_bank import MemoryBank
 
 OWN = ("clap", "cm_acc", "cmc_bank")
 
@@ -43,7 +47,7 @@ def unit(rows: int, width: int = 5, seed: int = 0) -> Tensor:
 
 
 def small(monkeypatch, method: str, **sizes: float) -> None:
-    """Give the loss of a recipe other settings."""
+    """Change settings of a recipe's loss."""
     known = methods.METHODS if method in methods.METHODS else methods.OTHERS
     entry = known[method]
     stage = entry["stages"][0]
@@ -51,12 +55,10 @@ def small(monkeypatch, method: str, **sizes: float) -> None:
 
 
 def stepped(config: Config, method: str, count: int, watch: Callable[[train.Trainer], None] | None = None):
-    """A trainer after `count` steps of plain gradient descent in float64, which magnifies no rounding as Adam does."""
-    recipe, model = methods.get(method), train.initial(config, SEED).double()
+    """A trainer after `count` steps of plain gradient descent in float64; Adam would magnify rounding."""
+    recipe, model = methods.get(method), MC3.initial(config, SEED).double()
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
-    trainer = train.Trainer(
-        config, recipe, SEED, accelerator, model, checkpoint.Run(config, f"{method}-0", "", main=False)
-    )
+    trainer = train.Trainer(config, recipe, SEED, accelerator, model, checkpoint.Run(config, method, 0, "", main=False))
     trainer.begin(0)
     optimizer = torch.optim.SGD([*model.parameters(), *trainer.objective.parameters()], lr=0.1)
     prepared = accelerator.prepare_model(model)
@@ -89,28 +91,41 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def objective(config: Config, method: str) -> objectives.Objective:
-    model = train.initial(config, SEED).double()
+    model = MC3.initial(config, SEED).double()
     return objectives.make(config, methods.get(method).stages[0], model, 28, SEED)
 
 
-@pytest.mark.parametrize("kind", methods.LOSSES)
-def test_every_kind_of_loss_has_its_objective_and_another_is_refused(settings, kind: str):
+@pytest.mark.parametrize("kind", objectives.KINDS)
+def test_every_kind_of_loss_can_be_made_with_its_settings(settings, kind: str):
     config = configured(settings)
-    stage = dataclasses.replace(
-        methods.get("mc3").stages[0], loss=kind, settings=dict.fromkeys(methods.LOSSES[kind], 8)
-    )
-    model = train.initial(config, SEED)
-    made = objectives.make(config, stage, model, 28, SEED)
-    assert (type(made) is objectives.Objective) == (kind == "info_nce")
-    with pytest.raises(NotImplementedError, match=r"'my_loss' of mc3/methods\.py has no line"):
-        objectives.make(config, dataclasses.replace(stage, loss="my_loss"), model, 28, SEED)
+    known = objectives.KINDS[kind]
+    stage = dataclasses.replace(methods.get("mc3").stages[0], loss=kind, settings=dict.fromkeys(known.takes, 8))
+    assert type(objectives.make(config, stage, MC3.initial(config, SEED), 28, SEED)) is known
+
+
+def test_a_new_kind_of_loss_is_one_class(settings):
+    try:
+
+        class Half(objectives.Objective, kind="half", takes=("share",)):
+            def terms(self, queries, keys, offset, batch):
+                whole = super().terms(queries, keys, offset, batch)
+                return {name: self.stage.settings["share"] * term for name, term in whole.items()}
+
+        config, embeddings = configured(settings), {m: unit(5, seed=n) for n, m in enumerate(methods.MODALITIES)}
+        plain = methods.get("align").stages[0]
+        stage = dataclasses.replace(plain, loss="half", settings={"share": 0.5})
+        found = [objectives.make(config, s, MC3.initial(config, SEED), 28, SEED) for s in (plain, stage)]
+        whole, half = (float(made(embeddings, batch_of(torch.arange(5)))[0]) for made in found)
+        assert half == pytest.approx(whole / 2)
+    finally:
+        objectives.KINDS.pop("half", None)
 
 
 def batch_of(clips: Tensor, inputs: dict[str, Tensor] | None = None) -> objectives.Batch:
     return objectives.Batch(inputs or {}, [slice(len(clips))], clips, [len(clips)], SEED)
 
 
-def test_the_scale_begins_at_one_over_the_temperature_and_its_gradient_is_the_finite_difference(settings):
+def test_the_scale_starts_at_one_over_the_temperature_with_the_gradient_of_finite_differences(settings):
     clap = objective(configured(settings), "clap")
     assert isinstance(clap, LearntScale)
     assert float(clap.log_scale.detach().exp()) == pytest.approx(1 / 0.07)
@@ -131,15 +146,15 @@ def test_the_scale_begins_at_one_over_the_temperature_and_its_gradient_is_the_fi
     assert float(loss.detach()) == pytest.approx(float(sum(both)) / 2)
 
 
-def test_the_scale_never_exceeds_its_bound(settings):
+def test_the_scale_is_clamped_to_its_bound(settings):
     clap = objective(configured(settings), "clap")
     with torch.no_grad():
         clap.log_scale.fill_(9.0)
-    clap.after_step(train.initial(configured(settings), SEED))
+    clap.after_step(MC3.initial(configured(settings), SEED))
     assert float(clap.log_scale.detach().exp()) == pytest.approx(100.0)
 
 
-def test_the_scale_is_learnt_by_the_optimizer_without_decay_and_is_in_no_checkpoint(settings):
+def test_the_scale_is_learnt_without_decay_and_is_in_no_checkpoint(settings):
     config = configured(settings, epochs={"align": 1, "refine": 2}, weight_decay=0.5)
     folder = train.run(config, "clap", SEED)
     scales = [
@@ -149,8 +164,8 @@ def test_the_scale_is_learnt_by_the_optimizer_without_decay_and_is_in_no_checkpo
     ]
     assert scales[0] == pytest.approx(1 / 0.07)
     assert len(set(scales)) == len(scales)
-    assert load_file(folder / "final" / "model.safetensors").keys() == train.initial(config, SEED).state_dict().keys()
-    model = train.initial(config, SEED)
+    assert load_file(folder / "final" / "model.safetensors").keys() == MC3.initial(config, SEED).state_dict().keys()
+    model = MC3.initial(config, SEED)
     clap = objectives.make(config, methods.get("clap").stages[0], model, 28, SEED)
     groups = train.make_optimizer(config.train, model, clap).param_groups
     assert [(group["weight_decay"], len(group["params"])) for group in groups] == [
@@ -161,9 +176,9 @@ def test_the_scale_is_learnt_by_the_optimizer_without_decay_and_is_in_no_checkpo
 # CM-ACC's chosen negatives --------------------------------------------------------------------------------------------
 
 
-def test_gradient_embeddings_are_the_gradients_of_a_last_layer_made_of_the_queries():
+def test_gradient_embeddings_are_the_gradients_of_a_last_layer_of_queries():
     candidates, queries, temperature = unit(6, seed=1), unit(9, seed=2), 0.3
-    factors = objectives.gradient_factors(candidates, queries, temperature)
+    factors = active_negatives.gradient_factors(candidates, queries, temperature)
     for candidate, factor in zip(candidates, factors, strict=True):
         layer = queries.clone().requires_grad_()
         logits = layer @ candidate / temperature
@@ -173,7 +188,7 @@ def test_gradient_embeddings_are_the_gradients_of_a_last_layer_made_of_the_queri
 
 @given(points=st.integers(1, 12), classes=st.integers(1, 5), seed=st.integers(0, 999), data=st.data())
 @hypothesis_settings(deadline=None, max_examples=60)
-def test_seeding_is_k_means_plus_plus_on_the_products_written_out(points, classes, seed, data):
+def test_seeding_is_k_means_plus_plus_on_the_outer_products(points, classes, seed, data):
     generator = torch.Generator().manual_seed(seed)
     factors, embeddings = torch.randn(points, classes, generator=generator).double(), unit(points, seed=seed)
     count = data.draw(st.integers(1, points))
@@ -185,7 +200,7 @@ def test_seeding_is_k_means_plus_plus_on_the_products_written_out(points, classe
             min((float((product - products[c]).square().sum()) for c in expected), default=1.0) for product in products
         ]
         expected.append(max(range(points), key=lambda n, w=weights, d=draw: w[n] / float(d[n])))
-    assert objectives.kmeans_plusplus(factors, embeddings, draws).tolist() == expected
+    assert active_negatives.kmeans_plusplus(factors, embeddings, draws).tolist() == expected
 
 
 def test_seeds_are_drawn_by_squared_distance():
@@ -193,7 +208,7 @@ def test_seeds_are_drawn_by_squared_distance():
     factors, generator, wanted = torch.ones(3, 1, dtype=torch.float64), torch.Generator().manual_seed(0), []
     for _ in range(4000):
         draws = torch.empty(2, 3, dtype=torch.float64).exponential_(generator=generator)
-        wanted.append(objectives.kmeans_plusplus(factors, embeddings, draws).tolist())
+        wanted.append(active_negatives.kmeans_plusplus(factors, embeddings, draws).tolist())
     counts = torch.zeros(3, 3)
     for first, second in wanted:
         counts[first, second] += 1
@@ -202,28 +217,28 @@ def test_seeds_are_drawn_by_squared_distance():
     torch.testing.assert_close((counts / 4000).double(), expected, rtol=0, atol=0.02)
 
 
-def test_chosen_negatives_cover_more_clusters_and_lie_farther_apart_than_random_ones():
+def test_chosen_negatives_cover_more_clusters_and_are_more_distant_than_random_ones():
     generator = torch.Generator().manual_seed(0)
     centres, sizes = unit(16, 32, seed=1), [200] * 4 + [10] * 12  # most of the pool is alike
     labels = torch.repeat_interleave(torch.arange(16), torch.tensor(sizes))
     pool = normalize(centres[labels] + 0.02 * torch.randn(len(labels), 32, generator=generator).double(), dim=1)
-    factors = objectives.gradient_factors(pool, centres, 0.5)
-    covered, apart = {"chosen": 0.0, "random": 0.0}, {"chosen": 0.0, "random": 0.0}
+    factors = active_negatives.gradient_factors(pool, centres, 0.5)
+    covered, distance = {"chosen": 0.0, "random": 0.0}, {"chosen": 0.0, "random": 0.0}
     for _ in range(20):
         draws = torch.empty(16, len(pool)).exponential_(generator=generator).double()
         found = {
-            "chosen": objectives.kmeans_plusplus(factors, pool, draws),
+            "chosen": active_negatives.kmeans_plusplus(factors, pool, draws),
             "random": torch.randperm(len(pool), generator=generator)[:16],
         }
         for kind, rows in found.items():
             covered[kind] += len(set(labels[rows].tolist())) / 20
-            apart[kind] += float(torch.pdist(pool[rows]).mean()) / 20
+            distance[kind] += float(torch.pdist(pool[rows]).mean()) / 20
     assert covered["chosen"] > 13 > 8 > covered["random"]
-    assert apart["chosen"] > 1.1 * apart["random"]
+    assert distance["chosen"] > 1.1 * distance["random"]
 
 
-def test_a_queue_keeps_the_newest_in_their_order(settings):
-    queue, rows = Queue(5, train.initial(configured(settings), SEED)), torch.randn(12, 16)
+def test_a_queue_keeps_the_newest_in_order(settings):
+    queue, rows = Queue(5, MC3.initial(configured(settings), SEED)), torch.randn(12, 16)
     for part in (slice(0, 3), slice(3, 10), slice(10, 12)):
         queue.push(rows[part], torch.arange(12)[part])
         last = list(range(part.stop))[-5:]
@@ -231,11 +246,11 @@ def test_a_queue_keeps_the_newest_in_their_order(settings):
         assert torch.equal(queue.embeddings[-len(last) :], rows[last])
 
 
-def test_the_averaged_encoders_are_exactly_the_moving_average_and_answer_without_learning(settings, monkeypatch):
+def test_the_momentum_encoders_are_the_moving_average_and_get_no_gradient(settings, monkeypatch):
     small(monkeypatch, "cm_acc", momentum=0.75)
     config, seen = configured(settings), []
     trainer = stepped(config, "cm_acc", 4, lambda t: seen.append(tensors(t)))
-    start = train.initial(config, SEED).double().state_dict()
+    start = MC3.initial(config, SEED).double().state_dict()
     names = [name for name in start if not name.startswith("encoders.text.")]
     expected = {name: start[name] for name in names}
     for after in seen:
@@ -248,13 +263,13 @@ def test_the_averaged_encoders_are_exactly_the_moving_average_and_answer_without
     assert all(parameter.grad is None for parameter in trainer.objective.parameters())
 
 
-def test_the_pool_holds_the_newest_answers_first_in_first_out(settings, monkeypatch):
+def test_the_pool_holds_the_newest_keys(settings, monkeypatch):
     small(monkeypatch, "cm_acc", pool=30)
-    config, answers = configured(settings), []
+    config, past_keys = configured(settings), []
     forward = ActiveNegatives.terms
 
     def terms(self, embeddings, keys, offset, batch):
-        answers.append(self.averaged(batch.inputs))
+        past_keys.append(self.averaged(batch.inputs))
         return forward(self, embeddings, keys, offset, batch)
 
     monkeypatch.setattr(ActiveNegatives, "terms", terms)
@@ -262,18 +277,18 @@ def test_the_pool_holds_the_newest_answers_first_in_first_out(settings, monkeypa
     for modality in ("audio", "video"):
         pool = trainer.objective.pool[modality]
         assert pool.clips.tolist() == trainer.plans[0].flatten()[: 4 * 14][-30:].tolist()
-        torch.testing.assert_close(pool.embeddings, torch.cat([a[modality] for a in answers])[-30:])
+        torch.testing.assert_close(pool.embeddings, torch.cat([a[modality] for a in past_keys])[-30:])
 
 
-def test_dictionaries_take_past_answers_that_they_do_not_have(settings, monkeypatch):
+def test_dictionaries_take_past_keys_that_they_do_not_contain(settings, monkeypatch):
     small(monkeypatch, "cm_acc", negatives=10)
     past, before = [], {}
     start = stepped(configured(settings), "cm_acc", 1)
-    assert all((queue.clips == EMPTY).all() for queue in start.objective.negatives.values())  # nothing is past yet
+    assert all((queue.clips == EMPTY).all() for queue in start.objective.negatives.values())  # no past keys yet
 
     def watch(trainer):
         for name, queue in trainer.objective.negatives.items():
-            if past:  # fourteen are to be chosen, ten have room: all are new
+            if past:  # fourteen are chosen and ten fit: all are new
                 pools = torch.cat([pool[name.split("-")[1]] for pool in past])
                 assert (torch.cdist(queue.embeddings, pools).amin(dim=1) < 1e-7).all()
                 assert EMPTY not in queue.clips
@@ -293,19 +308,19 @@ def test_cm_acc_is_info_nce_over_the_batch_and_the_dictionary_without_the_clip_i
     def loss(self, embeddings, batch):
         value, _ = backward(self, embeddings, batch)
         dictionaries = {name: (q.embeddings, q.clips) for name, q in self.objective.negatives.items()}
-        answers = self.objective.averaged(batch.inputs)
-        found.append((float(value.detach()), embeddings, answers, dictionaries, batch.clips.tolist()))
+        past_keys = self.objective.averaged(batch.inputs)
+        found.append((float(value.detach()), embeddings, past_keys, dictionaries, batch.clips.tolist()))
         return value, {"loss": value.detach()}
 
     monkeypatch.setattr(train.Trainer, "loss", loss)
     stepped(config, "cm_acc", 4)
     hidden = 0
-    for value, embeddings, answers, dictionaries, clips in found:
+    for value, embeddings, past_keys, dictionaries, clips in found:
         total = 0.0
         for i, j in (("audio", "video"), ("video", "audio")):
             past, of = dictionaries[f"{i}-{j}"]
             for t, clip in enumerate(clips):
-                among = [*answers[j], *[e for e, n in zip(past, of.tolist(), strict=True) if n not in (clip, EMPTY)]]
+                among = [*past_keys[j], *[e for e, n in zip(past, of.tolist(), strict=True) if n not in (clip, EMPTY)]]
                 hidden += clip in of
                 scores = (
                     torch.stack([embeddings[i][t] @ e for e in among]) / methods.get("cm_acc").stages[0].temperature
@@ -318,7 +333,7 @@ def test_cm_acc_is_info_nce_over_the_batch_and_the_dictionary_without_the_clip_i
 # CMC's memory bank ----------------------------------------------------------------------------------------------------
 
 
-def test_the_bank_is_what_queries_are_compared_with_and_moves_by_half(settings):
+def test_queries_are_compared_with_the_bank_which_moves_by_half(settings):
     bank = objective(configured(settings), "cmc_bank")
     assert isinstance(bank, MemoryBank)
     before = {m: tensor.clone() for m, tensor in bank.named_buffers()}
@@ -344,7 +359,7 @@ def test_the_bank_is_what_queries_are_compared_with_and_moves_by_half(settings):
 # All of them ----------------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_end_with_the_weights_and_the_memory_of_one(settings, tmp_path):
+def test_two_processes_end_with_the_weights_and_state_of_one(settings, tmp_path):
     config = configured(settings)
     small_training.processes(2, write_tensors, config, tmp_path)
     for method in OWN:
@@ -352,13 +367,13 @@ def test_two_processes_end_with_the_weights_and_the_memory_of_one(settings, tmp_
 
 
 @pytest.mark.parametrize("method", OWN)
-def test_pieces_end_with_the_weights_and_the_memory_of_the_whole(settings, method):
+def test_microbatches_end_with_the_weights_and_state_of_the_whole_batch(settings, method):
     whole = tensors(stepped(configured(settings), method, 4))
-    assert_close(tensors(stepped(configured(settings, chunk=4), method, 4)), whole)
+    assert_close(tensors(stepped(configured(settings, microbatch_size=4), method, 4)), whole)
     assert_close(tensors(stepped(configured(settings, recompute=True), method, 4)), whole)
 
 
-def test_what_is_drawn_depends_on_seed_stage_and_step_alone(settings):
+def test_random_draws_depend_only_on_seed_stage_and_step(settings):
     first, again = (tensors(stepped(configured(settings), "cm_acc", 4)) for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert (
@@ -367,10 +382,10 @@ def test_what_is_drawn_depends_on_seed_stage_and_step_alone(settings):
     )
 
 
-def test_methods_are_on_equal_terms_in_clips_seen_and_initial_weights(settings, monkeypatch):
-    """Momentum encoders and memories are fed by the same clips; nothing is embedded beyond the batches."""
+def test_all_methods_have_the_same_number_of_clips_and_the_same_initial_weights(settings, monkeypatch):
+    """Momentum encoders and memories take the same clips; nothing is embedded beyond the batches."""
     config = configured(settings)
-    step, inputs, forward = train.Trainer.train_step, train.Trainer.inputs, train.MC3.forward
+    step, inputs, forward = train.Trainer.train_step, train.Trainer.inputs, MC3.forward
     seen: dict[str, list[int]] = {}
     starts: dict[str, dict[str, Tensor]] = {}
     embedded: dict[str, set[int]] = {}
@@ -398,13 +413,13 @@ def test_methods_are_on_equal_terms_in_clips_seen_and_initial_weights(settings, 
 
     monkeypatch.setattr(train.Trainer, "inputs", counted)
     monkeypatch.setattr(train.Trainer, "train_step", stepping)
-    monkeypatch.setattr(train.MC3, "forward", watched)
+    monkeypatch.setattr(MC3, "forward", watched)
     names = ["align", *methods.METHODS, *methods.OTHERS]
     for name in names:
         at[:] = [name]
         train.run(config, name, SEED)
-    initial = train.initial(config, SEED).state_dict()
-    aligned = load_file(train.align_checkpoint(config, SEED) / "model.safetensors")
+    initial = MC3.initial(config, SEED).state_dict()
+    aligned = load_file(config.paths.final("align", SEED) / "model.safetensors")
     for name in names[1:]:
         recipe = methods.get(name)
         origin = aligned if recipe.start == "align" else initial

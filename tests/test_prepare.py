@@ -2,6 +2,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -41,18 +42,18 @@ def again(written: Config, tmp_path: Path) -> Config:
     return build(tmp_path)
 
 
-def jobs_of(config: Config) -> list[prepare.Job]:
+def jobs_of(config: Config) -> list[prepare.ShardJob]:
     work = config.paths.work
     (work / "shards.partial").mkdir(exist_ok=True)
     return prepare.plan(manifest.read(work / "manifest.parquet"), config, work / "shards.partial")
 
 
-def job_with(name: str, gaps: list[float]) -> prepare.Job:
+def job_with(name: str, gaps: list[float]) -> prepare.ShardJob:
     rows, time = [], 0.0
     for gap in gaps:
         rows.append({"dataset": "ego4d", "video_uid": name, "start_sec": time + gap, "end_sec": time + gap + 1.5})
         time += gap + 1.5
-    return prepare.Job(name, rows, Path(), Path(), CLIPS)
+    return prepare.ShardJob(name, rows, Path(), Path(), CLIPS)
 
 
 @given(
@@ -154,7 +155,7 @@ def test_two_processes_at_one_shard_do_not_harm_it(written: Config, again: Confi
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
     assert job.path.read_bytes() == (written.paths.shards / job.path.name).read_bytes()
-    assert sorted(path.name for path in job.folder.iterdir()) == sorted([job.path.name, job.mark.name])
+    assert sorted(path.name for path in job.folder.iterdir()) == sorted([job.path.name, job.done_marker.name])
 
 
 def test_a_shard_that_another_run_has_taken_away_is_said(again: Config, monkeypatch):
@@ -246,10 +247,11 @@ def test_two_submitted_tasks_cut_it_all_and_it_is_joined(written: Config, again:
 
 def test_a_failed_task_is_named_with_its_log_and_the_rest_is_kept(again: Config):
     (again.paths.work / "runs" / "prepare" / "rank-1.json").mkdir(parents=True)  # cannot be written
-    with pytest.raises(DataError, match=r"1 of 2 tasks failed \(rank 1: IsADirectoryError.*see .*\.err\); .*is kept"):
+    message = r"1 of 2 tasks failed \(rank 1: IsADirectoryError.*see .*\.err\); .*is kept"
+    with pytest.raises(DataError, match=message) as error:
         submit.submit(again, 2, {})
-    log = next(path for path in (again.paths.work / "runs" / "prepare" / "logs").glob("*.err") if path.stat().st_size)
-    assert "IsADirectoryError" in log.read_text()
+    log = re.search(r"see (\S+\.err)", str(error.value))[1]
+    assert "IsADirectoryError" in Path(log).read_text()
     assert list((again.paths.work / "shards.partial").glob("*.json"))
     assert not (again.paths.shards).exists()
 

@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-import multiprocessing
-import os
 import signal
+import subprocess
+import sys
 import tracemalloc
 import types
 from pathlib import Path
@@ -19,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from mc3 import config, evaluate, methods, store, train
+from mc3 import config, evaluate, methods, store
 from mc3.config import AudioConfig, ProbeRecipe
 from mc3.data import tokenizer
 from mc3.data.epic_views import AstViews
 from mc3.encoders.audio import AudioEncoder
 from mc3.errors import ConfigError, DataError
+from mc3.model import MC3
 from mc3.paper import probe
 
 CPU = torch.device("cpu")
@@ -121,16 +122,20 @@ def test_features_on_disk_stay_out_of_memory_and_are_the_same(tmp_path: Path) ->
     np.testing.assert_array_equal(found["b"], probe.features({"b": Wide()}, events, 5, 10, CPU)["b"])
 
 
-def test_a_killed_probe_leaves_no_features_on_disk(tmp_path: Path) -> None:
-    def killed() -> None:
-        found = probe.features({"": Wide()}, views(20, seed=4), 5, 10, CPU, tmp_path)
-        if found[""].nbytes > 1e6:
-            os.kill(os.getpid(), signal.SIGKILL)
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from test_probe import CPU, Wide, probe, views
 
-    child = multiprocessing.get_context("fork").Process(target=killed)
-    child.start()
-    child.join(60)
-    assert child.exitcode == -signal.SIGKILL
+found = probe.features({"": Wide()}, views(20, seed=4), 5, 10, CPU, Path(sys.argv[1]))
+assert found[""].any() and found[""].nbytes > 1e6
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_probe_leaves_no_features_on_disk(tmp_path: Path) -> None:
+    child = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=Path(__file__).parent)
+    assert child.returncode == -signal.SIGKILL
     assert list(tmp_path.iterdir()) == []
 
 
@@ -237,7 +242,7 @@ def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shards = settings.paths.shards
     tokenizer.train(pd.read_parquet(shards / "index.parquet")["text"], 512).save(str(shards / "tokenizer.json"))
     for seed, name in enumerate(methods.METHODS, 1):
-        train.initial(settings, seed).save(settings.paths.final(name, 0))
+        MC3.initial(settings, seed).save(settings.paths.final(name, 0))
     return params
 
 

@@ -32,7 +32,6 @@ def test_a_profile_loads_under_its_own_name_and_survives_a_round_trip(name):
 def test_a_profiles_parts_fit_each_other(name):
     profile = load(name)
     clips, model = profile.clips, profile.model
-    train.check(profile.train)
     assert cli.parser().parse_args(profile.source.command.split()).command.__doc__
     assert (profile.source.command == "world") == (profile.world is not None)
     assert clips.frames == model.video.frames

@@ -141,9 +141,9 @@ def test_ranks_are_among_the_papers_methods_here_and_in_the_paper(figures: Path)
 def test_a_dagger_marks_the_numbers_whose_difference_to_mc3_has_an_interval_without_zero(figures: Path) -> None:
     differences = {"method": ["cmc", "cmc", "mc3"], "protocol": [None, None, "fine-tune"]}
     differences |= {"metric": ["av_roc", "al_roc", "map"], "low": [0.1, -1.0, -1.0], "high": [1.0, 1.0, -0.1]}
-    found = tables.significant(pd.DataFrame(differences))
-    assert found == {("cmc", "", "av_roc"), ("mc3", "fine-tune", "map")}
-    text = tables.to_markdown(pd.read_csv(figures / "table2_discovery.csv"), apart=found)
+    found = bootstrap.significant(pd.DataFrame(differences))
+    assert found == {("cmc", "av_roc", ""), ("mc3", "map", "fine-tune")}
+    text = tables.to_markdown(pd.read_csv(figures / "table2_discovery.csv"), significant=found)
     assert [line.split(" | ")[0] for line in text.splitlines() if "†" in line and line[0] == "|"] == ["| CMC"]
 
 

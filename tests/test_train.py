@@ -26,7 +26,8 @@ from small_training import SEED, configured
 from mc3 import checkpoint, methods, train
 from mc3.config import Config
 from mc3.data import batches
-from mc3.data.shards import ClipDataset
+from mc3.data import shards as shards_module
+from mc3.data.shards import ClipDataset, open_clips
 from mc3.errors import ConfigError, DataError
 from mc3.model import MC3
 
@@ -157,7 +158,7 @@ def test_best_is_the_checkpoint_of_the_epoch_with_the_highest_mean_roc(settings)
     found = {}
     for kind in ("best", "final"):
         model = MC3.load(folder / kind)
-        held_out = train.clips(config, "validation", model, ("audio", "video", "text"))
+        held_out = open_clips(config, "validation", model.tokenizer, ("audio", "video", "text"))
         found[kind] = train.validate(model, held_out, {"audio", "video", "text"}, 5)
     assert found["best"] == pytest.approx({"av_roc": best["av_roc"], "al_roc": best["al_roc"]})
     assert found["final"] == pytest.approx({"av_roc": rocs[-1]["av_roc"], "al_roc": rocs[-1]["al_roc"]})
@@ -312,7 +313,7 @@ def test_a_damaged_state_is_known_by_its_hash_and_the_one_before_is_gone_on_from
     newest.write_bytes({"cut short": bytes(data[:-100]), "one byte": bytes(data), "empty": b""}[damage])
     assert output(train.run(config, "align", SEED)) == unbroken
     told = capsys.readouterr().err
-    assert f"{newest} is damaged; going on from an earlier state" in told
+    assert f"{newest} is damaged; resuming from an earlier state" in told
     assert f"from step {int(older.name.split('-')[1])} of 6 steps" in told
 
 
@@ -341,7 +342,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_last_good_state(settings, fi
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(train.Trainer, "train_step", fill)
-        with pytest.raises(DataError, match=r"cannot write to .*align-0.*make room.*is whole, and the same command"):
+        with pytest.raises(DataError, match=r"cannot write to .*align-0.*free some space.*is intact, and"):
             train.run(config, "align", SEED)
     assert states(config) == good
     (folder / file).unlink(missing_ok=True)
@@ -353,9 +354,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_last_good_state(settings, fi
 def test_a_folder_that_cannot_be_made_is_one_sentence(settings):
     config = configured(settings)
     (config.paths.work / "runs").write_text("a file where a folder is wanted")
-    with pytest.raises(
-        DataError, match=r"cannot write to .*align-0 \(.*\); make room or access: nothing was saved yet"
-    ):
+    with pytest.raises(DataError, match=r"cannot write to .*align-0 \(.*\); free some space .*: nothing was saved yet"):
         train.run(config, "align", SEED)
 
 
@@ -365,10 +364,10 @@ def test_two_trainings_of_one_name_do_not_write_over_each_other(settings):
     holding, done = fork.Event(), fork.Event()
 
     def hold() -> None:
-        run = checkpoint.Run(config, "align-0", "", main=True)
+        run = checkpoint.Run(config, "align", 0, "", main=True)
         holding.set()
         done.wait(60)
-        run.lock.close()
+        run.lock_file.close()
 
     child = fork.Process(target=hold)
     child.start()
@@ -430,7 +429,7 @@ def test_a_state_of_other_settings_or_clips_is_not_gone_on_from(settings, monkey
 
 def test_other_initial_weights_in_the_same_file_are_other_settings(settings, tmp_path):
     config = configured(settings)
-    model = train.initial(config, SEED)
+    model = MC3.initial(config, SEED)
     path = tmp_path / "video.safetensors"
     config.init["video"] = path
     found = set()
@@ -563,10 +562,10 @@ def test_the_rate_warms_up_in_a_line_and_falls_as_a_cosine(mini_config):
 
 def test_clips_are_read_from_shards_when_they_do_not_fit_in_memory(settings, monkeypatch):
     config = configured(settings)
-    model = train.initial(config, SEED)
-    held = train.clips(config, "train", model, ("video", "audio"))
-    monkeypatch.setattr(train, "IN_MEMORY_BYTES", 28 * 4 * 32 * 32 * 3)
-    read = train.clips(config, "train", model, ("video", "audio"))
+    model = MC3.initial(config, SEED)
+    held = open_clips(config, "train", model.tokenizer, ("video", "audio"))
+    monkeypatch.setattr(shards_module, "IN_MEMORY_BYTES", 28 * 4 * 32 * 32 * 3)
+    read = open_clips(config, "train", model.tokenizer, ("video", "audio"))
     assert isinstance(read, ClipDataset)
     assert len(held._held["video"]) == 28
     assert "video" not in read._held

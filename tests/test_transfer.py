@@ -27,7 +27,7 @@ from mc3.data.annotations import Report
 from mc3.encoders.audio import AudioEncoder
 from mc3.errors import DataError
 from mc3.extra import transfer
-from mc3.train import initial
+from mc3.model import MC3
 
 RATE = 16000
 CLASSES = ("Hum", "Tone", "Whistle")
@@ -263,7 +263,7 @@ def work(mini_config, repository: Path, monkeypatch) -> Path:
     texts = ["washes the plate", "cuts a carrot"] * 20
     tokenizer.train(texts, mini_config.model.text.vocab_size).save(str(folder / "shards" / "tokenizer.json"))
     for number, name in enumerate(("mc3", "clap")):
-        initial(mini_config, 10 + number).save(folder / "checkpoints" / f"{name}-0" / "final")
+        MC3.initial(mini_config, 10 + number).save(folder / "checkpoints" / f"{name}-0" / "final")
     return folder
 
 
@@ -296,7 +296,7 @@ def test_a_run_writes_table_figure_and_provenance_and_names_what_is_missing(work
 def test_a_checkpoint_of_other_settings_is_left_out_and_named(work, mini_settings, mini_config):
     mini_settings["model"]["audio"]["depth"] = 1
     other = config.build(config.Config, mini_settings)
-    initial(other, 0).save(work / "checkpoints" / "clap-0" / "final")
+    MC3.initial(other, 0).save(work / "checkpoints" / "clap-0" / "final")
     found, left_out = transfer.trained(mini_config, 0)
     assert list(found) == ["mc3"]
     assert any("CLAP" in s and "other `model.audio` settings" in s for s in left_out)

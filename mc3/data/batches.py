@@ -1,7 +1,7 @@
-"""What a training step sees: which clips, and which part of their pictures.
+"""The batches of training: which clips, and which crops of their frames.
 
-Every random choice is drawn from the numbers that name its place (seed, stage, epoch or step), never from what
-was drawn before, and for all processes together: a run can go on from any step, in any number of processes.
+Every random choice is drawn from numbers that name its position (seed, stage, epoch or step) and for all processes
+together, never from the state of a generator. So a run can resume from any step, with any number of processes.
 """
 
 from __future__ import annotations
@@ -12,23 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
-from torchaudio.compliance.kaldi import get_mel_banks
 
 from mc3.errors import ConfigError
 
 
 def seed_of(*parts: int) -> int:
-    """One 63-bit seed of several numbers, such as (seed, stage, step)."""
+    """A 63-bit seed from several numbers, such as (seed, stage, step)."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def draw(clips: int, size: int, epochs: int, seed: int, stage: int) -> np.ndarray:
     """Row numbers of every batch of a stage, [steps, size].
 
-    Each epoch is shuffled anew, and its incomplete last batch left out.
+    Each epoch is shuffled anew and drops its incomplete last batch.
 
     Raises:
-        ConfigError: there are fewer clips than a batch holds.
+        ConfigError: there are fewer clips than a batch has.
     """
     if clips < size:
         raise ConfigError(f"train.batch_size is {size}, but there are {clips} training clips; make it smaller")
@@ -38,10 +37,10 @@ def draw(clips: int, size: int, epochs: int, seed: int, stage: int) -> np.ndarra
 
 
 def crops(count: int, scale: list[float], flip: bool, generator: torch.Generator) -> Tensor:
-    """`count` random resized crops as the affine maps that `affine_grid` takes, [count, 2, 3].
+    """`count` random resized crops as affine maps for `affine_grid`, [count, 2, 3].
 
-    A crop covers a share of the area between `scale`'s two (EgoVLP: 0.5 and 1) with an aspect from 3/4 to 4/3,
-    cut where that is longer than the picture, and is mirrored half the time if `flip`.
+    The share of a crop in the area is between the two of `scale` (EgoVLP: 0.5 and 1), its aspect between 3/4 and 4/3,
+    limited to the frame. Half of the crops are mirrored if `flip`.
     """
     u = torch.rand(5, count, generator=generator)
     area = scale[0] + (scale[1] - scale[0]) * u[0]
@@ -56,12 +55,12 @@ def crops(count: int, scale: list[float], flip: bool, generator: torch.Generator
 
 
 def augment(video: Tensor, theta: Tensor, size: int) -> Tensor:
-    """Cut and resize clips, all frames of a clip alike, on the device that they are on.
+    """Crop and resize clips on their device, all frames of a clip alike.
 
     Args:
         video: uint8 [B, T, H, W, 3].
         theta: [B, 2, 3] of `crops`.
-        size: side of the result.
+        size: side of the output.
 
     Returns:
         float32 [B, T, size, size, 3] in 0..255.
@@ -69,21 +68,23 @@ def augment(video: Tensor, theta: Tensor, size: int) -> Tensor:
     frames = video.movedim(-1, 2).flatten(1, 2).float()
     grid = affine_grid(theta, [*frames.shape[:2], size, size], align_corners=False)
     cut = grid_sample(frames, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    # in this order in memory too: patches are then cut out of it by rows of pixels, ten times as fast
+    # contiguous in this order, so that cutting patches copies rows of pixels, which is ten times as fast
     return cut.unflatten(1, (-1, 3)).movedim(2, -1).contiguous()
 
 
 def log_mel(sound: Tensor, rate: int, bins: int) -> Tensor:
-    """`mc3.data.audio.fbank` of many clips at once, on the device that they are on.
+    """`mc3.data.audio.fbank` of many clips at once, on their device.
 
     Args:
         sound: int16, or float in [-1, 1], [B, S].
-        rate: its samples a second.
+        rate: samples a second.
         bins: mel bands between 20 Hz and half the rate.
 
     Returns:
         float32 [B, L, bins]: natural log-mel energies of 25 ms windows every 10 ms, L = 1 + (S - 25 ms) // 10 ms.
     """
+    from torchaudio.compliance.kaldi import get_mel_banks
+
     window, hop = rate * 25 // 1000, rate * 10 // 1000
     size = 1 << (window - 1).bit_length()
     signal = sound.float() / (1 if sound.is_floating_point() else 32768)

@@ -1,13 +1,12 @@
-"""Cutting at scale: from a manifest to the shards that `mc3.data.shards` reads, by any number of processes.
+"""Cutting the manifest's clips into the shards that `mc3.data.shards` reads, with any number of processes.
 
-The unit of work is a shard. Finished ones lie in `work/shards.partial` with a completion mark
-beside them, so whoever sees that folder may cut any of them: worker processes, other machines
-(`rank` of `world`), or SLURM tasks. `write` cuts what is left and puts the whole in its place.
+The unit of work is a shard. Finished shards lie in `work/shards.partial`, each beside its done marker, so any process
+that sees this folder can cut any of them: worker processes, other machines (`rank` of `world`) or SLURM tasks. `write`
+cuts those that are left and then renames the folder.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
@@ -25,27 +24,29 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from mc3.config import Clips, Config
+from mc3.data import epic_sounds, manifest, media, tokenizer
+from mc3.data.audio import fbank
 from mc3.data.shards import MEMBERS
 from mc3.errors import ConfigError, DataError
-from mc3.files import write_atomic
+from mc3.files import atomic, write_atomic
+from mc3.progress import bar
 
-FAILED_VIDEOS = 0.01  # more videos than this share at fault (and more than one) is a broken download, not bad luck
-REPORT_EVERY_SEC = 5.0
-RUN_UP_SEC = 2.0  # of video that is decoded before a clip that stands alone: half of common key frame intervals
+FAILED_VIDEOS = 0.01  # if a larger share of the videos fails (and more than one), the download is broken
+RUN_UP_SEC = 2.0  # of video decoded before a clip that stands alone: half of a common key frame interval
 EVENT_COST_SEC = 0.05  # a clip without pictures takes as long as decoding this much video
 PAPER_CLIPS = 250_000  # Sec. 5
 
 
 @dataclass(frozen=True)
-class Job:
-    """What one process does at a time: cut the clips `rows` of the manifest and write shard `name`."""
+class ShardJob:
+    """The work of one process at a time: cut the clips `rows` of the manifest into the shard `name`."""
 
     name: str
     rows: list[dict[str, Any]]
@@ -55,17 +56,17 @@ class Job:
 
     @property
     def path(self) -> Path:
-        """The shard."""
+        """The shard's file."""
         return self.folder / f"{self.name}.tar"
 
     @property
-    def mark(self) -> Path:
-        """Its completion mark: JSON with index records, failed videos and what it took."""
+    def done_marker(self) -> Path:
+        """JSON beside the finished shard: index records, failed videos, time and memory."""
         return self.folder / f"{self.name}.json"
 
     @property
     def key(self) -> str:
-        """Hash of all that the shard depends on, to know whether one left by an interrupted run is good."""
+        """Hash of everything that the shard depends on; an interrupted run's shard is kept if it has the same."""
         media_files = sorted({row["path"] for row in self.rows})
         stats = [(self.raw / name).stat() for name in media_files if (self.raw / name).exists()]
         cut = {**vars(self.clips), "workers": 0}
@@ -74,7 +75,7 @@ class Job:
 
     @property
     def cost(self) -> float:
-        """Seconds of video that cutting it decodes, about: the clips, and the way to each from the one before."""
+        """About how many seconds of video are decoded: the clips, and the gap before each."""
         total, video, edge = 0.0, None, 0.0
         for row in self.rows:
             if row["dataset"] != "ego4d":
@@ -87,80 +88,74 @@ class Job:
 
 
 def write(config: Config) -> Path:
-    """Cut every clip of `work/manifest.parquet` into `work/shards`, with index and tokenizer.
+    """Cut every clip of `work/manifest.parquet` into `work/shards`, with index and tokenizer; returns that folder.
 
-    Work is spread over `clips.workers` processes, a shard at a time, and the bytes do not depend
-    on their number, nor on who cut what. An interrupted run, `write_share` and `submit` leave
-    finished shards in `work/shards.partial`, from which this goes on. Videos that cannot be
-    decoded are listed in `work/shards_report.json` and their clips are left out of the index;
-    what cutting took is in `work/runs/prepare/summary.json`.
+    The bytes do not depend on the number of processes (`clips.workers`) nor on which of them cut what. Shards finished
+    by an interrupted run, `write_share` or `submit` are kept. Videos that cannot be decoded are listed in
+    `work/shards_report.json` and left out; time and memory are in `work/runs/prepare/summary.json`.
 
     Raises:
-        DataError: if the manifest is absent or more than 1 % of the videos (and more than one) fail.
+        DataError: the manifest is missing, or more than 1 % of the videos (and more than one) fail.
     """
-    from mc3.data import manifest, tokenizer
-
     work = config.paths.work
     folder, partial = work / "shards", work / "shards.partial"
     table = manifest.read(work / "manifest.parquet")
     jobs = plan(table, config, partial)
-    marks = _run(jobs, config.clips.workers)
-    failures = [failure for mark in marks for failure in mark["failures"]]
-    _judge(failures, table)
-    records = pd.DataFrame([record for mark in marks for record in mark["records"]])
+    done = _run(jobs, config.clips.workers)
+    failures = [failure for facts in done for failure in facts["failures"]]
+    _check_failures(failures, table)
+    records = pd.DataFrame([record for facts in done for record in facts["records"]])
     index = table.merge(records, on="clip_id", how="inner", validate="one_to_one")
     texts = table.loc[(table["dataset"] == "ego4d") & (table["split"] == "train"), "text"]
     words = tokenizer.make(config.model.text, texts)
-    for other in set(partial.iterdir()) - {job.path for job in jobs}:  # marks, and what killed runs left
+    for other in set(partial.iterdir()) - {job.path for job in jobs}:  # done markers, leftovers of killed runs
         other.unlink()
     words.save(str(partial / "tokenizer.json"))
     index.to_parquet(partial / "index.parquet", index=False)
     if folder.exists():
         shutil.rmtree(folder)
     partial.replace(folder)
-    facts = {
+    report = {
         "shards": len(jobs),
         "clips": len(index),
-        "bytes": sum(mark["bytes"] for mark in marks),
+        "bytes": sum(facts["bytes"] for facts in done),
         "dropped_clips": len(table) - len(index),
         "failed_videos": failures,
     }
-    write_atomic(work / "shards_report.json", (json.dumps(facts, indent=1) + "\n").encode())
+    write_atomic(work / "shards_report.json", (json.dumps(report, indent=1) + "\n").encode())
     for failure in failures:
         print(f"dropped {failure['clips']} clips of {failure['video_uid']}: {failure['reason']}")
-    print(f"{len(index)} clips in {len(jobs)} shards, {facts['bytes'] / 1e6:.0f} MB")
-    _summarise(marks, jobs, work)
+    print(f"{len(index)} clips in {len(jobs)} shards, {report['bytes'] / 1e6:.0f} MB")
+    _summarise(done, jobs, work)
     return folder
 
 
 def write_share(config: Config, rank: int, world: int) -> None:
-    """Cut what falls to process `rank` of `world`, and leave `work/runs/prepare/rank-{rank}.json`.
+    """Cut the share of process `rank` of `world` and write `work/runs/prepare/rank-{rank}.json`.
 
-    The shares depend on manifest, settings and `world` only. A share that was interrupted is
-    taken up again at its first unfinished shard. `write` joins the shares.
+    Shares depend on manifest, settings and `world` only. An interrupted share continues at its first unfinished shard.
+    `write` joins the shares.
 
     Raises:
-        ConfigError: if `rank` is not one of 0 .. `world` - 1.
-        DataError: if the manifest is absent.
+        ConfigError: `rank` is not one of 0 .. `world` - 1.
+        DataError: the manifest is missing.
     """
-    from mc3.data import manifest
-
     if not 0 <= rank < world:
         raise ConfigError(f"rank {rank} is not one of a world of {world}; ranks count from 0 to {world - 1}")
     work = config.paths.work
     jobs = share(plan(manifest.read(work / "manifest.parquet"), config, work / "shards.partial"), rank, world)
     started = time.monotonic()
-    marks = _run(jobs, config.clips.workers)
-    facts = {"rank": rank, "world": world, "host": socket.gethostname(), **_totals(marks)}
+    done = _run(jobs, config.clips.workers)
+    facts = {"rank": rank, "world": world, "host": socket.gethostname(), **_totals(done)}
     facts["elapsed_sec"] = time.monotonic() - started
-    facts["failures"] = [failure for mark in marks for failure in mark["failures"]]
+    facts["failures"] = [failure for each in done for failure in each["failures"]]
     path = work / "runs" / "prepare" / f"rank-{rank}.json"
     write_atomic(path, (json.dumps(facts, indent=1) + "\n").encode())
     print(f"rank {rank} of {world}: {facts['clips']} clips in {len(jobs)} shards; {path}")
 
 
-def plan(table: pd.DataFrame, config: Config, folder: Path) -> list[Job]:
-    """The shards: per data set and split, whole videos in the manifest's order, closed at `clips_per_shard` clips."""
+def plan(table: pd.DataFrame, config: Config, folder: Path) -> list[ShardJob]:
+    """The shards: by data set and split, whole videos in the manifest's order, closed at `clips_per_shard` clips."""
     jobs = []
     for (dataset, split), part in table.groupby(["dataset", "split"], sort=True):
         shards: list[list[dict[str, Any]]] = [[]]
@@ -169,14 +164,14 @@ def plan(table: pd.DataFrame, config: Config, folder: Path) -> list[Job]:
                 shards.append([])
             shards[-1] += video.to_dict("records")
         jobs += [
-            Job(f"{dataset}-{split}-{number:05d}", rows, config.paths.raw, folder, config.clips)
+            ShardJob(f"{dataset}-{split}-{number:05d}", rows, config.paths.raw, folder, config.clips)
             for number, rows in enumerate(shards)
         ]
     return jobs
 
 
-def share(jobs: Sequence[Job], rank: int, world: int) -> list[Job]:
-    """The jobs of process `rank` of `world`: dearest first, each to the process with the least to do so far."""
+def share(jobs: Sequence[ShardJob], rank: int, world: int) -> list[ShardJob]:
+    """The jobs of process `rank` of `world`: largest first, each to the process with the least work so far."""
     loads, taken = [0.0] * world, []
     for job in sorted(jobs, key=lambda job: (-job.cost, job.name)):
         idlest = loads.index(min(loads))
@@ -186,31 +181,25 @@ def share(jobs: Sequence[Job], rank: int, world: int) -> list[Job]:
     return taken
 
 
-def _run(jobs: Sequence[Job], workers: int) -> list[dict[str, Any]]:
-    """Write those shards that are not there yet; the completion marks of all, in the order of `jobs`."""
-    total, done, started, reported = sum(len(job.rows) for job in jobs), 0, time.monotonic(), time.monotonic()
+def _run(jobs: Sequence[ShardJob], workers: int) -> list[dict[str, Any]]:
+    """Write those shards that are missing; returns the content of all done markers in the order of `jobs`."""
     for folder in {job.folder for job in jobs}:
         folder.mkdir(parents=True, exist_ok=True)
-    # forked, like DataLoader's workers, so that torch is imported once; the pool is used for one worker too,
-    # so that their number cannot matter
-    context = multiprocessing.get_context("fork")
-    import torch  # noqa: F401
+    # forked, so that torch is imported once; a pool for one worker too, so that their number cannot matter
+    import torchaudio  # noqa: F401
 
-    with ProcessPoolExecutor(
-        max(1, workers), mp_context=context, initializer=_start_worker, initargs=(os.getpid(),)
-    ) as pool:
-        # the dearest first, so that no process is left alone with it
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(max(1, workers), context, _start_worker, (os.getpid(),)) as pool:
+        # largest first, so that no process is left alone with it
         results = {pool.submit(write_shard, job): job for job in sorted(jobs, key=lambda job: -job.cost)}
-        marks = {}
-        for result in as_completed(results):
-            job = results[result]
-            marks[job.name] = result.result()
-            done += len(job.rows)
-            now = time.monotonic()
-            if now - reported > REPORT_EVERY_SEC:
-                speed, reported = done / (now - started), now
-                print(f"{done} of {total} clips, {speed:.0f} clips/s, {(total - done) / speed:.0f} s left", flush=True)
-    return [marks[job.name] for job in jobs]
+        done, clips = {}, 0
+        with bar(sum(len(job.rows) for job in jobs), 0, main=True) as show:
+            for result in as_completed(results):
+                job = results[result]
+                done[job.name] = result.result()
+                clips += len(job.rows)
+                show(clips, "cutting clips")
+    return [done[job.name] for job in jobs]
 
 
 def _start_worker(parent: int) -> None:
@@ -218,7 +207,7 @@ def _start_worker(parent: int) -> None:
 
     torch.set_num_threads(1)
 
-    def follow() -> None:  # a killed parent cannot tell its workers, and they would wait for work for ever
+    def follow() -> None:  # a killed parent cannot stop its workers, which would wait for work for ever
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
@@ -226,81 +215,61 @@ def _start_worker(parent: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def write_shard(job: Job) -> dict[str, Any]:
-    """Write one shard, and beside it a JSON file, its completion mark, which is returned.
+def write_shard(job: ShardJob) -> dict[str, Any]:
+    """Write one shard and its done marker, unless both are there and fit the job; returns the marker's content.
 
-    The mark has index records and failed videos, and clips, videos, bytes, seconds and memory.
-    Nothing is done if both are there and fit the job. Needs no other shard, so that any process
-    of any machine that sees the folder may do it; if two do, both write the same.
+    That is: index records, failed videos, and the numbers of videos, bytes, seconds and memory. It needs no other
+    shard, so any process of any machine that sees the folder may run it; if two do, both write the same.
     """
     key = job.key
-    if job.mark.exists() and job.path.exists():
-        mark = json.loads(job.mark.read_text())
-        if mark["key"] == key and mark["bytes"] == job.path.stat().st_size:
-            return mark
-    job.mark.unlink(missing_ok=True)  # it must not vouch for the shard that takes the old one's place
+    if job.done_marker.exists() and job.path.exists():
+        facts = json.loads(job.done_marker.read_text())
+        if facts["key"] == key and facts["bytes"] == job.path.stat().st_size:
+            return facts
+    job.done_marker.unlink(missing_ok=True)  # it must not vouch for the new shard
     began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
     records: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
     frame = pd.DataFrame(job.rows)
-    with (
-        _new(job.path) as path,
-        path.open("wb") as file,
-        tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar,
-    ):
-        for video, rows in frame.groupby("video_uid", sort=False):
-            start, count = tar.offset, len(records)
-            try:
-                for clip_id, members in _cut(job, str(video), rows):
-                    records.append({"clip_id": clip_id, "shard": job.path.name, **_append(tar, clip_id, members)})
-            except DataError as error:
-                name = rows["path"].iloc[0]
-                reason = str(error).replace(str(job.raw / name), name)
-                failures.append({"video_uid": str(video), "clips": len(rows), "reason": reason})
-                _roll_back(tar, file, start)
-                del records[count:]
-    now = resource.getrusage(resource.RUSAGE_SELF)
-    mark = {
-        "key": key,
-        "records": records,
-        "failures": failures,
-        "videos": frame["video_uid"].nunique(),
-        "bytes": job.path.stat().st_size,
-        "wall_sec": time.monotonic() - began,
-        "cpu_sec": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
-        "peak_rss_bytes": now.ru_maxrss * 1024,
-    }
-    with _new(job.mark) as path:
-        path.write_text(json.dumps(mark))
-    return mark
-
-
-@contextlib.contextmanager
-def _new(path: Path) -> Iterator[Path]:
-    """A name of this process alone to write to, which becomes `path` in one step when all went well."""
-    own = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
-        yield own
-        own.replace(path)
+        with (
+            atomic(job.path) as path,
+            path.open("wb") as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar,
+        ):
+            for video, rows in frame.groupby("video_uid", sort=False):
+                start, count = tar.offset, len(records)
+                try:
+                    for clip_id, members in _cut(job, str(video), rows):
+                        records.append({"clip_id": clip_id, "shard": job.path.name, **_append(tar, clip_id, members)})
+                except DataError as error:
+                    name = rows["path"].iloc[0]
+                    reason = str(error).replace(str(job.raw / name), name)
+                    failures.append({"video_uid": str(video), "clips": len(rows), "reason": reason})
+                    file.seek(start)  # remove what the shard has of this video
+                    file.truncate()
+                    tar.offset = start
+                    del records[count:]
+        now = resource.getrusage(resource.RUSAGE_SELF)
+        facts = {
+            "key": key,
+            "records": records,
+            "failures": failures,
+            "videos": frame["video_uid"].nunique(),
+            "bytes": job.path.stat().st_size,
+            "wall_sec": time.monotonic() - began,
+            "cpu_sec": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
+            "peak_rss_bytes": now.ru_maxrss * 1024,
+        }
+        with atomic(job.done_marker) as path:
+            path.write_text(json.dumps(facts))
     except FileNotFoundError:
-        raise DataError(
-            f"{path.parent} was finished and moved by another `mc3 shards`; nothing is left to do"
-        ) from None
-    finally:
-        own.unlink(missing_ok=True)
+        raise DataError(f"{job.folder} was finished and moved by another `mc3 shards`; nothing is left to do") from None
+    return facts
 
 
-def _roll_back(tar: tarfile.TarFile, file: BinaryIO, offset: int) -> None:
-    """Forget the members that were added behind `offset`."""
-    file.seek(offset)
-    file.truncate()
-    tar.offset = offset
-
-
-def _cut(job: Job, video: str, rows: pd.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Clip by clip of one video, the bytes of its members."""
-    from mc3.data import epic_sounds, media
-
+def _cut(job: ShardJob, video: str, rows: pd.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield (clip_id, bytes of its members) for each clip of one video."""
     settings, path = job.clips, job.raw / rows["path"].iloc[0]
     windows = list(zip(rows["start_sec"], rows["end_sec"], strict=True))
     if rows["dataset"].iloc[0] == "ego4d":
@@ -314,22 +283,27 @@ def _cut(job: Job, video: str, rows: pd.DataFrame) -> Iterator[tuple[str, dict[s
         yield clip_id, members_of(clip, settings)
 
 
-def members_of(clip: Any, settings: Clips) -> dict[str, bytes]:
-    """The bytes that a `media.Clip` with sound becomes in a shard, by the names in `MEMBERS`."""
-    from mc3.data.audio import fbank
-
+def members_of(clip: media.Clip, settings: Clips) -> dict[str, bytes]:
+    """A clip with sound as the files that a shard stores, by the names in `shards.MEMBERS`."""
+    assert clip.waveform is not None
     members = {}
     if clip.frames is not None:
-        members["frames"] = _jpeg(clip.frames, settings.jpeg_quality)
+        strip = Image.fromarray(clip.frames.reshape(-1, *clip.frames.shape[2:]))
+        strip.save(buffer := io.BytesIO(), "JPEG", quality=settings.jpeg_quality, subsampling=0)
+        members["frames"] = buffer.getvalue()
     samples = np.clip(np.round(clip.waveform * 32768.0), -32768, 32767).astype("<i2")
     log_mel = fbank(samples / np.float32(32768), settings.sample_rate, settings.mel_bins)
-    members["fbank"] = _npy(log_mel.astype(np.float16))
-    members["audio"] = _wav(samples, settings.sample_rate)
+    np.save(buffer := io.BytesIO(), log_mel.astype(np.float16), allow_pickle=False)
+    members["fbank"] = buffer.getvalue()
+    with wave.open(buffer := io.BytesIO(), "wb") as file:
+        file.setparams((1, 2, settings.sample_rate, 0, "NONE", ""))
+        file.writeframes(samples.tobytes())
+    members["audio"] = buffer.getvalue()
     return members
 
 
 def _append(tar: tarfile.TarFile, clip_id: str, members: dict[str, bytes]) -> dict[str, Any]:
-    """Add a clip's members to a shard; where they lie, and the SHA-256 of all of them in a row."""
+    """Add a clip's members to a shard; returns their offsets and sizes and the SHA-256 of their concatenation."""
     record: dict[str, Any] = {}
     digest = hashlib.sha256()
     for name, suffix in MEMBERS.items():
@@ -341,70 +315,39 @@ def _append(tar: tarfile.TarFile, clip_id: str, members: dict[str, bytes]) -> di
             tar.addfile(info, io.BytesIO(data))
             record[f"{name}_offset"] = tar.offset - math.ceil(len(data) / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             digest.update(data)
-    tar.members.clear()  # type: ignore[attr-defined]  # a list for readers, which would grow with the shard
+    tar.members.clear()  # type: ignore[attr-defined]  # it would grow with the shard
     return {**record, "sha256": digest.hexdigest()}
 
 
-def _jpeg(frames: np.ndarray, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    strip = frames.reshape(-1, *frames.shape[2:])
-    Image.fromarray(strip).save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _wav(samples: np.ndarray, rate: int) -> bytes:
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples.tobytes())
-    return buffer.getvalue()
-
-
-def _judge(failures: list[dict[str, Any]], table: pd.DataFrame) -> None:
+def _check_failures(failures: list[dict[str, Any]], table: pd.DataFrame) -> None:
     videos = table[["dataset", "video_uid"]].drop_duplicates().shape[0]
     if len(failures) > max(1, FAILED_VIDEOS * videos):
-        shown = "; ".join(f["reason"] for f in failures[:5])
+        reasons = "; ".join([f["reason"] for f in failures[:5]] + ["..."] * (len(failures) > 5))
         raise DataError(
-            f"{len(failures)} of {videos} videos cannot be used, more than {FAILED_VIDEOS:.0%}: {shown}"
-            + (" ..." if len(failures) > 5 else "")
-            + "; get them again, or take them out of the manifest"
+            f"{len(failures)} of {videos} videos cannot be used, more than {FAILED_VIDEOS:.0%}: {reasons}; "
+            "get them again, or take them out of the manifest"
         )
 
 
-def _totals(marks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Sums over shards; seconds are those of worker processes, of all attempts that finished a shard."""
-    sums = {name: sum(mark[name] for mark in marks) for name in ("videos", "bytes", "wall_sec", "cpu_sec")}
-    clips = sum(len(mark["records"]) for mark in marks)
+def _totals(done: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Sums over shards; seconds are those of the worker processes that finished them."""
+    sums = {name: sum(facts[name] for facts in done) for name in ("videos", "bytes", "wall_sec", "cpu_sec")}
+    clips = sum(len(facts["records"]) for facts in done)
     return {
         "clips": clips,
         **sums,
-        "clips_per_core_sec": clips / sums["cpu_sec"] if marks else 0.0,
-        "peak_rss_bytes": max((mark["peak_rss_bytes"] for mark in marks), default=0),
+        "clips_per_core_sec": clips / sums["cpu_sec"] if done else 0.0,
+        "peak_rss_bytes": max((facts["peak_rss_bytes"] for facts in done), default=0),
     }
 
 
-def _summarise(marks: Sequence[dict[str, Any]], jobs: Sequence[Job], work: Path) -> None:
-    """Print what cutting took and would take for the paper's clips; the same in `work/runs/prepare/summary.json`."""
-    facts = _totals(marks)
-    filmed = _totals([m for m, job in zip(marks, jobs, strict=True) if job.rows[0]["dataset"] == "ego4d"])
+def _summarise(done: Sequence[dict[str, Any]], jobs: Sequence[ShardJob], work: Path) -> None:
+    """Print time and memory, also projected to the paper's number of clips; write `work/runs/prepare/summary.json`."""
+    facts = _totals(done)
+    filmed = _totals([each for each, job in zip(done, jobs, strict=True) if job.rows[0]["dataset"] == "ego4d"])
     print(f"{facts['clips_per_core_sec']:.1f} clips/s a core, {facts['peak_rss_bytes'] / 1e6:.0f} MB a process at most")
     if filmed["clips"]:
-        times = PAPER_CLIPS / filmed["clips"]
-        facts["projected"] = {
-            "clips": PAPER_CLIPS,
-            "core_hours": times * filmed["cpu_sec"] / 3600,
-            "bytes": times * filmed["bytes"],
-        }
-        print(
-            f"{PAPER_CLIPS} Ego4D clips of such files would take {facts['projected']['core_hours']:.1f} core-hours "
-            f"and {facts['projected']['bytes'] / 1e9:.1f} GB"
-        )
+        hours, size = (PAPER_CLIPS / filmed["clips"] * amount for amount in (filmed["cpu_sec"] / 3600, filmed["bytes"]))
+        facts["projected"] = {"clips": PAPER_CLIPS, "core_hours": hours, "bytes": size}
+        print(f"{PAPER_CLIPS} Ego4D clips of such files would take {hours:.1f} core-hours and {size / 1e9:.1f} GB")
     write_atomic(work / "runs" / "prepare" / "summary.json", (json.dumps(facts, indent=1) + "\n").encode())

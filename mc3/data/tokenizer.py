@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from mc3.config import TextConfig
@@ -16,18 +14,20 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def make(config: TextConfig, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer that the settings ask for: learned from `texts` if "train", otherwise the one of that name.
+    """The tokenizer of the settings: learned from `texts` if it is "train", otherwise a published one.
 
-    A name is a folder or a model of the Hugging Face hub that is in the local cache; nothing is
-    downloaded here. Raises `DataError` if it cannot be had or pads with another id than 0.
+    A published one is a folder, or a model of the Hugging Face hub in the local cache; nothing is downloaded here.
+    Raises `DataError` if it is missing or pads with another id than 0.
     """
     if config.tokenizer == "train":
         return train(texts, config.vocab_size)
-    folder = Path(config.tokenizer)
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    file = Path(config.tokenizer) / "tokenizer.json"
     try:
-        file = folder / "tokenizer.json" if folder.is_dir() else Path(
-            huggingface_hub.hf_hub_download(config.tokenizer, "tokenizer.json", local_files_only=True)
-        )  # fmt: skip
+        if not file.parent.is_dir():
+            file = Path(hf_hub_download(config.tokenizer, "tokenizer.json", local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         raise DataError(
             f"the tokenizer {config.tokenizer} (model.text.tokenizer) is neither a folder nor in the local cache; "
@@ -44,19 +44,17 @@ def make(config: TextConfig, texts: Iterable[str]) -> Tokenizer:
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """WordPiece on lower-case text with DistilBERT's form, [CLS] text [SEP]; the same texts give the same bytes."""
+    """WordPiece on lower-case text in DistilBERT's form, [CLS] text [SEP]; the same texts give the same bytes."""
     texts = list(texts)
-    words = _frame(models.WordPiece(unk_token=SPECIAL[1]))
+    words = _untrained(models.WordPiece(unk_token=SPECIAL[1]))
     letters = sorted({c for text in texts for c in words.normalizer.normalize_str(text) if not c.isspace()})
-    # the trainer numbers the "##" letters in the order of a hash map; named beforehand, their order is fixed
+    # the trainer numbers "##" letters in the order of a hash map; as special tokens, their order is fixed
     inner = [f"##{c}" for c in letters]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=max(vocab_size, len(SPECIAL) + 2 * len(letters)),
-        special_tokens=SPECIAL + inner,
-        show_progress=False,
+    size = max(vocab_size, len(SPECIAL) + 2 * len(letters))
+    words.train_from_iterator(
+        texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=SPECIAL + inner, show_progress=False)
     )
-    words.train_from_iterator(texts, trainer)
-    words = _frame(models.WordPiece(words.get_vocab(), unk_token=SPECIAL[1]))
+    words = _untrained(models.WordPiece(words.get_vocab(), unk_token=SPECIAL[1]))
     words.add_special_tokens(SPECIAL)
     words.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(t, SPECIAL.index(t)) for t in ("[CLS]", "[SEP]")]
@@ -65,7 +63,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return words
 
 
-def _frame(model: models.WordPiece) -> Tokenizer:
+def _untrained(model: models.WordPiece) -> Tokenizer:
     words = Tokenizer(model)
     words.normalizer = normalizers.BertNormalizer(lowercase=True)
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -1,4 +1,4 @@
-"""The three encoders: `video`, `audio` and `text`, each a trunk and a projection; `weights` reads those of others."""
+"""The encoders `video`, `audio` and `text`, each a trunk and a projection; `weights` converts published checkpoints."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ PUBLISHED_WIDTH = 768
 
 @torch.no_grad()
 def scale_initial(trunk: nn.Module, dim: int) -> None:
-    """Give a trunk's initial linear layers the gain that the published ones have at their width.
+    """Give a trunk's initial linear layers the gain that the published ones have at a width of 768.
 
-    ViT, DeiT and BERT all begin with a standard deviation of 0.02, meant for 768 inputs. With 64 inputs the
-    same number makes each layer's output 3.5 times as small and nothing reaches the end of the network: the
-    mini profile then needs most of its steps to get going. At 768 this changes nothing.
+    ViT, DeiT and BERT start with a standard deviation of 0.02, chosen for 768 inputs. With 64 inputs it makes each
+    layer's output 3.5 times smaller, and the mini profile spends most of its steps on a plateau. At 768 nothing
+    changes.
     """
     for module in trunk.modules():
         if isinstance(module, nn.Linear):

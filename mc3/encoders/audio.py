@@ -1,7 +1,7 @@
 """Audio spectrogram transformer (Sec. 4.4: AST, initialised from ImageNet): timm's distilled DeiT on a log-mel image.
 
-The image has one channel, frequency bins as rows and 10 ms frames as columns; patches overlap when
-`stride` is smaller than `patch`. Trunk parameters carry timm's names, which AST and SSAST use too.
+The image has one channel, frequency bins as rows and 10 ms frames as columns; patches overlap when `stride` is smaller
+than `patch`. Trunk parameters have timm's names, as in AST and SSAST.
 
 Shapes: B clips, L log-mel frames, M mel bins, D width, E embedding.
 """
@@ -20,13 +20,13 @@ from mc3.config import AudioConfig
 from mc3.encoders import scale_initial
 from mc3.errors import ConfigError
 
-# Mean and standard deviation of AudioSet's log-mel values, as AST published them; AST divides by twice the latter.
+# Mean and standard deviation of AudioSet's log-mel values, as published with AST, which divides by twice the latter.
 FBANK_MEAN = -4.2677393
 FBANK_STD = 4.5689974
 
 
 class OverlappingPatches(nn.Module):
-    """timm's `PatchEmbed` with a stride of its own; `grid_size` is (rows, columns) of patches."""
+    """timm's `PatchEmbed` with a stride; `grid_size` is (rows, columns) of patches."""
 
     def __init__(
         self, img_size: tuple[int, int], patch_size: int, stride: int, in_chans: int, embed_dim: int, **_: Any
@@ -37,12 +37,12 @@ class OverlappingPatches(nn.Module):
         self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride)
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 1, M, L] -> [B, patches, D]; all columns of the lowest row of bins first."""
+        """[B, 1, M, L] -> [B, patches, D], row by row from the lowest bins."""
         return self.proj(image).flatten(2).transpose(1, 2)
 
 
 class SpectrogramTransformer(VisionTransformerDistilled):
-    """The trunk: timm's distilled DeiT, whose last MLP is only computed for the two tokens that are read."""
+    """The trunk: timm's distilled DeiT, with the last MLP computed only for the two output tokens."""
 
     def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
         """[B, 1, M, L] -> mean of the normalised class and distillation tokens [B, D]."""
@@ -55,7 +55,7 @@ class SpectrogramTransformer(VisionTransformerDistilled):
 
 
 class AudioEncoder(nn.Module):
-    """Log-mel to an embedding: normalise, fit to length, trunk, LayerNorm and linear (AST's `mlp_head`)."""
+    """Log-mel to embedding: normalise, crop or pad, trunk, LayerNorm and linear layer (AST's `mlp_head`)."""
 
     def __init__(self, config: AudioConfig, embedding_dim: int) -> None:
         super().__init__()
@@ -78,10 +78,10 @@ class AudioEncoder(nn.Module):
         self.projection = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, embedding_dim))
 
     def features(self, fbank: Tensor) -> Tensor:
-        """Raw log-mel [B, any L, M] -> mean of the class and the distillation token [B, D].
+        """Raw log-mel [B, any L, M] -> mean of class and distillation token [B, D].
 
         Raises:
-            ConfigError: another number of mel bins than `model.audio.mel_bins`.
+            ConfigError: the number of mel bins is not `model.audio.mel_bins`.
         """
         if fbank.shape[2] != self.config.mel_bins:
             raise ConfigError(
@@ -96,9 +96,9 @@ class AudioEncoder(nn.Module):
 
 
 def normalise(fbank: Tensor, length: int) -> Tensor:
-    """AST's normalisation of raw log-mel [B, L, M], then cropped at the end or padded with 0 to `length` frames.
+    """Raw log-mel [B, L, M] normalised as by AST, then cropped at the end or padded with 0 to `length` frames.
 
-    AST itself pads before normalising; padding after makes silence of the padding the data's mean.
+    AST pads first; padding afterwards makes the padding the mean of the data.
     """
     fbank = (fbank[:, :length] - FBANK_MEAN) / (2 * FBANK_STD)
     return pad(fbank, (0, 0, 0, length - fbank.shape[1]))

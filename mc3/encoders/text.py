@@ -1,4 +1,4 @@
-"""DistilBERT over a narration (Sec. 4.4), initialised from EgoVLP; parameters carry transformers' names.
+"""DistilBERT for narrations (Sec. 4.4), initialised from EgoVLP; parameters have transformers' names.
 
 Shapes: B narrations, N tokens, D width, E embedding.
 """
@@ -20,7 +20,7 @@ PAD = 0
 
 
 class TextEncoder(nn.Module):
-    """Token ids to an embedding: trunk, first token, ReLU and linear (EgoVLP's `txt_proj`)."""
+    """Token ids to embedding: trunk, first token, ReLU and linear layer (EgoVLP's `txt_proj`)."""
 
     def __init__(self, config: TextConfig, embedding_dim: int) -> None:
         super().__init__()
@@ -45,8 +45,7 @@ class TextEncoder(nn.Module):
 
     def features(self, ids: Tensor) -> Tensor:
         """Ids [B, N], 0 where padded -> last hidden state of the first token [B, D]."""
-        # A four-dimensional mask is used as it is; from a flat one transformers would make
-        # one after asking the device whether anything is padded at all.
+        # transformers uses a four-dimensional mask as it is; for a flat one it queries the device for padding.
         mask = (ids != PAD)[:, None, None, :]
         return self.trunk(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
 
@@ -56,10 +55,10 @@ class TextEncoder(nn.Module):
 
 
 def fit_tokenizer(source: Tokenizer | str | Path, config: TextConfig) -> Tokenizer:
-    """A copy of a tokenizer, or of a tokenizer.json, that cuts and pads to `config.max_length`.
+    """A copy of a tokenizer, or of a tokenizer.json, that truncates and pads to `config.max_length`.
 
     Raises:
-        ConfigError: it has no [PAD] at id 0, or more words than `model.text.vocab_size`.
+        ConfigError: it has no [PAD] at id 0, or more tokens than `model.text.vocab_size`.
     """
     text = source.to_str() if isinstance(source, Tokenizer) else Path(source).read_text(encoding="utf-8")
     tokenizer = Tokenizer.from_str(text)
@@ -77,5 +76,5 @@ def fit_tokenizer(source: Tokenizer | str | Path, config: TextConfig) -> Tokeniz
 
 
 def tokenize(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
-    """Ids int64 [B, max_length] of a tokenizer that `fit_tokenizer` made."""
+    """Token ids, int64 [B, max_length], by a tokenizer of `fit_tokenizer`."""
     return torch.tensor([encoding.ids for encoding in tokenizer.encode_batch(texts)], dtype=torch.int64)

@@ -1,10 +1,9 @@
 """Space-time transformer over the frames of a clip (Sec. 4.4: TimeSformer, initialised from EgoVLP).
 
-The architecture is the frozen-in-time variant that EgoVLP and LaViLa publish weights for, and
-parameters carry their names. In each block attention is divided: a patch first attends over time
-(the same patch in every frame), then over space (the other patches of its frame); the class token
-is one more key in every group, and itself attends over all tokens. The space attention's residual
-starts from the block's input, not from the time attention's output.
+The architecture is the frozen-in-time variant of EgoVLP and LaViLa, with their parameter names. Attention is divided:
+in each block a patch attends first over time (the same patch in every frame), then over space (the patches of its
+frame). The class token is a further key in every group and attends over all tokens. The residual of the space
+attention starts from the block's input, not from the output of the time attention.
 
 Shapes: B clips, T frames, N patches a frame, S = 1 + T * N tokens (class token, then frame by frame),
 D width, H heads, E embedding.
@@ -28,7 +27,7 @@ LAYER_NORM_EPS = 1e-6
 
 
 class DividedAttention(nn.Module):
-    """Multi-head attention within groups of patches: over "time" (a position) or over "space" (a frame)."""
+    """Multi-head attention within groups of patches: over "time" (one position) or over "space" (one frame)."""
 
     def __init__(self, dim: int, heads: int, over: Literal["time", "space"]) -> None:
         super().__init__()
@@ -55,8 +54,8 @@ class DividedAttention(nn.Module):
     def _groups(self, tokens: Tensor, frames: int, with_class: bool) -> Tensor:
         """[B, S, D] -> [batch, heads, tokens of a group, D / H].
 
-        Over time the positions of a frame stand beside the heads in memory, so they are taken as N * H
-        heads of a batch of B and no patch is moved; over space the batch is B * T.
+        Over time the positions of a frame are next to the heads in memory, so attention runs with N * H heads and a
+        batch of B, and no patch is moved; over space the batch is B * T.
         """
         patches = tokens[:, 1:].unflatten(1, (frames, -1))
         if with_class:
@@ -69,7 +68,7 @@ class DividedAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two layers with a GELU between, four times as wide inside."""
+    """Two linear layers with a GELU between, the hidden one four times as wide."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -102,9 +101,9 @@ class Block(nn.Module):
 class PatchEmbed(nn.Module):
     """Pixels to patch tokens, ImageNet normalisation included.
 
-    A convolution whose stride is its kernel is one matrix product over cut-out patches, and a scale
-    and shift of the colours before it are a scale and shift of its weights. So pixels are cut while
-    they are bytes and never copied as normalised floats; the result is that of normalising first.
+    A convolution whose stride equals its kernel is a matrix product over patches, and normalising its input is a scale
+    and shift of its weights. So patches are cut from bytes, and normalised pixels are never stored; the result is
+    equal.
     """
 
     scale: Tensor
@@ -120,7 +119,7 @@ class PatchEmbed(nn.Module):
         self.register_buffer("shift", mean / std, persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """[B, T, height, width, 3] in 0..255 -> [B, T * N, D]; rows of patches from the top, each from the left."""
+        """[B, T, height, width, 3] in 0..255 -> [B, T * N, D], patches row by row from the top left."""
         p = self.patch
         cut = frames.unflatten(3, (-1, p)).unflatten(2, (-1, p)).transpose(3, 4)  # [B, T, rows, columns, p, p, 3]
         weight = self.proj.weight.permute(0, 2, 3, 1)
@@ -129,7 +128,7 @@ class PatchEmbed(nn.Module):
 
 
 class SpaceTimeTransformer(nn.Module):
-    """The trunk; state-dict names are EgoVLP's."""
+    """The trunk, with EgoVLP's state-dict names."""
 
     def __init__(self, config: VideoConfig) -> None:
         super().__init__()
@@ -150,7 +149,7 @@ class SpaceTimeTransformer(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """[B, T, image_size, image_size, 3] in 0..255 -> class token [B, D].
 
-        T may be any number up to `config.frames`; the first T temporal positions are used.
+        T is at most `config.frames`; the first T temporal positions are used.
         """
         count = frames.shape[1]
         x = self.patch_embed(frames).unflatten(1, (count, -1))
@@ -158,12 +157,12 @@ class SpaceTimeTransformer(nn.Module):
         class_token = (self.cls_token + self.pos_embed[:, :1]).to(x.dtype).expand(len(x), -1, -1)
         x = torch.cat([class_token, x], dim=1)
         for i, block in enumerate(self.blocks, start=1):
-            x = block(x, count, only_class=i == len(self.blocks))  # the last one's patches would go unread
+            x = block(x, count, only_class=i == len(self.blocks))  # the output uses no other token
         return self.norm(x[:, 0])
 
 
 class VideoEncoder(nn.Module):
-    """Frames to an embedding: resize and crop if need be, trunk, one linear projection (EgoVLP's `vid_proj`)."""
+    """Frames to embedding: resize and crop if necessary, trunk, linear projection (EgoVLP's `vid_proj`)."""
 
     def __init__(self, config: VideoConfig, embedding_dim: int) -> None:
         super().__init__()
@@ -193,7 +192,7 @@ class VideoEncoder(nn.Module):
 def resize_and_crop(frames: Tensor, size: int) -> Tensor:
     """Scale the short side of [B, T, height, width, 3] to `size` (antialiased bilinear) and crop the centre.
 
-    Frames of the right size are returned as they are, scaled ones as float. Rounding is torchvision's.
+    Frames of that size are returned unchanged, scaled ones as float. Sizes are rounded as by torchvision.
     """
     height, width = frames.shape[2:4]
     if min(height, width) != size:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mc3 import evaluate
 from mc3.errors import DataError
+from mc3.paper import bootstrap
 
 FOLDS, DRAWS = 5, 1000
 METRICS = ("roc", "pr", "within_verb")
@@ -109,7 +110,7 @@ def score_table(
         the shifts), and prevalence_shifted.
     """
     strata = pd.factorize(pd.MultiIndex.from_arrays([np.asarray(verbs), fold]))[0]
-    weights, rows = resampled(videos, draws), []
+    weights, rows = bootstrap.resamples(videos, draws)[1:], []
     for name, values in scores.items():
         real = areas(values, labels[0], strata)
         drawn = [areas(values, labels[0], strata, part) for part in np.array_split(weights, -(-draws // 100))]
@@ -129,8 +130,8 @@ def score_table(
 def areas(scores: ArrayLike, labels: ArrayLike, strata: ArrayLike, weights: ArrayLike | None = None) -> dict[str, Any]:
     """ROC area, average precision, and ROC area over the pairs within a stratum, under D weightings of the rows.
 
-    `within_verb` is the mean of the strata's ROC areas, weighted by their pairs of a positive and a negative. Equal
-    scores count half in ROC and cross the threshold together in precision.
+    `within_verb` is the mean of the strata's ROC areas, weighted by their pairs of a positive and a negative
+    (`mc3.evaluate.weighted_roc`). Equal scores count half in ROC and cross the threshold together in precision.
 
     Args:
         scores: [N], higher means "sounds".
@@ -141,36 +142,9 @@ def areas(scores: ArrayLike, labels: ArrayLike, strata: ArrayLike, weights: Arra
     Returns:
         metric of `METRICS` -> float64 [D], NaN where there is no pair.
     """
-    scores, labels = np.asarray(scores, np.float64), np.asarray(labels).astype(bool)
-    strata = np.asarray(strata, np.int64)
-    weights = np.ones((1, len(scores))) if weights is None else np.asarray(weights, np.float64)
-    roc, true, false = _concordance(scores, labels, np.zeros_like(strata), weights)
-    within, _, _ = _concordance(scores, labels, strata, weights)
-    found, counted = np.cumsum(true[:, ::-1], axis=1), np.cumsum((true + false)[:, ::-1], axis=1)
-    with np.errstate(invalid="ignore"):
-        precision = np.where(counted > 0, found / counted, 0)
-        pr = np.where(found[:, -1] > 0, np.sum(true[:, ::-1] * precision, axis=1) / found[:, -1], np.nan)
-    return dict(zip(METRICS, (roc, pr, within), strict=True))
-
-
-def resampled(videos: ArrayLike, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float64]:
-    """How often each row counts in `draws` samples of the videos with replacement: [draws, N]."""
-    names, codes = np.unique(np.asarray(videos), return_inverse=True)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    return drawn[:, codes].astype(np.float64)
-
-
-def _concordance(
-    scores: NDArray[np.float64], labels: NDArray[np.bool_], strata: NDArray[np.int64], weights: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Share of concordant pairs within strata [D]; weights of positives and of negatives by run of equal scores."""
-    order = np.lexsort((scores, strata))
-    group, score = strata[order], scores[order]
-    first = np.flatnonzero(np.r_[True, (np.diff(group) != 0) | (np.diff(score) != 0)])
-    true, false = (np.add.reduceat((weights * side)[:, order], first, axis=1) for side in (labels, ~labels))
-    begin = np.flatnonzero(np.r_[True, np.diff(group[first]) != 0])
-    below = np.cumsum(false, axis=1) - false
-    below -= np.repeat(below[:, begin], np.diff(np.r_[begin, len(first)]), axis=1)
-    pairs = np.add.reduceat(true, begin, axis=1) * np.add.reduceat(false, begin, axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.sum(true * (below + false / 2), axis=1) / pairs.sum(axis=1), true, false
+    labels = np.asarray(labels).astype(int)
+    weights = np.ones((1, len(labels))) if weights is None else np.asarray(weights)
+    if len(np.unique(labels)) < 2:
+        return {metric: np.full(len(weights), np.nan) for metric in METRICS}
+    within = evaluate.weighted_roc(scores, labels, weights, strata)
+    return {**evaluate.resampled_discovery(scores, labels, weights), "within_verb": within}

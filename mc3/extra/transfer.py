@@ -235,7 +235,7 @@ def run(
     import torch
 
     from mc3.encoders.audio import AudioEncoder
-    from mc3.train import initial
+    from mc3.model import MC3
 
     torch.set_num_threads(config.train.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -245,7 +245,7 @@ def run(
     clips, found = log_mels(folder, clips, config.clips.sample_rate, config.clips.mel_bins, report)
     _print(clips, report, left_out)
 
-    untrained = {f"untrained-{s}": initial(config, s).encoders["audio"] for s in range(seed, seed + SEEDS)}
+    untrained = {f"untrained-{s}": MC3.initial(config, s).encoders["audio"] for s in range(seed, seed + SEEDS)}
     encoders = {name: cast("AudioEncoder", e.to(device).eval()) for name, e in {**untrained, **learned}.items()}
     features = pooled(encoders, found, config.probe.views, config.evaluate.batch_size, device)
     rows = {f"untrained, {SEEDS} seeds": list(untrained)}

@@ -1,14 +1,15 @@
-// The explorer's front: a canvas of points, and a panel that shows the clip which was clicked.
-// It holds points and narrations; frames, sound and neighbours are asked of Python by message, one clip at a time.
+// The explorer's front end: a canvas of points, and a panel with the clip that was clicked.
+// It holds points and narrations; it requests frames, sound and neighbours from Python by message, clip by clip.
 
 const COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7570B3", "#1B9E9E", "#A0A0A0"];
 const MARGIN = 14;
-const REACH = 10; // pixels around a point that count as on it
+const HINT = "hover over a dot for its narration; click it to see and hear the clip";
+const REACH = 10; // a click this close to a point (pixels) selects it
 
 function element(parent, tag, name, text) {
   const made = document.createElement(tag);
   if (name) made.className = name;
-  if (text !== undefined) made.textContent = text; // never innerHTML: narrations are anybody's text
+  if (text !== undefined) made.textContent = text; // never innerHTML: narrations are untrusted text
   parent.append(made);
   return made;
 }
@@ -30,8 +31,8 @@ function render({ model, el }) {
   const canvas = element(left, "canvas");
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", `${points.title}; the arrow keys go from clip to clip, Enter plays`);
-  const hover = element(left, "div", "mc3-hover", "point at a dot; click it to see and hear the clip");
+  canvas.setAttribute("aria-label", `${points.title}; arrow keys step from clip to clip, Enter plays`);
+  const hover = element(left, "div", "mc3-hover", HINT);
   const legend = element(left, "div", "mc3-legend");
   const panel = element(root, "div", "mc3-panel");
   element(panel, "p", "mc3-hint", points.title);
@@ -41,7 +42,7 @@ function render({ model, el }) {
   let lines = []; // rows of its neighbours
   let frame = 0; // timer of the running film strip
 
-  const place = (i) => [
+  const position = (i) => [
     MARGIN + points.x[i] * (canvas.clientWidth - 2 * MARGIN),
     MARGIN + (1 - points.y[i]) * (canvas.clientHeight - 2 * MARGIN),
   ];
@@ -60,7 +61,7 @@ function render({ model, el }) {
     for (let i = 0; i < n; i++) {
       const hit = !words || points.text[i].toLowerCase().includes(words);
       hits += hit;
-      const [x, y] = place(i);
+      const [x, y] = position(i);
       pen.globalAlpha = hit ? 0.8 : 0.08;
       pen.fillStyle = COLOURS[codes[i] % COLOURS.length];
       pen.beginPath();
@@ -73,8 +74,8 @@ function render({ model, el }) {
     for (const row of lines) {
       pen.beginPath();
       pen.setLineDash([3, 3]);
-      pen.moveTo(...place(shown));
-      pen.lineTo(...place(row));
+      pen.moveTo(...position(shown));
+      pen.lineTo(...position(row));
       pen.stroke();
     }
     pen.setLineDash([]);
@@ -82,7 +83,7 @@ function render({ model, el }) {
       if (row < 0) continue;
       pen.lineWidth = 1.8;
       pen.beginPath();
-      pen.arc(...place(row), radius, 0, 7);
+      pen.arc(...position(row), radius, 0, 7);
       pen.stroke();
     }
   }
@@ -99,7 +100,7 @@ function render({ model, el }) {
 
   function point(row) {
     here = row;
-    hover.textContent = row < 0 ? "point at a dot; click it to see and hear the clip" : points.text[row] || "(no narration)";
+    hover.textContent = row < 0 ? HINT : points.text[row] || "(no narration)";
     canvas.style.cursor = row < 0 ? "default" : "pointer";
     draw();
   }
@@ -109,14 +110,14 @@ function render({ model, el }) {
     let best = -1;
     let least = REACH * REACH;
     for (let i = 0; i < n; i++) {
-      const [x, y] = place(i);
+      const [x, y] = position(i);
       const far = (x - event.clientX + box.left) ** 2 + (y - event.clientY + box.top) ** 2;
       if (far < least) [least, best] = [far, i];
     }
     return best;
   }
 
-  function ask(row) {
+  function request(row) {
     shown = row;
     lines = [];
     draw();
@@ -124,7 +125,7 @@ function render({ model, el }) {
   }
 
   function show(clip) {
-    if (clip.row !== shown) return; // an answer that a later click has overtaken
+    if (clip.row !== shown) return; // a later click has superseded this answer
     clearInterval(frame);
     panel.replaceChildren();
     element(panel, "p", "mc3-text", clip.text || "(no narration)");
@@ -151,7 +152,7 @@ function render({ model, el }) {
     screen.addEventListener("click", () => (audio ? ((audio.currentTime = 0), audio.play()) : play()));
     if (audio) {
       audio.addEventListener("play", play);
-      audio.play().catch(play); // a browser that wants a click first still shows the frames
+      audio.play().catch(play); // a browser that blocks autoplay still shows the frames
     } else play();
     const table = element(panel, "table");
     const head = element(table, "tr");
@@ -162,7 +163,7 @@ function render({ model, el }) {
       element(line, "td", "", other.similarity.toFixed(2));
       const link = element(element(line, "td"), "button", other.same_group ? "mc3-same" : "", other.text || "(no narration)");
       link.title = other.same_group ? "same action group" : "another action group";
-      link.addEventListener("click", () => ask(other.row));
+      link.addEventListener("click", () => request(other.row));
     }
     lines = clip.neighbours.filter((other) => other.rank === 1).map((other) => other.row);
     draw();
@@ -182,12 +183,12 @@ function render({ model, el }) {
   canvas.addEventListener("mouseleave", () => point(-1));
   canvas.addEventListener("click", (event) => {
     const row = nearest(event);
-    if (row >= 0) ask(row);
+    if (row >= 0) request(row);
   });
   canvas.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
     if (step) point((here + step + n) % n);
-    else if (event.key === "Enter" && here >= 0) ask(here);
+    else if (event.key === "Enter" && here >= 0) request(here);
     else return;
     event.preventDefault();
   });

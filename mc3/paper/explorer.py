@@ -1,14 +1,13 @@
-"""The widget of notebooks/explore.ipynb: embedded clips as points that show, sound and name their neighbours.
+"""The widget of notebooks/explore.ipynb: a map of embedded clips; a click shows a clip, its sound and its neighbours.
 
-The browser gets two numbers, a narration and a few labels a clip. Frames, sound and neighbours of a
-clip are sent when it is clicked, so that the notebook stays small and opens at once.
+The browser gets two coordinates, a narration and a few labels a clip. Frames, sound and neighbours are sent when a
+clip is clicked, so the notebook stays small and opens at once.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import wave
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pandas as pd
 import traitlets
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.io import wavfile
 
 from mc3 import evaluate, methods, store
 from mc3.config import Config
@@ -27,7 +27,7 @@ from mc3.paper import findings
 from mc3.paper.plots import Clips
 
 PROJECTIONS = ("pca", "tsne")
-NAMED = 9  # groups with a colour of their own; the rest are "other"
+COLOURED = 9  # groups with a colour of their own; the rest are "other"
 
 
 class Explorer(anywidget.AnyWidget):
@@ -36,10 +36,10 @@ class Explorer(anywidget.AnyWidget):
     Args:
         index: one row a clip: clip_id, split, text, verb, action_group, positive, region.
         embeddings: modality -> unit embeddings [N, D] of those rows.
-        clips: where their frames and sound are read, by row.
+        clips: reads their frames and sound, by row.
         modality: the one that is drawn.
         projection: "pca" or "tsne", to two dimensions, seeded.
-        title: what is drawn, in words.
+        title: a description of the map.
 
     Raises:
         ConfigError: the projection or the modality does not exist.
@@ -50,26 +50,21 @@ class Explorer(anywidget.AnyWidget):
     points = traitlets.Dict().tag(sync=True)
 
     def __init__(
-        self,
-        index: pd.DataFrame,
-        embeddings: dict[str, NDArray[np.float32]],
-        clips: Clips,
-        modality: str,
-        projection: str = "pca",
-        title: str = "",
-    ):
+        self, index: pd.DataFrame, embeddings: dict[str, NDArray[np.float32]], clips: Clips, modality: str,
+        projection: str = "pca", title: str = "",
+    ):  # fmt: skip
         if modality not in embeddings:
             raise ConfigError(f"no {modality} embeddings here; this method has {', '.join(embeddings)}")
         self.index, self.embeddings, self.clips = index.reset_index(drop=True), embeddings, clips
-        self.places = project(embeddings[modality], projection)
+        self.xy = project(embeddings[modality], projection)
         groups = {name: _coded(values) for name, values in _labels(self.index).items()}
-        x, y = self.places.round(4).T.tolist()
+        x, y = self.xy.round(4).T.tolist()
         super().__init__(points={"x": x, "y": y, "text": index["text"].tolist(), "groups": groups, "title": title})
         self.on_msg(self._answer)
 
     @classmethod
     def of(cls, config: Config, method: str, seed: int, modality: str = "video", projection: str = "pca") -> Explorer:
-        """The validation and test clips as `method` of `seed` embeds them. `DataError` when that was not made yet."""
+        """The validation and test clips as embedded by `method` of `seed`. `DataError` if there are no embeddings."""
         from mc3.data.shards import ClipDataset
 
         embeddings = store.embeddings(config, method, seed)[1]
@@ -78,31 +73,21 @@ class Explorer(anywidget.AnyWidget):
         return cls(findings.clips(config), embeddings, clips, modality, projection, title)
 
     def neighbours(self, row: int, k: int = 3) -> pd.DataFrame:
-        """What lies nearest to clip `row`, from each modality of it to each other modality of the other clips.
+        """The `k` other clips nearest to clip `row`, from each of its modalities to each other modality.
 
         Columns: pair ("video → audio"), rank, row, similarity, same_group (of actions), clip_id, text.
         """
         others = np.delete(np.arange(len(self.index)), row)
-        frames = []
+        group, tables = self.index.at[row, "action_group"], []
         for source, target in permutations(self.embeddings, 2):
-            query, pool = self.embeddings[source][row : row + 1], self.embeddings[target][others]
-            near = others[evaluate.nearest(query, pool, k)[0]]
-            part = self.index.loc[near, ["clip_id", "action_group", "text"]]
-            group = self.index.at[row, "action_group"]
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "pair": f"{source} → {target}",
-                        "rank": np.arange(1, len(near) + 1),
-                        "row": near,
-                        "similarity": (self.embeddings[target][near] @ query[0]).astype(float),
-                        "same_group": ((part["action_group"] == group) & (group != "")).to_numpy(),
-                        "clip_id": part["clip_id"].to_numpy(),
-                        "text": part["text"].to_numpy(),
-                    }
-                )
-            )
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["pair", "rank", "row"])
+            query, gallery = self.embeddings[source][row : row + 1], self.embeddings[target][others]
+            near = others[evaluate.nearest(query, gallery, k)[0]]
+            about = self.index.loc[near, ["action_group", "clip_id", "text"]].reset_index(drop=True)
+            same = (about.pop("action_group") == group) & (group != "")
+            cosine = (self.embeddings[target][near] @ query[0]).astype(float)
+            ranked = {"rank": np.arange(1, len(near) + 1), "row": near, "similarity": cosine, "same_group": same}
+            tables.append(pd.DataFrame({"pair": f"{source} → {target}", **ranked}).join(about))
+        return pd.concat(tables or [pd.DataFrame(columns=["pair", "rank", "row"])], ignore_index=True)
 
     def clip(self, row: int) -> dict[str, Any]:
         """What the browser shows of clip `row`: film strip and sound (data URIs), text, facts, neighbours."""
@@ -115,28 +100,28 @@ class Explorer(anywidget.AnyWidget):
             "row": row,
             "text": about["text"],
             "facts": f"{about['clip_id']} · {about['split']} · {label} · region {about['region']}",
-            "strip": _uri("image/jpeg", _jpeg(frames)),
+            "strip": _jpeg(frames),
             "frames": len(frames),
-            "sound": _uri("audio/wav", _wav(samples, rate)) if len(samples) else "",
+            "sound": _wav(samples, rate) if len(samples) else "",
             "seconds": len(samples) / rate if len(samples) else 1.5,
             "neighbours": self.neighbours(row).to_dict("records"),
         }
 
     def map(self, colour: str = "verb") -> pd.DataFrame:
-        """The points as `mc3.paper.plots.scatter` draws them without widgets: x, y, group."""
+        """The points for `mc3.paper.plots.scatter`, which draws them without a widget: x, y, group."""
         group = self.points["groups"][colour]
         names = [group["names"][code] for code in group["codes"]]
-        return pd.DataFrame({"x": self.places[:, 0], "y": self.places[:, 1], "group": names})
+        return pd.DataFrame({"x": self.xy[:, 0], "y": self.xy[:, 1], "group": names})
 
     def _answer(self, _: Any, message: Any, buffers: Any) -> None:
-        """Answer a message of the browser; what it must not ask for is told in words, not raised in the kernel."""
+        """Answer a message of the browser; a bad request gets an error message and raises nothing in the kernel."""
         row = message.get("row") if isinstance(message, dict) else None
         if not isinstance(row, int) or isinstance(row, bool) or not 0 <= row < len(self.index):
             self.send({"kind": "error", "message": f"no clip {row!r}; there are {len(self.index)}"})
             return
         try:
             self.send(self.clip(row))
-        except (OSError, ValueError) as error:  # a shard that was moved or written anew meanwhile
+        except (OSError, ValueError) as error:  # the shard was moved or rewritten meanwhile
             self.send({"kind": "error", "message": f"clip {self.index.at[row, 'clip_id']} cannot be read: {error}"})
 
 
@@ -159,38 +144,27 @@ def project(embeddings: NDArray[np.float32], projection: str, seed: int = 0) -> 
 
 def _labels(index: pd.DataFrame) -> dict[str, pd.Series]:
     label = index["positive"].map({1: "sounds", 0: "does not sound"}).astype(object).fillna("not labelled")
-    return {
-        "verb": index["verb"].map(findings.short).replace("", "no verb"),
-        "region": index["region"],
-        "label": label,
-        "split": index["split"],
-    }
+    verb = index["verb"].map(findings.short).replace("", "no verb")
+    return {"verb": verb, "region": index["region"], "label": label, "split": index["split"]}
 
 
 def _coded(values: pd.Series) -> dict[str, Any]:
-    """Names by falling frequency and each clip's number among them; what has no colour of its own is "other"."""
+    """Group names by falling frequency and each clip's number among them; groups without a colour are "other"."""
     counts = values.value_counts().rename_axis("name").reset_index(name="n")
     names = counts.sort_values(["n", "name"], ascending=[False, True])["name"].tolist()
-    kept = names if len(names) <= NAMED + 1 else [*names[:NAMED], "other"]
-    number = {name: min(k, NAMED) for k, name in enumerate(names)}
-    return {"names": kept, "codes": [number[value] for value in values]}
+    shown = names if len(names) <= COLOURED + 1 else [*names[:COLOURED], "other"]
+    number = {name: min(k, COLOURED) for k, name in enumerate(names)}
+    return {"names": shown, "codes": [number[value] for value in values]}
 
 
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _jpeg(frames: NDArray[np.uint8]) -> bytes:
+def _jpeg(frames: NDArray[np.uint8]) -> str:
+    """Frames [T, H, W, 3] below each other, as a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(frames.reshape(-1, *frames.shape[2:])).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _wav(samples: NDArray[np.int16], rate: int) -> bytes:
+def _wav(samples: NDArray[np.int16], rate: int) -> str:
     buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples.astype("<i2").tobytes())
-    return buffer.getvalue()
+    wavfile.write(buffer, rate, samples)
+    return f"data:audio/wav;base64,{base64.b64encode(buffer.getvalue()).decode()}"

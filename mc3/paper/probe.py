@@ -247,9 +247,8 @@ def _labels(events: Views) -> NDArray[np.int64]:
 def _encoder(config: Config, name: str, seed: int, frames: int, device: torch.device) -> AudioEncoder:
     """The audio encoder of a method's checkpoint, or of the seed's initial weights; the rest of the model is freed."""
     from mc3.model import MC3
-    from mc3.train import initial
 
-    model = initial(config, seed).eval() if name == store.UNTRAINED else MC3.load(config.paths.final(name, seed))
+    model = MC3.initial(config, seed).eval() if name == store.UNTRAINED else MC3.load(config.paths.final(name, seed))
     return resize_input(cast("AudioEncoder", model.encoders["audio"].to(device)), frames)
 
 

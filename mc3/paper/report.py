@@ -15,7 +15,7 @@ import pandas as pd
 from mc3.config import Config
 from mc3.errors import DataError
 from mc3.files import write_atomic
-from mc3.paper import claims, notebook, plots, tables
+from mc3.paper import bootstrap, claims, notebook, plots, tables
 
 TABLES = {"table2_discovery": "discovery", "table3_retrieval": "retrieval", "table4_epic_sounds": "epic_sounds"}
 
@@ -79,7 +79,7 @@ def readme_table(figures: Path = Path("figures")) -> str:
     """Table 2 over seeds as Markdown, for README.md between its lines <!-- table2 --> and <!-- /table2 -->."""
     table = tables.read("seeds/table2_discovery", "experiments/dvc.yaml:seeds", figures)
     differences = tables.read("seeds/differences", "experiments/dvc.yaml:seeds", figures)
-    return tables.to_markdown(table, apart=tables.significant(differences))
+    return tables.to_markdown(table, significant=bootstrap.significant(differences))
 
 
 def _contents(books: Path, figures: Path) -> str:

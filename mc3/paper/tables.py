@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from IPython.display import HTML
 
 PAPER = Path(__file__).parents[2] / "data" / "paper"
+PUBLISHED = {2: "table2_discovery.csv", 3: "table3_retrieval.csv", 4: "table4_epic_sounds.csv"}  # in PAPER
+RANDOM = "random"  # the row of chance
+PERCENT = ("top1", "top5", "mca")  # metrics of Table 4 that are in percent
 
 OVERVIEW = ("av_roc", "al_roc", "v2a_r5", "a2l_r5")  # the main columns of Tables 2 and 3
 
@@ -32,6 +35,14 @@ _HEADERS = {
 }  # fmt: skip
 
 
+class Cell(NamedTuple):
+    """Key of a number: its row (a method, "random" or "untrained"), its metric, and its protocol in Table 4."""
+
+    method: str
+    metric: str
+    protocol: str = ""
+
+
 def table2(config: Config) -> pd.DataFrame:
     """Table 2, sounding-action discovery: ROC and PR areas for audio-vision (`av_`) and audio-language (`al_`)."""
     rows: list[dict[str, Any]] = []
@@ -39,13 +50,12 @@ def table2(config: Config) -> pd.DataFrame:
         per_seed = []
         for seed in config.seeds:
             scored = store.discovery_scores(config, name, seed)
-            found = {p: evaluate.discovery(scored[p], scored["positive"]) for p in evaluate.DISCOVERY if p in scored}
-            per_seed.append({f"{pair}_{m}": found[pair][m] for pair in found for m in ("roc", "pr")})
+            areas = {p: evaluate.discovery(scored[p], scored["positive"]) for p in evaluate.DISCOVERY if p in scored}
+            per_seed.append({f"{pair}_{m}": areas[pair][m] for pair in areas for m in ("roc", "pr")})
         rows.append({**_method(name), **_over_seeds(per_seed)})
     chance = evaluate.random_discovery(scored["positive"])
     random = {f"{pair}_{m}": chance[m] for pair in evaluate.DISCOVERY for m in ("roc", "pr")}
-    table = _table(rows, random, "table2_discovery.csv")
-    return table.assign(clips=chance["n"], prevalence=chance["prevalence"])
+    return _table(rows, random, PUBLISHED[2]).assign(clips=chance["n"], prevalence=chance["prevalence"])
 
 
 def table3(config: Config) -> pd.DataFrame:
@@ -55,7 +65,7 @@ def table3(config: Config) -> pd.DataFrame:
     """
     ks = config.evaluate.recall_at
     groups, split = store.retrieval_split(config)
-    query_rows, pool_rows = split
+    queries, pool = split
     rows: list[dict[str, Any]] = []
     for name in methods.METHODS:
         per_seed = []
@@ -64,61 +74,64 @@ def table3(config: Config) -> pd.DataFrame:
             found = evaluate.retrieval_directions(embeddings, groups, split, ks, config.evaluate.chunk)
             per_seed.append(_retrieval_columns(found, ks))
         rows.append({**_method(name), **_over_seeds(per_seed)})
-    chance = evaluate.random_retrieval(groups[query_rows], groups[pool_rows], ks)
+    chance = evaluate.random_retrieval(groups[queries], groups[pool], ks)
     random = _retrieval_columns(dict.fromkeys(evaluate.DIRECTIONS, chance), ks)
-    table = _table(rows, random, "table3_retrieval.csv")
-    return table.assign(queries=len(query_rows), pool=len(pool_rows))
+    return _table(rows, random, PUBLISHED[3]).assign(queries=len(queries), pool=len(pool))
 
 
 def table4(config: Config) -> pd.DataFrame:
     """Table 4, EPIC-Sounds classification by protocol: top-1, top-5 and mCA in percent, mAP and mAUC as fractions.
 
-    ASF and SSAST are the paper's reference rows, without a number of ours; "untrained" and the rows of the official
-    linear probe, which the paper does not tell from its own, are ours only.
+    ASF and SSAST are the paper's reference rows, without a number of ours; "untrained" and the official linear probe,
+    which the paper does not separate from its own, are ours only.
     """
     results = [store.probe_metrics(config, seed) for seed in config.seeds]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for protocol in (store.LINEAR, store.OFFICIAL, store.FINETUNE):
         for published in ("ASF", "SSAST") if protocol != store.OFFICIAL else ():
             rows.append({"method": published.lower(), "label": f"{published} (published)", "paper": published,
                          "protocol": protocol, "seeds": 0})  # fmt: skip
         for name in (store.UNTRAINED, *methods.METHODS):
-            per_seed = [
-                _percent(r["metrics"][protocol][name]) for r in results if name in r["metrics"].get(protocol, {})
-            ]
-            if per_seed:
-                untrained = {"method": name, "label": "untrained", "paper": ""}
-                who = untrained if name == store.UNTRAINED else _method(name)
-                rows.append({**who, "protocol": protocol, **_over_seeds(per_seed)})
-    random = {**_percent(results[0]["metrics"]["random"]["random"]), "protocol": ""}
-    table = _table(rows, random, "table4_epic_sounds.csv")
-    return table.assign(events=results[0]["test_events"])
+            metrics = [r["metrics"].get(protocol, {}).get(name) for r in results]
+            if per_seed := [_percent(m) for m in metrics if m]:
+                rows.append({**_method(name), "protocol": protocol, **_over_seeds(per_seed)})
+    random = {**_percent(results[0]["metrics"][RANDOM][RANDOM]), "protocol": ""}
+    return _table(rows, random, PUBLISHED[4]).assign(events=results[0]["test_events"])
 
 
-Place = tuple[str, str, str]
-"""Of a number: method, protocol ("" but in Table 4), metric."""
+def published() -> dict[Cell, float]:
+    """The paper's own numbers of Tables 2-4, under the names of our rows."""
+    names = {method.paper: method.name for method in map(methods.get, methods.METHODS)} | {"Random": RANDOM}
+    found: dict[Cell, float] = {}
+    for file in PUBLISHED.values():
+        for row in pd.read_csv(PAPER / file).fillna({"protocol": ""}).to_dict("records"):
+            protocol, name = row.pop("protocol", ""), names.get(row.pop("method"))
+            if name:
+                found |= {Cell(name, str(m), protocol): v for m, v in row.items() if isinstance(v, float)}
+    return found
 
 
 def cells(
-    table: pd.DataFrame, metrics: Sequence[str] | None = None, apart: Collection[Place] | None = None
+    table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Collection[Cell] = ()
 ) -> pd.DataFrame:
     """A table as text: each cell ours ± standard deviation, then in brackets the paper's and the difference.
 
     Args:
         table: of this module, or read back from its CSV.
         metrics: the columns to show; those that the paper has, if not given.
-        apart: the numbers that get a dagger, because they differ from MC3's beyond their interval.
+        significant: cells that get a dagger (`mc3.paper.bootstrap.significant`).
     """
     if metrics is None:
-        metrics = [name for name in _metrics(table) if f"paper_{name}" in table]
+        metrics = [str(name) for name in table if f"paper_{name}" in table]
     shown = pd.DataFrame({"Method": table["label"].astype(str)})
     if "protocol" in table:
         shown["Protocol"] = table["protocol"].fillna("").astype(str)
-    for letter, modality in (("A", "audio"), ("V", "video"), ("L", "text")):
-        if modality in table and "protocol" not in table:
-            shown[letter] = np.where(table[modality] == 1, "✓", "")
+    else:
+        for letter, modality in (("A", "audio"), ("V", "video"), ("L", "text")):
+            if modality in table:
+                shown[letter] = np.where(table[modality] == 1, "✓", "")
     for name in metrics:
-        shown[header(name)] = [_cell(row, name, apart or ()) for _, row in table.iterrows()]
+        shown[header(name)] = [_cell(row, name, significant) for row in table.to_dict("records")]
     return shown
 
 
@@ -132,47 +145,51 @@ def header(metric: str) -> str:
     return " ".join(words)
 
 
+def label(method: str) -> str:
+    """A row's name in print; of a method that is not in mc3/methods.py (any more), its key."""
+    if method in ("align", *methods.METHODS):
+        return methods.get(method).label
+    return "Random" if method == RANDOM else method
+
+
 def pair_name(pair: str) -> str:
     """A pair of modalities in print: "av" is "audio-video"."""
     return "-".join(evaluate.PAIRS[pair])
 
 
-def note(table: pd.DataFrame, apart: Collection[Place] | None = None) -> str:
-    """One sentence on what was measured: how many seeds and clips, and how to read a cell."""
+def note(table: pd.DataFrame, significant: Collection[Cell] | None = None) -> str:
+    """One sentence on the sample (seeds, clips) and on how to read a cell; on daggers, if `significant` is given."""
     seeds = int(table["seeds"].max())
     parts = [f"{seeds} seed{'s' if seeds != 1 else ''}"]
-    for column, words in (
-        ("clips", "test clips"),
-        ("queries", "queries"),
-        ("pool", "in the pool"),
-        ("events", "events"),
-    ):
-        if column in table:
-            parts.append(f"{int(table[column].iloc[0]):,} {words}")
+    units = {"clips": "test clips", "queries": "queries", "pool": "in the pool", "events": "events"}
+    parts += [f"{int(table[column].iloc[0]):,} {words}" for column, words in units.items() if column in table]
     if "prevalence" in table:
         parts.append(f"prevalence {table['prevalence'].iloc[0]:.3f}")
     spread = " ± standard deviation over seeds" if seeds > 1 else ""
-    daggers = " † differs from MC3: the 95 % interval of the paired difference excludes 0." if apart is not None else ""
-    return f"{', '.join(parts)}. Each cell: ours{spread} (the paper's, difference).{daggers}"
+    reference = label(methods.with_role("reference"))
+    text = f"{', '.join(parts)}. Each cell: ours{spread} (the paper's, difference)."
+    if significant is None:
+        return text
+    return f"{text} † differs from {reference}: the 95 % interval of the paired difference excludes 0."
 
 
 def to_markdown(
-    table: pd.DataFrame, metrics: Sequence[str] | None = None, apart: Collection[Place] | None = None
+    table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Collection[Cell] | None = None
 ) -> str:
     """`cells` as a Markdown table with `note` beneath it."""
-    shown = cells(table, metrics, apart)
+    shown = cells(table, metrics, significant or ())
     lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
-    escaped = [
-        "| " + " | ".join(html.escape(v, quote=False).replace("|", r"\|") for v in line) + " |" for line in lines
-    ]
-    return "\n".join([*escaped, "", note(table, apart)]) + "\n"
+    escaped = [" | ".join(html.escape(v, quote=False).replace("|", r"\|") for v in line) for line in lines]
+    return "\n".join([*(f"| {line} |" for line in escaped), "", note(table, significant)]) + "\n"
 
 
-def to_html(table: pd.DataFrame, metrics: Sequence[str] | None = None, apart: Collection[Place] | None = None) -> str:
+def to_html(
+    table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Collection[Cell] | None = None
+) -> str:
     """`cells` as an HTML table, escaped, with `note` as its caption."""
-    text = cells(table, metrics, apart).to_html(index=False, border=0, escape=True, na_rep="")
+    text = cells(table, metrics, significant or ()).to_html(index=False, border=0, escape=True, na_rep="")
     start = text.index(">") + 1
-    return f"{text[:start]}\n  <caption>{html.escape(note(table, apart))}</caption>{text[start:]}\n"
+    return f"{text[:start]}\n  <caption>{html.escape(note(table, significant))}</caption>{text[start:]}\n"
 
 
 def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame:
@@ -186,12 +203,6 @@ def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame
         raise DataError(f"{path} is missing; `dvc repro {stage}` makes it")
     table = pd.read_csv(path)
     return table.fillna({"protocol": ""}) if "protocol" in table else table
-
-
-def significant(differences: pd.DataFrame) -> set[Place]:
-    """The numbers of `bootstrap.differences` whose difference to MC3's has a 95 % interval without 0."""
-    found = differences[(differences["low"] > 0) | (differences["high"] < 0)].fillna({"protocol": ""})
-    return set(zip(found["method"], found["protocol"], found["metric"], strict=True))
 
 
 def show(table: pd.DataFrame, caption: str = "") -> HTML:
@@ -222,9 +233,9 @@ def overview(table2: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for table, metrics in ((table2, OVERVIEW[:2]), (table3, OVERVIEW[2:])):
-        random = table[table["method"] == "random"].iloc[0]
+        random = table[table["method"] == RANDOM].iloc[0]
         for metric in metrics:
-            for row in table[table["method"] != "random"].to_dict("records"):
+            for row in table[table["method"] != RANDOM].to_dict("records"):
                 ours = {"ours": row[metric], "std": row[f"{metric}_std"], "paper": row[f"paper_{metric}"]}
                 chance = {"random": random[metric], "paper_random": random[f"paper_{metric}"]}
                 axis = {"separate_axis": table is table3}
@@ -236,17 +247,19 @@ def ranks(table: pd.DataFrame, metrics: Sequence[str] = OVERVIEW) -> pd.DataFram
     """MC3's rank among the paper's own methods, here and in the paper, in those of `metrics` that `table` has."""
     own = [name for name in table["method"] if name in methods.METHODS and methods.get(name).paper]
     rows = table.set_index("method").loc[own]
-    found = []
+    found, reference = [], methods.with_role("reference")
     for metric in [name for name in metrics if name in rows]:
         rank = {"Column": header(metric)}
         for who, column in (("Here", metric), ("In the paper", f"paper_{metric}")):
             values = rows[column].dropna()
-            rank[who] = f"{1 + int((values > values['mc3']).sum())} of {len(values)}"
+            rank[who] = f"{1 + int((values > values[reference]).sum())} of {len(values)}"
         found.append(rank)
     return pd.DataFrame(found)
 
 
 def _method(name: str) -> dict[str, Any]:
+    if name == store.UNTRAINED:
+        return {"method": name, "label": label(name), "paper": ""}
     method = methods.get(name)
     ticks = {modality: int(modality in method.modalities) for modality in methods.MODALITIES}
     return {"method": name, "label": method.label, "paper": method.paper, **ticks}
@@ -262,7 +275,7 @@ def _over_seeds(per_seed: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _percent(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: 100 * value if name in ("top1", "top5", "mca") else value for name, value in metrics.items()}
+    return {name: 100 * value if name in PERCENT else value for name, value in metrics.items()}
 
 
 def _retrieval_columns(found: Mapping[str, Mapping[str, float]], ks: Sequence[int]) -> dict[str, float]:
@@ -273,43 +286,28 @@ def _retrieval_columns(found: Mapping[str, Mapping[str, float]], ks: Sequence[in
 
 def _table(rows: Sequence[Mapping[str, Any]], random: Mapping[str, Any], file: str) -> pd.DataFrame:
     """Random first, then `rows`, each joined with its row of the paper's table, columns in order."""
-    paper = pd.read_csv(PAPER / file).rename(columns={"method": "paper"})
-    keys = [key for key in ("paper", "protocol") if key in paper and (key == "paper" or "protocol" in random)]
-    paper = paper.fillna({"protocol": ""}) if "protocol" in keys else paper
-    table = pd.DataFrame([{"method": "random", "label": "Random", "paper": "Random", "seeds": 0, **random}, *rows])
+    keys = ["paper", "protocol"] if "protocol" in random else ["paper"]
+    paper = pd.read_csv(PAPER / file).rename(columns={"method": "paper"}).fillna({"protocol": ""})
+    table = pd.DataFrame([{"method": RANDOM, "label": "Random", "paper": "Random", "seeds": 0, **random}, *rows])
     for modality in methods.MODALITIES:
         if modality in table:
             table[modality] = table[modality].fillna(0).astype(int)
     values = [c for c in paper if c in random and c not in keys]
-    table = table.merge(
-        paper[keys + values].rename(columns={c: f"paper_{c}" for c in values}), on=keys, how="left", validate="m:1"
-    )
+    paper = paper[keys + values].rename(columns={c: f"paper_{c}" for c in values})
+    table = table.merge(paper, on=keys, how="left", validate="m:1")
     metrics = [name for name in random if name != "protocol"]
-    for name in metrics:
-        if f"{name}_std" not in table:
-            table[f"{name}_std"] = np.nan
-    columns = [c for c in ("method", "label", "protocol", *methods.MODALITIES, "seeds") if c in table]
-    for name in metrics:
-        columns += [c for c in (name, f"{name}_std", f"paper_{name}") if c in table]
-    return table[columns]
+    table = table.reindex(columns=[*table, *(f"{name}_std" for name in metrics if f"{name}_std" not in table)])
+    columns = ["method", "label", "protocol", *methods.MODALITIES, "seeds"]
+    columns += [column for name in metrics for column in (name, f"{name}_std", f"paper_{name}")]
+    return table[[column for column in columns if column in table]]
 
 
-def _metrics(table: pd.DataFrame) -> list[str]:
-    return [str(name) for name in table if f"{name}_std" in table]
-
-
-def _decimals(metric: str) -> int:
-    if metric in ("top1", "top5", "mca"):
-        return 2
-    return 1 if metric.split("_")[0] in evaluate.DIRECTIONS else 3
-
-
-def _cell(row: pd.Series, metric: str, apart: Collection[Place]) -> str:
+def _cell(row: Mapping[Any, Any], metric: str, significant: Collection[Cell]) -> str:
     ours, spread, paper = (row.get(name, np.nan) for name in (metric, f"{metric}_std", f"paper_{metric}"))
-    places = _decimals(metric)
+    places = 2 if metric in PERCENT else 1 if metric.split("_")[0] in evaluate.DIRECTIONS else 3
     if pd.isna(ours):
         return f"({paper:.{places}f})" if pd.notna(paper) else "–"
     text = f"{ours:.{places}f}" + (f" ± {spread:.{places}f}" if pd.notna(spread) else "")
     protocol = row.get("protocol", "")
-    text += "†" * ((row["method"], protocol if isinstance(protocol, str) else "", metric) in apart)
+    text += "†" * (Cell(row["method"], metric, protocol if isinstance(protocol, str) else "") in significant)
     return text + (f" ({paper:.{places}f}, {ours - paper:+.{places}f})" if pd.notna(paper) else "")

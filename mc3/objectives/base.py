@@ -1,0 +1,104 @@
+"""The base of every objective: Eq. 1 over the batch and Eq. 3, by the weights of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mc3 import losses
+from mc3.config import Config, as_dict
+from mc3.losses import Embeddings
+from mc3.methods import Stage
+
+if TYPE_CHECKING:
+    from mc3.model import MC3
+
+KINDS: dict[str, type[Objective]] = {}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The batch of a step, without its embeddings.
+
+    inputs: this process's rows as the encoders take them, by modality.
+    microbatches: the slices of these rows that are embedded at once.
+    clips: int64 [N], the numbers of all processes' clips in order of rank.
+    rows: how many clips each process has.
+    seed: of this step, the same on every process.
+    """
+
+    inputs: dict[str, Tensor]
+    microbatches: list[slice]
+    clips: Tensor
+    rows: list[int]
+    seed: int
+
+
+class Objective(nn.Module):
+    """Eq. 1 over the batch and Eq. 3. It has no state.
+
+    A subclass is another kind of loss, which a stage of `mc3.methods` asks for by `{"kind": NAME, **settings}`:
+
+        class Mine(Objective, kind="mine", takes=("margin",)):
+            def terms(self, queries, keys, offset, batch): ...
+
+    State that a kind keeps between steps (a scale, past embeddings, averaged encoders) is in its parameters and
+    buffers, the same on every process. A resumed run restores it, and no checkpoint contains it.
+    """
+
+    takes: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls, kind: str, takes: Collection[str] = ()) -> None:
+        """Register a kind of loss and the names of its settings."""
+        cls.takes = frozenset(takes)
+        KINDS[kind] = cls
+
+    def __init__(self, config: Config, stage: Stage) -> None:
+        super().__init__()
+        self.settings, self.stage = config.loss, stage
+        self.temperature = stage.temperature or config.loss.temperature
+        self.directed = [(i, j) for pair in stage.pairs for i, j in (pair, pair[::-1])]
+
+    @classmethod
+    def fault(cls, stage: Stage) -> str:
+        """Why a stage cannot have this kind of loss, to follow "has the loss ..., which"; empty if it can."""
+        return ""
+
+    def prepare(self, model: MC3, clips: int, seed: int) -> None:
+        """Create the initial state of a stage that begins with `model` and has `clips` training clips."""
+
+    def forward(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss on this process's rows and its parts; their means over processes are those of the whole batch.
+
+        Args:
+            embeddings: {modality: unit [B, D]} of this process's rows.
+            batch: the batch that these rows are part of.
+        """
+        keys, offset, share = losses.gather(embeddings, batch.rows)
+        parts = self.terms(embeddings, keys, offset, batch)
+        loss = self.stage.contrastive * torch.stack(list(parts.values())).sum()
+        if self.stage.consensus:
+            parts["consensus"] = self.consensus(embeddings, keys)
+            loss = loss + self.stage.consensus * self.settings.consensus_weight * parts["consensus"]
+        with torch.no_grad():
+            for i, j in self.stage.pairs:
+                parts[f"similarity/{i}-{j}"] = (embeddings[i] * embeddings[j]).sum(dim=1).mean()
+        return share * loss, {name: share * part.detach() for name, part in {"loss": loss, **parts}.items()}
+
+    def terms(self, queries: Embeddings, keys: Embeddings, offset: int, batch: Batch) -> dict[str, Tensor]:
+        """{"i-j": L_ij} of this process's `queries` among `keys`, those of all processes; ours begin at `offset`."""
+        return losses.pairwise(queries, self.stage.pairs, self.temperature, keys, offset)
+
+    def consensus(self, embeddings: Embeddings, keys: Embeddings) -> Tensor:
+        """Eq. 3 of this process's rows."""
+        return losses.consensus(embeddings, **as_dict(self.settings.consensus))
+
+    def after_step(self, model: MC3) -> None:
+        """Update the state after an update of `model`, the encoders that learn."""
+
+
+KINDS["info_nce"] = Objective

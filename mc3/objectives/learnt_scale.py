@@ -1,0 +1,39 @@
+"""CLAP's loss (https://arxiv.org/abs/2206.04769): InfoNCE with a learnt logit scale, as in CLIP."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mc3 import losses
+from mc3.losses import Embeddings
+from mc3.objectives.base import Batch, Objective
+
+if TYPE_CHECKING:
+    from mc3.model import MC3
+
+
+class LearntScale(Objective, kind="learnt_scale", takes=("highest",)):
+    """Eq. 1 with cosines times a learnt scale e^s, which starts at 1 / temperature and never exceeds `highest`."""
+
+    def prepare(self, model: MC3, clips: int, seed: int) -> None:
+        """Start the scale."""
+        start = torch.tensor(-math.log(self.temperature), dtype=next(model.parameters()).dtype)
+        self.log_scale = nn.Parameter(start)
+
+    def forward(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """As `Objective.forward`; the scale is one more part."""
+        loss, parts = super().forward(embeddings, batch)
+        return loss, parts | {"logit_scale": self.log_scale.detach().exp()}
+
+    def terms(self, queries: Embeddings, keys: Embeddings, offset: int, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 1 with temperature e^-s."""
+        return losses.pairwise(queries, self.stage.pairs, (-self.log_scale).exp(), keys, offset)
+
+    @torch.no_grad()
+    def after_step(self, model: MC3) -> None:
+        """Clamp the scale to its bound."""
+        self.log_scale.clamp_(max=math.log(self.stage.settings["highest"]))
