@@ -1,11 +1,10 @@
-"""Cutting clips in one pass over a video (`mc3.data.media.clips_of`) against opening and seeking once a clip.
+"""Speed of cutting clips in one pass over a video (`mc3.data.media.clips_of`), against one seek for each clip.
 
-python benchmarks/prepare.py
+    python benchmarks/prepare.py
 
-Both decode with one thread, resize with `media.square` and make the bytes of a shard with
-`prepare.members_of`; they take turns on the same stretches, and what they cut is compared.
-The videos are generated: 1080p30 H.264 with B-frames at 4 Mbit/s, AAC at 48 kHz, a moving
-camera over a rough surface with sensor noise, as long as Ego4D's are on average.
+Both decode with one thread, resize with `media.square` and encode a shard's members with `prepare.members_of`. They
+alternate on the same stretches of a video, and their clips are compared. The videos are generated: 1080p30 H.264 with
+B-frames at 4 Mbit/s and AAC at 48 kHz, a moving camera over a rough surface with sensor noise, as long as Ego4D's mean.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from mc3.data.audio import cut
 
 MINUTES = 23  # 3,670 hours in 9,645 videos
 WIDTH, HEIGHT, FPS, BITRATE = 1920, 1080, 30, 4_000_000  # 1.8 GB an hour
-KEY_FRAMES = {"2 s": (60, 480), "8.3 s": (250, 500)}  # pictures between them, and in the piece that is repeated
+KEY_FRAMES = {"2 s": (60, 480), "8.3 s": (250, 500)}  # pictures between key frames, and in the repeated segment
 EVERY_SEC = {"dense": 2.0, "sparse": 30.0}
 SOUND_RATE = 48000
 
@@ -45,28 +44,30 @@ def surface(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
 
 
 def pictures(rng: np.random.Generator, count: int) -> Iterator[av.VideoFrame]:
-    """What a camera sees that sways over a surface: frames in yuv420p."""
+    """Yields `count` yuv420p frames of a camera that sways over a surface."""
     width, height = WIDTH + 800, HEIGHT + 400
     luma, *chroma = (surface(rng, width // k, height // k) for k in (1, 2, 2))
     noise = rng.integers(0, 7, (HEIGHT + 64, WIDTH + 64), np.uint8)
     for i in range(count):
         x, y = 2 * int(200 + 195 * np.sin(i / 40)), 2 * int(100 + 95 * np.sin(i / 31))
         top, left = rng.integers(0, 64, 2)
-        seen = luma[y : y + HEIGHT, x : x + WIDTH] + noise[top : top + HEIGHT, left : left + WIDTH]
+        view = luma[y : y + HEIGHT, x : x + WIDTH] + noise[top : top + HEIGHT, left : left + WIDTH]
         colours = [c[y // 2 : (y + HEIGHT) // 2, x // 2 : (x + WIDTH) // 2].ravel() for c in chroma]
-        planes = np.concatenate([seen.ravel(), *colours]).reshape(HEIGHT * 3 // 2, WIDTH)
+        planes = np.concatenate([view.ravel(), *colours]).reshape(HEIGHT * 3 // 2, WIDTH)
         yield av.VideoFrame.from_ndarray(planes, format="yuv420p")
 
 
 def write_video(path: Path, interval: int, count: int) -> Path:
-    """A video of `MINUTES` that repeats an encoded piece of `count` pictures, with sound that is repeated as well."""
+    """Write a video of `MINUTES` that repeats an encoded segment of `count` pictures and its sound."""
     rng = np.random.default_rng(interval)
-    piece = path.with_suffix(".piece.mp4")
-    with av.open(str(piece), "w") as file:
+    segment = path.with_suffix(".segment.mp4")
+    with av.open(str(segment), "w") as file:
         options = {"preset": "veryfast", "sc_threshold": "0"}
         video = file.add_stream("libx264", FPS, options, width=WIDTH, height=HEIGHT, pix_fmt="yuv420p")
         video.bit_rate, video.gop_size = BITRATE, interval
-        audio = file.add_stream("aac", SOUND_RATE, {"aac_pns": "0"}, layout="stereo")  # the decoder invents no noise
+        audio = file.add_stream(
+            "aac", SOUND_RATE, {"aac_pns": "0"}, layout="stereo"
+        )  # without noise that the decoder would add
         audio.bit_rate = 128_000
         for frame in pictures(rng, count):
             file.mux(video.encode(frame))
@@ -76,7 +77,7 @@ def write_video(path: Path, interval: int, count: int) -> Path:
         frame.sample_rate, frame.pts = SOUND_RATE, 0
         file.mux(audio.encode(frame))
         file.mux(audio.encode())
-    with av.open(str(piece)) as source, av.open(str(path), "w") as file:
+    with av.open(str(segment)) as source, av.open(str(path), "w") as file:
         copies = {s.index: file.add_stream_from_template(s) for s in source.streams}
         shift = dict.fromkeys(copies, 0)
         for _ in range(round(MINUTES * 60 * FPS / count)):
@@ -94,12 +95,12 @@ def write_video(path: Path, interval: int, count: int) -> Path:
 
 
 def in_one_pass(path: Path, windows: list[tuple[float, float]], clips: config.Clips) -> Iterator[media.Clip]:
-    """As `mc3 shards` does."""
+    """Yields the clips as `mc3 shards` cuts them."""
     return media.clips_of(path, windows, clips.frames, clips.frame_size, clips.sample_rate)
 
 
-def one_by_one(path: Path, windows: list[tuple[float, float]], clips: config.Clips) -> Iterator[media.Clip]:
-    """For each clip: open, seek to the key frame before it, decode to its last picture and sample."""
+def seek_each(path: Path, windows: list[tuple[float, float]], clips: config.Clips) -> Iterator[media.Clip]:
+    """Yields the clips; for each it opens the file, seeks to the key frame before it and decodes to its end."""
     for start, end in windows:
         with av.open(str(path)) as file:
             video, audio = file.streams.video[0], file.streams.audio[0]
@@ -144,7 +145,7 @@ def one_by_one(path: Path, windows: list[tuple[float, float]], clips: config.Cli
 def timed(
     cutter: Cutter, path: Path, windows: list[tuple[float, float]], clips: config.Clips
 ) -> tuple[list[media.Clip], float, int]:
-    """What a cutter gives, CPU seconds, and bytes of a shard."""
+    """A cutter's clips, its CPU seconds and the bytes of its shard."""
     started = time.process_time()
     cut, size = [], 0
     for clip in cutter(path, windows, clips):
@@ -156,9 +157,9 @@ def timed(
 def main() -> None:
     """Print the table of benchmarks/README.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=12, help="clips a round")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="where to keep the videos for a next time")
+    parser.add_argument("--clips", type=int, default=12, help="clips per round")
+    parser.add_argument("--rounds", type=int, default=2, help="measured rounds, after one to warm up")
+    parser.add_argument("--folder", type=Path, help="existing folder that keeps the videos for the next run")
     args = parser.parse_args()
     torch.set_num_threads(1)
     clips = config.load("profiles/ego4d.yaml").clips
@@ -175,9 +176,9 @@ def main() -> None:
 
 
 def measure(path: Path, interval: str, every: float, clips: config.Clips, rounds: int, count: int) -> None:
-    """One line of the table; a first round of two clips warms up and is not counted."""
+    """Print one line of the table; a first round of two clips warms up and does not count."""
     rng = np.random.default_rng(0)
-    spent, size = {one_by_one: 0.0, in_one_pass: 0.0}, 0
+    spent, size = {seek_each: 0.0, in_one_pass: 0.0}, 0
     for number in range(rounds + 1):
         first = 60 + number * count * every % (MINUTES * 60 - 120 - count * every)
         times = first + every * (np.arange(count) + rng.uniform(-0.25, 0.25, count))
@@ -194,13 +195,11 @@ def measure(path: Path, interval: str, every: float, clips: config.Clips, rounds
         for a, b in zip(*results, strict=True):
             assert (a.frames == b.frames).all()
             assert np.abs(a.waveform - b.waveform).max() < 0.01
-    slow, fast = (rounds * count / spent[cutter] for cutter in (one_by_one, in_one_pass))
-    hours = prepare.PAPER_CLIPS / fast / 3600
+    seeking, one_pass = (rounds * count / spent[cutter] for cutter in (seek_each, in_one_pass))
+    hours = prepare.PAPER_CLIPS / one_pass / 3600
     gigabytes = prepare.PAPER_CLIPS * size / (rounds * count) / 1e9
-    print(
-        f"| {interval} | {every:.0f} s | {slow:.2f} | {fast:.2f} | {fast / slow:.1f} | {hours:.0f} | {gigabytes:.0f} |",
-        flush=True,
-    )
+    speeds = f"{seeking:.2f} | {one_pass:.2f} | {one_pass / seeking:.1f}"
+    print(f"| {interval} | {every:.0f} s | {speeds} | {hours:.0f} | {gigabytes:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

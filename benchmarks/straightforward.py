@@ -1,8 +1,8 @@
-"""The paper's model as its published code computes it, to measure against: eager, every product of attention spelt out.
+"""The paper's model computed as its published code does it, for comparison: eager, with explicit attention.
 
-Loads the weights of `mc3.model.MC3` under their own names and gives the same embeddings, so that what is compared is
-the same arithmetic. Pixels become normalised floats before a convolution; the class token asks by itself, keys are
-copied for every group; softmax is computed on the whole score matrix; the last block computes all of its tokens.
+It uses the weights of an `mc3.model.MC3` and gives the same embeddings, so that both do the same arithmetic. Pixels
+become normalised floats before the convolution; the class token is a query by itself and keys are copied for every
+group; softmax is computed on the whole score matrix; the last block computes all its tokens.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mc3.model import MC3
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """[G, n, d], [G, m, d], [G, m, d] -> [G, n, d]."""
+    """Attention on [G, n, d], [G, m, d], [G, m, d] -> [G, n, d]."""
     return (q @ k.transpose(-1, -2)).softmax(dim=-1) @ v
 
 
 def divided(layer: nn.Module, x: Tensor, frames: int) -> Tensor:
-    """Attention over time or space with the class token in every group, as frozen-in-time's VarAttention."""
+    """Attention over time or space with the class token in every group: frozen-in-time's VarAttention."""
     heads, (b, s, d) = layer.heads, x.shape
     q, k, v = (
         t.reshape(b, s, heads, -1).transpose(1, 2).reshape(b * heads, s, -1) for t in layer.qkv(x).chunk(3, dim=-1)
@@ -46,7 +46,7 @@ def divided(layer: nn.Module, x: Tensor, frames: int) -> Tensor:
 
 
 class Straightforward(nn.Module):
-    """The same three encoders over the modules of an `MC3`, which keep the weights."""
+    """The three encoders of an `MC3`, on its own modules and weights."""
 
     def __init__(self, model: MC3) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Straightforward(nn.Module):
         text.set_attn_implementation("eager")
 
     def video(self, frames: Tensor) -> Tensor:
-        """[B, T, H, W, 3] in 0..255 -> [B, E]."""
+        """Embed frames: [B, T, H, W, 3] in 0..255 -> [B, E]."""
         encoder = self.encoders["video"]
         trunk = encoder.trunk
         b, count = frames.shape[:2]
@@ -77,7 +77,7 @@ class Straightforward(nn.Module):
         return encoder.projection(trunk.norm(x)[:, 0])
 
     def audio(self, fbank: Tensor) -> Tensor:
-        """[B, L, M] -> [B, E]."""
+        """Embed log-mels: [B, L, M] -> [B, E]."""
         encoder = self.encoders["audio"]
         trunk = encoder.trunk
         image = audio.normalise(fbank, encoder.config.length).transpose(1, 2)[:, None]
@@ -85,10 +85,10 @@ class Straightforward(nn.Module):
         return encoder.projection(trunk.norm(x)[:, :2].mean(dim=1))
 
     def text(self, ids: Tensor) -> Tensor:
-        """[B, N] -> [B, E]."""
+        """Embed token ids: [B, N] -> [B, E]."""
         encoder = self.encoders["text"]
         return encoder.projection(encoder.trunk(input_ids=ids, attention_mask=ids != 0).last_hidden_state[:, 0])
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As `MC3.forward`."""
+        """Unit embeddings [B, E] by modality, as `MC3.forward` returns them."""
         return {m: normalize(getattr(self, m)(x).float(), dim=-1) for m, x in batch.items()}

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,10 +57,10 @@ class Paths:
 
 @dataclass(frozen=True)
 class Source:
-    """The `mc3` command that makes or checks the raw data, its code and its output."""
+    """The `mc3` command that makes or checks the raw data, its module and its output."""
 
     command: str
-    code: Path
+    code: str
     out: Path
 
 
@@ -387,3 +388,16 @@ def as_dict(config: Any) -> Any:
     if isinstance(config, list):
         return [as_dict(v) for v in config]
     return str(config) if isinstance(config, Path) else config
+
+
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
+    """`config` with other values at dotted places, such as "loss.consensus.anchor"; `ConfigError` names a wrong one."""
+    data = as_dict(config)
+    for name, value in changes.items():
+        *groups, key = name.split(".")
+        at = data
+        for group in groups:
+            at = at.setdefault(group, {})
+        at[key] = value
+    changed: Config = build(Config, data)
+    return changed

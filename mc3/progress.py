@@ -87,10 +87,12 @@ class Forecast:
 
     def left(self) -> float:
         """Seconds until all jobs are finished, about."""
-        waiting = sum(s for name, s in self.expected.items() if name not in self.took and name not in self.running)
+        waiting = sum(
+            s for name, s in list(self.expected.items()) if name not in self.took and name not in self.running
+        )
         begun = sum(
             max(0.0, self.expected.get(name, 0.0) * self.pace() - (self.clock() - since))
-            for name, since in self.running.items()
+            for name, since in list(self.running.items())
         )
         return (waiting * self.pace() + begun) / self.workers
 

@@ -1,4 +1,4 @@
-"""The command line: quick to answer, one line for what the user can put right."""
+"""The command line: quick to answer, one line for a user error, suggestions for typos."""
 
 import subprocess
 import sys
@@ -9,16 +9,16 @@ import pytest
 import yaml
 from conftest import ROOT
 
-import mc3
+import mc3.data
 from mc3 import cli, config
 from mc3.errors import DataError, NotebookError
 
-STEPS = ("profile", "source", "world", "manifest", "shards", "train", "embed", "probe", "narrated", "submission",
-         "transfer", "sources", "notebook", "report", "compare", "repro")  # fmt: skip
+STEPS = ("discover", "weights", "repro", "compare", "profile", "train", "embed", "probe", "sources", "notebook",
+         "report", "world", "source", "manifest", "shards", "sweep", "transfer", "narrated", "submission")  # fmt: skip
 
 
 def mc3_process(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "mc3.cli", *arguments], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run([sys.executable, "-m", "mc3", *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 def test_help_lists_every_step_and_loads_nothing_but_the_standard_library():
@@ -30,7 +30,7 @@ def test_help_lists_every_step_and_loads_nothing_but_the_standard_library():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert loaded.stdout.strip() == "['mc3']"
     text = mc3_process("--help").stdout
-    assert [step for step in STEPS if f"\n    {step}" not in text] == []
+    assert [step for step in STEPS if f"\n  {step}" not in text] == []
 
 
 @pytest.mark.parametrize("step", [*STEPS, "data ego4d plan", "data ego4d check", "data epic-sounds check"])
@@ -66,10 +66,10 @@ def test_a_profile_that_does_not_exist_or_is_broken_leaves_the_settings_alone(re
         (DataError("row 3 is wrong"), "mc3: row 3 is wrong\n"),
         (NotebookError("cell 2 failed"), "mc3: cell 2 failed\n"),
         (FileNotFoundError("no checkpoint; train it"), "mc3: no checkpoint; train it\n"),
-        (FileNotFoundError(2, "No such file", "x.csv"), "mc3: x.csv is missing; --debug shows where it was wanted\n"),
+        (FileNotFoundError(2, "No such file", "x.csv"), "mc3: x.csv is missing; --debug shows where it was needed\n"),
     ],
 )
-def test_what_the_user_can_put_right_is_one_line_and_exit_code_1(monkeypatch, capsys, error, line):
+def test_a_user_error_is_one_line_and_exit_code_1(monkeypatch, capsys, error, line):
     def write(config):
         raise error
 
@@ -83,7 +83,7 @@ def test_what_the_user_can_put_right_is_one_line_and_exit_code_1(monkeypatch, ca
         cli.main(["manifest", "--config", "profiles/mini.yaml", "--debug"])
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+def test_a_bug_keeps_its_traceback(monkeypatch):
     def write(config):
         raise ZeroDivisionError
 
@@ -102,11 +102,55 @@ def test_an_unknown_method_is_named_before_anything_heavy_is_loaded():
     assert result.stderr.count("\n") == 1
 
 
+def test_mc3_alone_prints_its_help():
+    alone, asked = mc3_process(), mc3_process("--help")
+    assert (alone.returncode, alone.stdout) == (0, asked.stdout)
+    for title in ("use a model:", "reproduce the paper:", "data:", "experiments:"):
+        assert f"\n{title}\n" in alone.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("trian", "mc3: no command 'trian'; did you mean train?\n"),
+        ("xyz", "mc3: no command 'xyz'; `mc3 --help` lists them\n"),
+        ("data ego4d pln", "mc3 data ego4d: no command 'pln'; did you mean plan?\n"),
+        ("probe --seed 0 --confg a.yaml", "mc3 probe: unknown argument --confg; did you mean --config?\n"),
+        ("seeds", "mc3: `mc3 seeds` is now `dvc repro experiments/dvc.yaml:seeds`\n"),
+        ("summary", "mc3: `mc3 summary` is now `mc3 compare --tables`\n"),
+    ],
+)
+def test_a_typo_gets_a_suggestion_and_a_command_of_before_its_new_name(capsys, arguments, line):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(arguments.split())
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["discover none.mp4", "weights convert none.pth --kind ast --out w", "transfer none",
+     "narrated --events none.csv --narrations none.csv"],
+)  # fmt: skip
+def test_a_missing_file_is_named_before_anything_heavy_is_loaded(arguments):
+    code = f"import sys\nfrom mc3 import cli\nassert cli.main({arguments.split()}) == 1\n"
+    code += "assert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.startswith("mc3: no file none")
+
+
+def test_a_closed_pipe_is_no_traceback():
+    result = subprocess.run(
+        f"{sys.executable} -m mc3 sweep --list | true; {sys.executable} -m mc3 sweep | head -n 1",
+        shell=True, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert result.stderr == ""
+    assert result.stdout.startswith("ablations")
+
+
 def test_source_runs_the_command_that_the_profile_names(repository, monkeypatch, mini_settings):
     made = []
-    module = types.SimpleNamespace(write=made.append)
-    monkeypatch.setitem(sys.modules, "mc3.world", module)
-    monkeypatch.setattr(mc3, "world", module, raising=False)
+    monkeypatch.setattr("mc3.world.write", made.append)
     Path("mine.yaml").write_text(yaml.safe_dump(mini_settings))
     assert cli.main(["source", "--config", "mine.yaml"]) == 0
     assert [c.paths.raw for c in made] == [Path(mini_settings["paths"]["raw"])]

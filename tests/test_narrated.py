@@ -167,7 +167,7 @@ def test_on_the_published_annotations_text_predicts_the_verb_rather_than_the_mom
     labels = published.best_iou(compatible=True) >= narrated.IOU
     own, fold = published.narrations, baselines.folds(published.narrations["video_id"])
     scores = baselines.all_scores(own, labels[0], fold, {})
-    found = baselines.score_table(scores, labels, own["verb"], own["video_id"], fold, draws=20).set_index("score")
+    found = baselines.score_table(scores, labels, own, fold, draws=20).set_index("score")
     assert found.loc["chance", ["roc", "within_verb"]].tolist() == [0.5, 0.5]
     assert found.loc["chance", "pr"] == pytest.approx(labels[0].mean())
     assert found.loc["text", "roc"] == pytest.approx(0.669, abs=0.005)
@@ -232,8 +232,7 @@ def constructed(sounding_by_verb: list[float]) -> tuple[pd.DataFrame, np.ndarray
 def scored(narrations: pd.DataFrame, labels: np.ndarray, cosines: dict) -> pd.DataFrame:
     fold = baselines.folds(narrations["video_id"])
     scores = baselines.all_scores(narrations, labels[0], fold, cosines)
-    verbs, videos = narrations["verb"], narrations["video_id"]
-    return baselines.score_table(scores, labels, verbs, videos, fold, draws=50).set_index("score")
+    return baselines.score_table(scores, labels, narrations, fold, draws=50).set_index("score")
 
 
 def test_a_score_that_hears_the_moment_is_above_chance_within_verbs_and_text_is_not():

@@ -1,4 +1,4 @@
-"""Real recordings: both layouts of ESC, folds that do not leak, chance, intervals, and what is left out is named."""
+"""Real recordings: both layouts of ESC, folds that do not leak, chance, intervals, and reports of what is left out."""
 
 import json
 from collections import Counter
@@ -34,7 +34,7 @@ CLASSES = ("Hum", "Tone", "Whistle")
 
 
 def tone(kind: int, rng: np.random.Generator, seconds: float = 2.0) -> np.ndarray:
-    """A tone that tells the class by its pitch, of any loudness, in a little noise: int16."""
+    """A tone at its class's pitch, with random loudness and a little noise: int16."""
     t = np.arange(round(RATE * seconds)) / RATE
     sound = rng.uniform(0.2, 0.6) * np.sin(2 * np.pi * 200 * 4**kind * rng.uniform(0.95, 1.05) * t)
     return ((sound + rng.normal(0, 1e-3, len(t))) * 32767).astype(np.int16)
@@ -52,7 +52,7 @@ def folders(top: Path, per_fold: int = 2) -> Path:
 
 
 def official(top: Path, per_fold: int = 2) -> Path:
-    """ESC-50's layout: meta/esc50.csv and audio/, with a class that is not of ESC-10."""
+    """ESC-50's layout: meta/esc50.csv and audio/, with a class that is not in ESC-10."""
     rng = np.random.default_rng(0)
     (top / "meta").mkdir(parents=True)
     (top / "audio").mkdir()
@@ -83,7 +83,7 @@ def loaded(folder: Path) -> tuple[pd.DataFrame, list[np.ndarray], Report]:
     return clips, found, report
 
 
-def test_both_layouts_give_every_clip_with_the_fold_and_class_that_it_was_made_with(layout, tmp_path):
+def test_both_layouts_give_every_clip_with_its_fold_and_class(layout, tmp_path):
     clips, found, report = loaded(layout(tmp_path / "esc"))
     assert report.dropped == []
     assert len(clips) == len(found) == 30
@@ -93,13 +93,13 @@ def test_both_layouts_give_every_clip_with_the_fold_and_class_that_it_was_made_w
         assert Path(name).name.startswith(f"{fold}-")
 
 
-def test_pitches_that_tell_the_classes_apart_are_all_recognised_by_log_mel_statistics(layout, tmp_path):
+def test_log_mel_statistics_recognise_all_classes_that_differ_in_pitch(layout, tmp_path):
     clips, found, _ = loaded(layout(tmp_path / "esc"))
     right = transfer.classify(transfer.statistics(found), clips["category"], clips["fold"])
     assert right.mean() == 1.0
 
 
-def test_the_publishers_own_folder_names_and_files_of_another_length_are_read(tmp_path):
+def test_the_publishers_folder_names_and_files_of_other_lengths_are_read(tmp_path):
     top = folders(tmp_path / "esc")
     (top / "001_Hum").rename(top / "001 - Hum")
     write_media(top / "002_Tone" / "1-7-B.wav", 3.3, 0, tone(1, np.random.default_rng(1), 3.3) / 32767, RATE)
@@ -111,7 +111,7 @@ def test_the_publishers_own_folder_names_and_files_of_another_length_are_read(tm
     assert Counter(lengths.values()) == {198: 30, 328: 1}
 
 
-def test_what_cannot_be_read_is_listed_and_the_rest_is_used(tmp_path):
+def test_unreadable_files_are_listed_and_the_rest_is_used(tmp_path):
     top = folders(tmp_path / "esc")
     first = top / "001_Hum"
     (first / "2-9-A.wav").write_bytes(b"RIFF, but no sound")
@@ -172,7 +172,7 @@ def noisy(n: int, classes: int, spread: float, seed: int = 0) -> tuple[np.ndarra
     return centres[labels] + rng.normal(0, spread, (n, 6)), labels, np.arange(n) // classes % 5 + 1
 
 
-def test_each_fold_is_named_by_what_loops_over_the_other_folds_choose_and_fit():
+def test_each_fold_is_classified_by_a_model_chosen_and_fitted_on_the_other_folds():
     features, labels, folds = noisy(150, 3, 1.5)
     expected = np.empty(150)
 
@@ -185,11 +185,11 @@ def test_each_fold_is_named_by_what_loops_over_the_other_folds_choose_and_fit():
         others = [fold for fold in range(1, 6) if fold != tested]
         scores = []
         for strength in transfer.STRENGTHS:
-            held = [fit((folds != tested) & (folds != inner), strength)(folds == inner).mean() for inner in others]
-            scores.append(np.mean(held))
+            inside = [fit((folds != tested) & (folds != inner), strength)(folds == inner).mean() for inner in others]
+            scores.append(np.mean(inside))
         best = transfer.STRENGTHS[int(np.argmax(scores))]
         expected[folds == tested] = fit(folds != tested, best)(folds == tested)
-    assert 0.4 < expected.mean() < 0.95  # neither trivial nor chance, so that the choice matters
+    assert 0.4 < expected.mean() < 0.95  # neither perfect nor chance, so that the choice of C matters
     assert (transfer.classify(features, labels, folds) == expected).all()
 
 
@@ -255,7 +255,7 @@ def test_pooled_features_are_the_mean_over_windows_cut_by_hand(mini_config):
 
 @pytest.fixture
 def work(mini_config, repository: Path, monkeypatch) -> Path:
-    """A work folder with a tokenizer and two checkpoints of seed 0, MC3's and CLAP's; less to choose among."""
+    """A work folder with a tokenizer and seed 0's checkpoints of MC3 and CLAP; fewer untrained seeds and strengths."""
     monkeypatch.setattr(transfer, "SEEDS", 2)
     monkeypatch.setattr(transfer, "STRENGTHS", (0.1,))
     folder = mini_config.paths.work
@@ -267,16 +267,16 @@ def work(mini_config, repository: Path, monkeypatch) -> Path:
     return folder
 
 
-def test_a_run_writes_table_figure_and_provenance_and_names_what_is_missing(work, mini_config, tmp_path, capsys):
+def test_a_run_writes_table_figure_and_provenance_and_names_missing_rows(work, mini_config, tmp_path, capsys):
     esc = folders(tmp_path / "own" / "esc")
     (esc / "001_Hum" / "2-9-A.wav").write_bytes(b"RIFF, but no sound")
     table = transfer.run(mini_config, esc, 0)
-    said = capsys.readouterr().out
-    assert "30 clips of 3 classes in 5 folds" in said
-    assert "class Hum has 2 clips in fold 1, 8 as published" in said
-    assert "left out: 001_Hum/2-9-A.wav" in said
+    printed = capsys.readouterr().out
+    assert "30 clips of 3 classes in 5 folds" in printed
+    assert "class Hum has 2 clips in fold 1, 8 as published" in printed
+    assert "left out: 001_Hum/2-9-A.wav" in printed
     absent = [n for n in ("align", *methods.METHODS) if n not in ("mc3", "clap")]
-    assert [name for name in absent if f"`mc3 train --method {name} --seed 0`" not in said] == []
+    assert [name for name in absent if f"`mc3 train --method {name} --seed 0`" not in printed] == []
     encoders = ["untrained, 2 seeds", "CLAP", "MC3"]
     assert table["method"].tolist() == ["chance", "log-mel", *encoders, *encoders]
     assert table["dim"].tolist() == [0, 256, 64, 64, 64, 320, 320, 320]

@@ -88,8 +88,8 @@ def all_scores(
 
 
 def score_table(
-    scores: Mapping[str, ArrayLike], labels: NDArray[np.bool_], verbs: ArrayLike, videos: ArrayLike,
-    fold: NDArray[np.int64], draws: int = DRAWS,
+    scores: Mapping[str, ArrayLike], labels: NDArray[np.bool_], narrations: pd.DataFrame, fold: NDArray[np.int64],
+    draws: int = DRAWS,
 ) -> pd.DataFrame:  # fmt: skip
     """One row a score: areas with 95 % bootstrap intervals over videos, and areas against the shifted labels.
 
@@ -100,8 +100,7 @@ def score_table(
     Args:
         scores: name -> [N].
         labels: [1 + shifts, N], the real ones first.
-        verbs: [N].
-        videos: [N].
+        narrations: [N], with verb and video_id.
         fold: [N], of `folds`.
         draws: bootstrap resamples.
 
@@ -109,25 +108,24 @@ def score_table(
         score, narrations, videos, prevalence, for each of `METRICS` its value, _low, _high and _shifted (mean over
         the shifts), and prevalence_shifted.
     """
-    strata = pd.factorize(pd.MultiIndex.from_arrays([np.asarray(verbs), fold]))[0]
-    weights, rows = bootstrap.resamples(videos, draws)[1:], []
+    strata = pd.factorize(pd.MultiIndex.from_arrays([narrations["verb"], fold]))[0]
+    weights, rows = bootstrap.resamples(narrations["video_id"], draws), []
+    about = {"narrations": len(narrations), "videos": narrations["video_id"].nunique(), "prevalence": labels[0].mean()}
     for name, values in scores.items():
-        real = areas(values, labels[0], strata)
-        drawn = [areas(values, labels[0], strata, part) for part in np.array_split(weights, -(-draws // 100))]
-        shifted = [areas(values, label, strata) for label in labels[1:]]
-        row = {"score": name, "narrations": labels.shape[1], "videos": len(np.unique(np.asarray(videos))),
-               "prevalence": labels[0].mean()}  # fmt: skip
+        parts = [areas(values, labels[0], strata, part) for part in np.array_split(weights, -(-len(weights) // 100))]
+        shifted = [areas(values, label, strata, weights[:1]) for label in labels[1:]]
+        row = {"score": name, **about}
         for metric in METRICS:
-            sample = np.concatenate([d[metric] for d in drawn])
-            low, high = evaluate.interval(sample) if np.isfinite(sample).any() else (np.nan, np.nan)
-            row |= {metric: real[metric][0], f"{metric}_low": low, f"{metric}_high": high}
+            real, *drawn = np.concatenate([part[metric] for part in parts])
+            low, high = evaluate.interval(drawn) if np.isfinite(drawn).any() else (np.nan, np.nan)
+            row |= {metric: real, f"{metric}_low": low, f"{metric}_high": high}
         row["prevalence_shifted"] = labels[1:].mean()
         row |= {f"{metric}_shifted": np.mean([s[metric][0] for s in shifted]) for metric in METRICS}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def areas(scores: ArrayLike, labels: ArrayLike, strata: ArrayLike, weights: ArrayLike | None = None) -> dict[str, Any]:
+def areas(scores: ArrayLike, labels: ArrayLike, strata: ArrayLike, weights: ArrayLike) -> dict[str, Any]:
     """ROC area, average precision, and ROC area over the pairs within a stratum, under D weightings of the rows.
 
     `within_verb` is the mean of the strata's ROC areas, weighted by their pairs of a positive and a negative
@@ -137,13 +135,12 @@ def areas(scores: ArrayLike, labels: ArrayLike, strata: ArrayLike, weights: Arra
         scores: [N], higher means "sounds".
         labels: [N], 0 or 1.
         strata: [N], codes from 0.
-        weights: [D, N], how often each row counts; None counts each once.
+        weights: [D, N], how often each row counts.
 
     Returns:
         metric of `METRICS` -> float64 [D], NaN where there is no pair.
     """
-    labels = np.asarray(labels).astype(int)
-    weights = np.ones((1, len(labels))) if weights is None else np.asarray(weights)
+    labels, weights = np.asarray(labels).astype(int), np.asarray(weights)
     if len(np.unique(labels)) < 2:
         return {metric: np.full(len(weights), np.nan) for metric in METRICS}
     within = evaluate.weighted_roc(scores, labels, weights, strata)

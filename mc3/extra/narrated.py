@@ -36,8 +36,7 @@ TABLE = Path("data") / "epic" / "verb_sounds.csv"
 IOU, SHIFTS = 0.1, 8
 RATE, BATCH = 16000, 64
 
-Segments = NDArray[np.float64]
-"""Starts and stops in seconds, [N, 2]."""
+Segments = NDArray[np.float64]  # starts and stops in seconds, [N, 2]
 
 
 class Benchmark(NamedTuple):
@@ -67,8 +66,8 @@ class Benchmark(NamedTuple):
 
 def overlap(segments: Segments, events: Segments) -> NDArray[np.float64]:
     """Seconds that every segment [N, 2] shares with every event [M, 2]: [N, M]."""
-    shared = np.minimum(segments[:, None, 1], events[:, 1]) - np.maximum(segments[:, None, 0], events[:, 0])
-    return np.maximum(shared, 0)
+    stop, start = np.minimum(segments[:, None, 1], events[:, 1]), np.maximum(segments[:, None, 0], events[:, 0])
+    return np.maximum(stop - start, 0)
 
 
 def iou(segments: Segments, events: Segments) -> NDArray[np.float64]:
@@ -78,10 +77,7 @@ def iou(segments: Segments, events: Segments) -> NDArray[np.float64]:
 
 
 def shift(segments: Segments, ends: ArrayLike, share: float) -> Segments:
-    """Move segments [N, 2] by `share` of their videos' lengths `ends` [N] (s), cyclically.
-
-    Each keeps its duration and stays inside the video.
-    """
+    """Segments [N, 2] moved cyclically by `share` of their videos' lengths `ends` [N] (s); durations stay."""
     ends, length = np.asarray(ends, np.float64), segments[:, 1] - segments[:, 0]
     start = (segments[:, 0] + share * ends) % np.maximum(ends - length, 1e-9)
     return np.stack([start, start + length], axis=1)
@@ -91,14 +87,10 @@ def benchmark(
     narrations: pd.DataFrame, events: pd.DataFrame, compatible: NDArray[np.bool_], report: Report,
     durations: pd.Series | None = None,
 ) -> Benchmark:  # fmt: skip
-    """Narrations and events of the videos that have both.
+    """The videos that have both narrations and events, as read by `epic_kitchens` and `epic_sounds`.
 
-    Args:
-        narrations: of `epic_kitchens.read_narrations`.
-        events: of `epic_sounds.read_events`, with classes.
-        compatible: of `epic_kitchens.read_verb_sounds`.
-        report: counts the narrations of other videos, which are set aside.
-        durations: of `epic_kitchens.read_durations`; None ends a video with its last narration or event.
+    `report` counts the narrations of other videos, which are set aside. Without `durations` (s by video) a video ends
+    with its last narration or event.
 
     Raises:
         DataError: there is no common video, or the events have no classes.
@@ -234,7 +226,7 @@ def run(
     labels = bench.best_iou(compatible=True) >= threshold
     fold = baselines.folds(bench.narrations["video_id"])
     scores = baselines.all_scores(bench.narrations, labels[0], fold, cosines)
-    result = baselines.score_table(scores, labels, bench.narrations["verb"], bench.narrations["video_id"], fold, draws)
+    result = baselines.score_table(scores, labels, bench.narrations, fold, draws)
     shares, possible = by_verb(bench, labels), possible_labels(bench, threshold)
     stem = out.with_suffix("")
     for name, frame in ((out.name, result), (f"{stem.name}_verbs.csv", shares), (f"{stem.name}_labels.csv", possible)):

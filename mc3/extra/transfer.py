@@ -46,17 +46,10 @@ _CLIP = re.compile(r"([1-5])-[A-Za-z0-9-]+\.(?:ogg|wav)")
 
 
 def read(folder: Path, report: Report) -> pd.DataFrame:
-    """List the ESC-10 clips of a folder in either published layout.
+    """The ESC-10 clips of a folder in either published layout: file (relative to it), fold (1..5) and category.
 
     ESC-50: `meta/esc50.csv` with filename, fold, category and esc10, whose rows with esc10 = True are taken, and
-    `audio/`. ESC-10: `NNN_Class/FOLD-ID-TAKE.ogg` or .wav (or "NNN - Class").
-
-    Args:
-        folder: the top folder.
-        report: gets what is left out, with the reason.
-
-    Returns:
-        Columns file (relative to `folder`), fold (1..5) and category, sorted by file.
+    `audio/`. ESC-10: `NNN_Class/FOLD-ID-TAKE.ogg` or .wav (or "NNN - Class"). `report` gets what is left out.
 
     Raises:
         DataError: `folder` has neither layout, or no clips.
@@ -64,8 +57,7 @@ def read(folder: Path, report: Report) -> pd.DataFrame:
     if not folder.is_dir():
         raise DataError(f"no folder {folder}; fetch ESC-50 or ESC-10 (K. J. Piczak) and give its top folder")
     table = folder / "meta" / "esc50.csv"
-    rows = _esc50(table, report) if table.exists() else _esc10(folder, report)
-    if not rows:
+    if not (rows := _esc50(table, report) if table.exists() else _esc10(folder, report)):
         raise DataError(
             f"{folder} has no clips of ESC-10: neither meta/esc50.csv with `esc10` rows and audio/, nor folders like "
             "001_Dog_bark with files like 1-100032-A.ogg; give the top folder of either"
@@ -76,10 +68,7 @@ def read(folder: Path, report: Report) -> pd.DataFrame:
 def log_mels(
     folder: Path, clips: pd.DataFrame, rate: int, mel_bins: int, report: Report
 ) -> tuple[pd.DataFrame, list[NDArray[np.float32]]]:
-    """Decode whole clips and compute AST's raw log-mel of each.
-
-    Returns:
-        The clips that can be read and their log-mels, float32 [L, mel_bins]; the others go to `report`.
+    """The clips that can be decoded, and AST's raw log-mel of each, float32 [L, mel_bins]; `report` gets the others.
 
     Raises:
         DataError: a class has no readable clip in one of the folds.
@@ -129,12 +118,9 @@ def pooled(
 
 
 def classify(features: ArrayLike, labels: ArrayLike, folds: ArrayLike) -> NDArray[np.float64]:
-    """Logistic regression on standardised features, fitted on all folds but one and tested on that one, in turn.
+    """[N]: 1 where logistic regression on standardised features [N, D], fitted on the other folds, is correct, else 0.
 
     C is chosen among `STRENGTHS` by cross-validation over the training folds.
-
-    Returns:
-        [N]: 1 where the class is correct, else 0.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
@@ -176,12 +162,11 @@ def summarise(
     Args:
         correct: for each seed [N], as `classify` returns it; the mean over seeds is compared.
         folds: [N].
-        log_mel: [N] of log-mel statistics; None compares with nothing.
-        untrained: [N] of the untrained encoders with the same other features, likewise.
+        log_mel: [N], the results of log-mel statistics, or None.
+        untrained: [N], those of untrained encoders (with the statistics if `correct` has them), or None.
 
     Returns:
-        accuracy, std, seeds, seed_std (between seeds; NaN for one seed), and vs_log_mel and vs_untrained, each also
-        with _low and _high: see `compare`.
+        accuracy, std, seeds, seed_std (NaN for one seed), and `compare`'s vs_log_mel and vs_untrained, _low and _high.
     """
     by_seed, folds = np.asarray(correct, np.float64), np.asarray(folds)
     mean = by_seed.mean(axis=0)
@@ -229,8 +214,7 @@ def run(
         figures: where to write.
 
     Returns:
-        The table: method, log_mel (whether log-mel statistics are among the features), dim, clips and what
-        `summarise` returns, in the order drawn.
+        method, log_mel (whether log-mel statistics are among the features), dim, clips and what `summarise` returns.
     """
     import torch
 
@@ -261,13 +245,13 @@ def run(
     write_atomic(figures / "real_audio.csv", table.to_csv(index=False, float_format="%.4f").encode())
     save(plots.real_audio(table), figures / "real_audio")
     inputs = [*(config.paths.final(name, seed) for name in learned), config.paths.shards / "tokenizer.json"]
-    data = provenance.origin(config, inputs)
+    facts = provenance.origin(config, inputs)
     listing = "".join(f"{name} {sha256(folder / name)}\n" for name in clips["file"])
-    data["inputs"][folder.resolve().name] = hashlib.sha256(listing.encode()).hexdigest()
-    data["parameters"] = {"seed": seed, "full_size": full_size, "untrained_seeds": SEEDS, "draws": DRAWS,
-                          "strengths": STRENGTHS, "full_size_views": FULL_VIEWS, "clips": len(clips)}  # fmt: skip
-    data["left_out"] = {"rows": left_out, "clips": report.dropped}
-    provenance.write(figures / "real_audio.origin.json", data)
+    facts["inputs"][folder.resolve().name] = hashlib.sha256(listing.encode()).hexdigest()
+    facts["parameters"] = {"seed": seed, "full_size": full_size, "untrained_seeds": SEEDS, "draws": DRAWS,
+                           "strengths": STRENGTHS, "full_size_views": FULL_VIEWS, "clips": len(clips)}  # fmt: skip
+    facts["left_out"] = {"rows": left_out, "clips": report.dropped}
+    provenance.write(figures / "real_audio.origin.json", facts)
     return table
 
 
@@ -284,11 +268,9 @@ def _print(clips: pd.DataFrame, report: Report, left_out: Sequence[str]) -> None
 
 
 def _table(
-    rows: Mapping[str, Sequence[str]],
-    features: Mapping[str, NDArray[np.float32]],
-    stats: NDArray[np.float32],
+    rows: Mapping[str, Sequence[str]], features: Mapping[str, NDArray[np.float32]], stats: NDArray[np.float32],
     clips: pd.DataFrame,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """`rows` (label -> encoders, one a seed), alone and with log-mel statistics; the first row is the reference."""
     labels, folds = clips["category"].to_numpy(dtype=str), clips["fold"].to_numpy()
     base = classify(stats, labels, folds)
@@ -309,28 +291,28 @@ def _table(
 
 
 def _esc50(table: Path, report: Report) -> list[tuple[str, int, str]]:
-    rows = []
+    rows, numbers = [], {str(fold) for fold in range(1, FOLDS + 1)}
     listed = read_table(table, ("filename", "fold", "category", "esc10"), "ESC-50's list of clips")
     for row in listed.to_dict("records"):
+        name, fold, category = row["filename"], row["fold"], row["category"]
         if row["esc10"].lower() != "true":
             continue
-        if not (is_safe_id(row["filename"]) and is_safe_id(row["category"])):
+        if not (is_safe_id(name) and is_safe_id(category)):
             report.drop(table, str(row["line"]), "its filename or category is not a plain name")
-        elif row["fold"] not in {str(f) for f in range(1, FOLDS + 1)}:
-            report.drop(table, str(row["line"]), f"fold {row['fold']!r} is not one of 1..{FOLDS}")
+        elif fold not in numbers:
+            report.drop(table, str(row["line"]), f"fold {fold!r} is not one of 1..{FOLDS}")
         else:
-            rows.append((f"audio/{row['filename']}", int(row["fold"]), row["category"]))
+            rows.append((f"audio/{name}", int(fold), category))
     return rows
 
 
 def _esc10(folder: Path, report: Report) -> list[tuple[str, int, str]]:
     rows = []
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if not (category := _CLASS_FOLDER.fullmatch(inner.name)):
+    for file in sorted(folder.glob("*/*")):
+        if not (category := _CLASS_FOLDER.fullmatch(file.parent.name)):
             continue
-        for file in sorted(inner.iterdir()):
-            if clip := _CLIP.fullmatch(file.name):
-                rows.append((f"{inner.name}/{file.name}", int(clip[1]), category[1]))
-            else:
-                report.drop(file, "", "its name is not like 1-100032-A.ogg or .wav, whose first digit is the fold")
+        if clip := _CLIP.fullmatch(file.name):
+            rows.append((f"{file.parent.name}/{file.name}", int(clip[1]), category[1]))
+        else:
+            report.drop(file, "", "its name is not like 1-100032-A.ogg or .wav, whose first digit is the fold")
     return rows

@@ -1,0 +1,508 @@
+"""Sweeps: data that fit the profile; trainings kept, shared and resumed; summaries against closed forms."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import small_training
+import yaml
+from conftest import ROOT
+from scipy.stats import qmc, ttest_1samp
+from sklearn.metrics import roc_auc_score
+
+from mc3 import cli, config, cost, embed, methods, store, train
+from mc3.config import Config, override
+from mc3.errors import ConfigError, DataError
+from mc3.paper import measure, sweep
+from mc3.world import plan as plans
+
+NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml") if path.stem != "dvc")
+SPACE = {"train.learning_rate": 4.0, "loss.temperature": 2.0, "loss.consensus_weight": 4.0}
+PLAIN = {
+    "about": "a test", "methods": ["mc3"], "seeds": None, "base": {}, "settings": {"profile": {"": {}}}, "align": "own",
+    "measure": ["validation"], "reference": None, "choose": False, "keep": True, "extends": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def profile(monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.chdir(ROOT)
+    return config.load("profiles/mini.yaml")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a pipeline of seconds: align and mc3 of seed 0."""
+    top = tmp_path_factory.mktemp("top")
+    settings = yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
+    settings["paths"] = {"raw": "work/raw", "shards": "work/shards", "work": "work"}
+    before = Path.cwd()
+    os.chdir(top)
+    try:
+        made = small_training.configured(small_training.settings(settings, small_training.make_shards(top / "clips")))
+        train.run(made, "align", 0)
+        train.run(made, "mc3", 0)
+    finally:
+        os.chdir(before)
+    (top / "params.yaml").write_text(yaml.safe_dump(config.as_dict(made)))
+    shutil.copy(ROOT / "requirements.lock", top)
+    (top / "experiments").mkdir()
+    return top
+
+
+@pytest.fixture
+def pipeline(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A copy of it, which is the present folder; trainings count as current."""
+    top = tmp_path / "top"
+    shutil.copytree(trained, top, symlinks=True)
+    monkeypatch.chdir(top)
+    monkeypatch.setattr(sweep, "_require_current", lambda *arguments: None)
+    return config.load("params.yaml")
+
+
+def write(name: str, **changes: object) -> None:
+    Path("experiments", f"{name}.yaml").write_text(yaml.safe_dump({**PLAIN, **changes}, sort_keys=False))
+
+
+def planned(name: str, settings: Config) -> list[sweep.Trial]:
+    found = sweep.load(name)
+    return sweep.plan(name, found, settings, found.seeds or settings.seeds)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("final/model.safetensors"))
+    }
+
+
+# ---------------------------------------------------------------------------------------- the files in experiments/
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_setting_of_every_sweep_is_a_profile_that_fits_together(profile, name):
+    trials = planned(name, profile)
+    assert sweep.rows(sweep.load(name))
+    for trial in trials:
+        train.check(trial.config.train)
+        cost.make_encoders(trial.config.model)
+        assert trial.config.clips.frames == trial.config.model.video.frames
+        samples = round((trial.config.clips.before_sec + trial.config.clips.after_sec) * trial.config.clips.sample_rate)
+        assert trial.config.model.audio.length == 1 + (samples - 400) // 160  # 25 ms windows every 10 ms
+        consensus = trial.config.loss.consensus
+        assert {"audio", "video", "text"} - {consensus.anchor} <= set(consensus.alpha)
+    assert len({(trial.config.paths.work, trial.seed) for trial in trials}) == len(trials)
+
+
+def test_each_ablation_has_the_profiles_own_setting_once_and_it_is_the_pipelines_training(profile):
+    trials = pd.DataFrame([vars(trial) for trial in planned("ablations", profile)])
+    assert (trials.groupby("group")["is_pipeline"].sum() == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("group", "own_clips", "own_align"),
+    [("anchor", False, False), ("alpha", False, False), ("reading", False, False), ("weight", False, False),
+     ("temperature", False, True), ("duration", True, True), ("frames", True, True)],
+)  # fmt: skip
+def test_clips_and_align_stage_are_made_anew_where_a_setting_decides_them(profile, group, own_clips, own_align):
+    for trial in planned("ablations", profile):
+        if trial.group == group and not trial.is_profile:
+            assert (trial.own_clips, trial.own_align) == (own_clips, own_align)
+            assert (trial.config.paths.shards == profile.paths.shards) != own_clips
+
+
+def test_the_papers_choices_are_among_the_settings(profile):
+    """Sec. 4.2: audio is the anchor, alpha_v .5 and alpha_l 1; Sec. 5: clips of 1.5 s; EgoVLP: 4 frames."""
+    settings = sweep.load("ablations").settings
+    for group, setting in (("anchor", "audio"), ("alpha", "video 0.5, text 1"), ("duration", "1.5 s"), ("frames", "4")):
+        assert setting in settings[group]
+
+
+def test_every_method_is_tuned_at_the_same_points_of_a_halton_sequence_around_the_profile(profile):
+    settings = sweep.load("tuning").settings["tuning"]
+    assert settings.pop("profile") == {}
+    sequence = qmc.Halton(len(SPACE), scramble=False)
+    sequence.fast_forward(2)
+    usual = {"train.learning_rate": profile.train.learning_rate, "loss.temperature": profile.loss.temperature,
+             "loss.consensus_weight": profile.loss.consensus_weight}  # fmt: skip
+    for found, point in zip(settings.values(), sequence.random(len(settings)), strict=True):
+        expected = {name: usual[name] * SPACE[name] ** (2 * at - 1) for name, at in zip(SPACE, point, strict=True)}
+        assert found == pytest.approx(expected, rel=5e-3)
+    assert all(not trial.own_align for trial in planned("tuning", profile))
+
+
+def test_worlds_differ_in_what_their_name_says_and_train_for_as_many_steps(profile):
+    first, *others = planned("study", profile)[:: len(sweep.load("study").seeds)]
+    assert first.setting == "as generated"
+
+    def steps(of: Config) -> int:
+        clips = sum(len(plans.video_plan(of.world, "train", n).narrations) for n in range(6)) / 6
+        return round(of.world.videos["train"] * clips * sum(of.train.epochs.values()))
+
+    for trial in others:
+        undone = {}
+        for part in trial.setting.split(", "):
+            axis, value = part.split(" ")
+            if axis == "videos":
+                assert trial.config.world.videos["train"] == float(value)
+                undone |= {"world.videos": first.config.world.videos, "train.epochs": first.config.train.epochs}
+            else:
+                assert getattr(trial.config.world.rates, axis) == float(value)
+                undone[f"world.rates.{axis}"] = getattr(first.config.world.rates, axis)
+        same = {"paths": config.as_dict(first.config.paths), "source.out": str(first.config.source.out)}
+        assert override(trial.config, {**undone, **same}) == first.config
+        if trial.setting.startswith("videos"):
+            assert steps(trial.config) == steps(first.config)
+
+
+@pytest.mark.parametrize(
+    ("setting", "measured", "low", "high"),
+    [("on_screen 0", "II", 0.0, 0.0), ("on_screen 0.7", "II", 0.2, 0.5), ("unseen 0", "none", 0.0, 0.03),
+     ("unseen 0.5", "IV", 0.1, 0.3), ("sounding 0.5", "I", 0.2, 0.35), ("sounding 1.4", "I", 0.65, 0.85)],
+)  # fmt: skip
+def test_a_rate_changes_the_share_of_its_region(profile, setting, measured, low, high):
+    world = next(trial.config.world for trial in planned("study", profile) if trial.setting == setting)
+    actions = [action for video in plans.plan(world) for action in video.actions if action.actor == "C"]
+    assert low <= np.mean([action.region == measured for action in actions]) <= high
+
+
+def test_wrong_narrations_are_of_training_clips_alone_and_leave_all_else_as_it_was(profile):
+    worlds = {trial.setting: trial.config.world for trial in planned("study", profile)}
+    pairs = zip(plans.plan(worlds["as generated"]), plans.plan(worlds["misnarrated 0.5"]), strict=True)
+    changed = {split: [] for split in ("train", "validation", "test")}
+    for before, after in pairs:
+        assert before.actions == after.actions
+        assert [(n.time, n.votes, n.action) for n in before.narrations] == [
+            (n.time, n.votes, n.action) for n in after.narrations
+        ]
+        narrations = zip(before.narrations, after.narrations, strict=True)
+        changed[before.split] += [one.text != two.text for one, two in narrations if one.action is not None]
+    assert not any(changed["validation"] + changed["test"])
+    assert 0.42 < np.mean(changed["train"]) < 0.52  # half, less those that say the same by chance
+
+
+def test_louder_actions_are_louder_by_as_many_decibels(profile):
+    worlds = {trial.setting: trial.config.world for trial in planned("study", profile)}
+    both = zip(plans.plan(worlds["as generated"])[:5], plans.plan(worlds["signal_db 6"])[:5], strict=True)
+    for before, after in both:
+        assert [a.level + 6.0 for a in before.actions] == pytest.approx([a.level for a in after.actions])
+
+
+# ------------------------------------------------------------------------------------------------------ mistakes
+
+
+def test_a_sweep_that_does_not_exist_is_refused_with_the_known_ones(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["sweep", "ablation"]) == 1
+    message = capsys.readouterr().err
+    assert "did you mean ablations?" in message
+    assert all(name in message for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"measure": ["tset"]}, r"experiments/x.yaml: measure has 'tset'; known: validation"),
+        ({"align": "none"}, r"experiments/x.yaml: align has 'none'"),
+        ({"sedes": [1]}, r"experiments/x.yaml: unknown setting sedes; did you mean seeds"),
+        ({"methods": ["mc4"]}, "no method 'mc4'"),
+        ({"settings": {"a": {"b": {"loss.wieght": 1}}}}, "unknown setting loss.wieght"),
+    ],
+)
+def test_mistakes_in_a_sweep_are_named(pipeline, changes, match):
+    write("x", **changes)
+    with pytest.raises(ConfigError, match=match):
+        sweep.run("x", pipeline)
+
+
+def test_a_pipeline_that_was_not_run_is_an_error_that_says_what_to_run(pipeline):
+    shutil.rmtree(pipeline.paths.checkpoint("align", 0))
+    write("x", settings={"weight": {"2": {"loss.consensus_weight": 2.0}}})
+    with pytest.raises(DataError, match=r"align-0 is missing; `dvc repro` makes it"):
+        sweep.run("x", pipeline)
+
+
+def test_results_of_the_pipeline_that_are_out_of_date_are_not_mixed_with_new_ones(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    write("x", measure=["validation", "test"])
+    with pytest.raises(DataError, match=r"mc3-0 are not up to date; `dvc repro`"):
+        sweep.run("x", config.load("params.yaml"))
+
+
+# ------------------------------------------------------------------------------------------------------- running
+
+
+def test_a_finished_sweep_trains_nothing_and_leaves_the_pipelines_files_alone(pipeline, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in pipeline.paths.work.rglob("*")}
+    runs: list[tuple[str, float]] = []
+    training = train.run
+    monkeypatch.setattr(
+        train, "run", lambda c, method, seed: (runs.append((method, c.loss.temperature)), training(c, method, seed))
+    )
+    settings = {"weight": {"5": {}, "2": {"loss.consensus_weight": 2.0}}, "tau": {"0.09": {"loss.temperature": 0.09}}}
+    write("x", settings=settings)
+    assert sweep.run("x", pipeline)
+    assert runs == [("mc3", 0.05), ("align", 0.09), ("mc3", 0.09)]  # the profile's own setting is the pipeline's
+    table = pd.read_csv("figures/x/trials.csv", dtype={"setting": str}).set_index("setting")
+    assert table["profile"].tolist() == [True, False, False]
+    for setting, trial in zip(table.index, planned("x", pipeline), strict=True):
+        expected = store.validation_rocs(trial.config_of("mc3"), "mc3", 0)
+        assert table.loc[setting, "validation_av_roc"] == pytest.approx(expected["av_roc"], abs=1e-5)
+        assert table.loc[setting, "selection"] == pytest.approx(np.mean(list(expected.values())), abs=1e-5)
+    about = json.loads(Path("figures/x/origin.json").read_text())
+    assert about["sweep"]["settings"] == settings
+    assert {p: p.stat().st_mtime_ns for p in before if p.is_file()} == {p: t for p, t in before.items() if p.is_file()}
+    runs.clear()
+    assert sweep.run("x", pipeline)
+    assert runs == []
+    assert "3 jobs, 3 finished before" in capsys.readouterr().out
+
+    monkeypatch.setattr(methods, "METHODS", {**methods.METHODS, "mc3": {**methods.METHODS["mc3"], "label": "MC4"}})
+    monkeypatch.setattr(train, "code_identity", lambda *entries: "other code")
+    write("x", settings={"weight": {"2": {"loss.consensus_weight": 2.0}}})
+    assert sweep.run("x", pipeline)
+    assert runs == [("mc3", 0.05)]
+
+
+def test_side_by_side_trainings_have_the_weights_of_sequential_ones(pipeline):
+    rates = {str(rate): {"train.learning_rate": rate} for rate in (1e-3, 3e-3)}
+    write("x", settings={"rate": rates}, align="shared")
+    found = []
+    for processes in (2, 1):
+        assert sweep.run("x", pipeline, processes=processes)
+        found.append(weights(pipeline.paths.work / "experiments" / "x"))
+        shutil.rmtree(pipeline.paths.work / "experiments" / "x")
+    assert found[0] == found[1]
+    assert len({data for name, data in found[0].items() if "mc3-0" in name}) == 2
+
+
+def test_an_error_in_one_process_is_raised_and_ends_the_others(pipeline):
+    write("x", settings={"rate": {"long": {"train.epochs": {"align": 1, "refine": 3000}},
+                                  "bad": {"train.batch_size": 1000}}}, align="shared")  # fmt: skip
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=r"train.batch_size is 1000"):
+        sweep.run("x", pipeline, processes=2)
+    assert time.monotonic() - began < 60
+
+
+def start_two_long_trainings(pipeline: Config) -> subprocess.Popen:
+    long = {"train.epochs": {"align": 1, "refine": 3000}}
+    rates = {str(rate): {"train.learning_rate": rate, **long} for rate in (1e-3, 2e-3)}
+    write("x", settings={"rate": rates}, align="shared")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mc3", "sweep", "x", "--processes", "2"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(with_states(pipeline)) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return process
+
+
+def with_states(pipeline: Config) -> set[Path]:
+    return {state.parent for state in pipeline.paths.work.glob("experiments/x/*/runs/mc3-0/state-*.pt")}
+
+
+def test_sigterm_ends_all_trainings_with_their_states_saved(pipeline):
+    process = start_two_long_trainings(pipeline)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == train.STOPPED, errors
+    assert errors.count("saved; the same command") == 2
+    assert len(with_states(pipeline)) == 2
+    assert not list(pipeline.paths.work.glob("experiments/x/*/checkpoints/mc3-0"))
+
+
+def test_a_killed_training_does_not_hang_the_others(pipeline):
+    process = start_two_long_trainings(pipeline)
+    children = psutil.Process(process.pid).children()
+    worker = next(child for child in children if "popen_loky_posix" in " ".join(child.cmdline()))
+    worker.kill()
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert "mc3: one of 2 processes was killed" in errors.splitlines()[-1]
+    assert with_states(pipeline)  # to continue from
+
+
+def test_a_job_that_would_end_too_late_is_not_begun_and_the_exit_code_says_so(pipeline, monkeypatch, capsys):
+    write("x", settings={"weight": {"2": {"loss.consensus_weight": 2.0}, "3": {"loss.consensus_weight": 3.0}}})
+    monkeypatch.setattr(sweep, "_seconds", lambda config, found, trial, steps: {"2": 1.0, "3": 7200.0}[trial.setting])
+    assert not sweep.run("x", pipeline, hours=1.0)
+    assert pd.read_csv("figures/x/trials.csv")["setting"].tolist() == [2]
+    assert "1 jobs did not fit into 1 hours: weight: 3, seed 0" in capsys.readouterr().out
+    monkeypatch.setattr(sweep, "_seconds", lambda *arguments: 7200.0)
+    with pytest.raises(DataError, match="nothing of the sweep x fits into 1 hours"):
+        sweep.run("x", pipeline, hours=1.0)
+
+
+def test_a_training_is_expected_to_take_what_its_arithmetic_and_epochs_say(profile, monkeypatch):
+    known = {"train@mc3-0": 40.0, "align@0": 50.0, "embed@0": 10.0}
+    assert sweep._training_seconds(profile, profile, "mc3", known) == pytest.approx(40.0)
+    twice = override(profile, {"train.epochs": {"align": 10, "refine": 10}})
+    assert sweep._training_seconds(profile, twice, "align", known) == pytest.approx(100.0)
+    assert sweep._training_seconds(profile, profile, "wo_consensus", known) == pytest.approx(50.0)  # as the slowest
+
+
+def test_a_sweep_that_extends_another_takes_its_trainings(pipeline):
+    write("base", seeds=[0, 1])
+    assert sweep.run("base", pipeline)
+    write("more", seeds=[0, 1], extends="base", methods=["mc3", "wo_consensus"], reference="mc3")
+    trials = planned("more", pipeline)
+    assert [trial.is_pipeline for trial in trials] == [True, True]
+    assert [trial.config_of("mc3").paths.work.parent.name for trial in trials] == ["base", "base"]
+
+
+def test_a_world_is_measured_on_its_own_clips_once_and_its_files_are_removed(repository, monkeypatch, capsys):
+    settings = yaml.safe_load((repository / "params.yaml").read_text())
+    settings["model"]["embedding_dim"] = 16
+    for encoder in ("audio", "video", "text"):
+        settings["model"][encoder] |= {"dim": 16, "depth": 1, "heads": 2}
+    for group in ("world", "clips"):
+        settings[group]["workers"] = 1
+    settings["train"]["threads"] = 1
+    tiny = config.build(Config, settings)
+    Path("experiments").mkdir()
+    base = {
+        "world.videos": {"train": 4, "validation": 1, "test": 4}, "world.silent_videos": 1, "world.seconds": 30.0,
+        "world.epic_events": {"train": 8, "validation": 8}, "train.epochs": {"align": 1, "refine": 1},
+        "train.batch_size": 16, "train.warmup_steps": 1,
+    }  # fmt: skip
+    changes = {
+        "methods": ["mc3", "wo_consensus"], "base": base, "measure": ["worlds"], "reference": "wo_consensus",
+        "settings": {"world": {"on_screen 0.7": {"world.rates.on_screen": 0.7}}}, "keep": False,
+    }  # fmt: skip
+    write("study", seeds=[0], **changes)
+    kept: dict[str, pd.DataFrame] = {}
+    whole = measure.world
+
+    def keep_scores(of: Config, names: list[str], seed: int) -> dict:
+        for name in names:
+            kept[name] = store.discovery_scores(of, name, seed)
+        return whole(of, names, seed)
+
+    monkeypatch.setattr(measure, "world", keep_scores)
+    assert sweep.run("study", tiny)
+    (row,) = pd.read_csv("figures/study/seeds.csv").to_dict("records")
+    for pair in ("av", "al"):
+        for name, scored in kept.items():
+            assert row[f"{pair}_{name}"] == pytest.approx(roc_auc_score(scored["positive"], scored[pair]), abs=1e-5)
+        assert row[f"{pair}_mc3_gap"] == pytest.approx(row[f"{pair}_mc3"] - row[f"{pair}_wo_consensus"], abs=2e-5)
+        assert row[f"{pair}_mc3_gap_low"] <= row[f"{pair}_mc3_gap"] <= row[f"{pair}_mc3_gap_high"]
+    assert (row["world"], row["on_screen"], row["videos"]) == ("on_screen 0.7", 0.7, 4)
+    folder = tiny.paths.work / "experiments" / "study" / "world-on_screen-0.7"
+    assert [path.name for path in folder.iterdir()] == ["results"]
+    regions = pd.read_csv("figures/study/regions.csv")
+    assert set(regions["checkpoint"]) == {methods.get(name).label for name in ("align", "mc3", "wo_consensus")}
+
+    kept.clear()
+    write("study", seeds=[0, 1], **changes)
+    assert sweep.run("study", tiny)
+    assert set(kept) == {"mc3", "wo_consensus"}  # of the second seed; the first is not measured again
+    assert pd.read_csv("figures/study/seeds.csv")["seed"].tolist() == [0, 1]
+    assert pd.read_csv("figures/study/seeds.csv").to_dict("records")[0] == row
+    (over,) = pd.read_csv("figures/study/worlds.csv").to_dict("records")
+    assert over["seeds"] == 2
+    kept.clear()
+    assert sweep.run("study", tiny)
+    assert not kept
+    assert "1 jobs, 1 finished before" in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------------------------------------- summaries
+
+
+def trials_of(scores: dict[str, list[float]], settings: tuple[str, ...] = ("",)) -> pd.DataFrame:
+    """A row a method, setting and seed; both validation ROCs are the method's number of the seed."""
+    return pd.DataFrame(
+        {"group": "g", "setting": setting, "profile": setting == "", "method": method, "label": method.upper(),
+         "seed": seed, "validation_av_roc": value + 0.01 * n, "validation_al_roc": value - 0.01 * n}
+        for method, values in scores.items() for n, setting in enumerate(settings) for seed, value in enumerate(values)
+    )  # fmt: skip
+
+
+def test_a_difference_is_paired_by_seed_with_students_interval():
+    scores = {"a": [0.5, 0.6, 0.7], "b": [0.55, 0.62, 0.78]}
+    table = measure.summary(trials_of(scores), "a", choose=False).set_index("method")
+    assert table.loc["a", ["difference", "low", "high"]].tolist() == [0, 0, 0]
+    interval = ttest_1samp(np.subtract(scores["b"], scores["a"]), 0).confidence_interval(0.95)
+    expected = [np.mean(scores["b"]) - np.mean(scores["a"]), interval.low, interval.high]
+    assert table.loc["b", ["difference", "low", "high"]].tolist() == pytest.approx(expected)
+    assert table.loc["b", "selection"] == pytest.approx(np.mean(scores["b"]))
+    assert table.loc["b", "selection_std"] == pytest.approx(np.std(scores["b"], ddof=1))
+    assert table["seeds"].tolist() == [3, 3]
+
+
+def test_the_best_setting_of_each_method_on_validation_is_chosen_the_first_of_equals():
+    trials = trials_of({"a": [0.5], "b": [0.6]}, ("", "1", "2"))
+    trials.loc[(trials["method"] == "b") & (trials["setting"] == "2"), "validation_av_roc"] += 0.1
+    table = measure.summary(trials, None, choose=True)
+    assert table.loc[table["chosen"], ["method", "setting"]].to_numpy().tolist() == [["a", ""], ["b", "2"]]
+
+
+def test_unequal_budgets_are_an_error_and_not_a_table():
+    trials = trials_of({"a": [0.5], "b": [0.6]}, ("", "1"))
+    with pytest.raises(ValueError, match="different numbers of trials"):
+        measure.summary(trials.iloc[:-1], None, choose=True)
+
+
+def test_a_chosen_setting_and_the_profiles_are_measured_on_test_and_no_other(pipeline, monkeypatch):
+    write("x", measure=["validation", "test"], choose=True, align="shared",
+          settings={"rate": {str(rate): {"train.learning_rate": rate} for rate in (2e-3, 1e-3, 4e-3)}})  # fmt: skip
+    asked = []
+
+    def scores(of: Config, method: str, seed: int, kinds: list[str]) -> dict[str, float]:
+        rate = of.train.learning_rate
+        asked.append((rate, "test" in kinds))
+        found = {"validation_av_roc": {2e-3: 0.5, 1e-3: 0.6, 4e-3: 0.7}[rate]}
+        return found | ({"av_roc": 0.9} if "test" in kinds else {})
+
+    embedded: list[float] = []
+    monkeypatch.setattr(measure, "scores", scores)
+    monkeypatch.setattr(embed, "run", lambda of, method, seed, cache: embedded.append(of.train.learning_rate))
+    assert sweep.run("x", pipeline)
+    assert {rate for rate, test in asked if test} == {2e-3, 4e-3}
+    assert embedded == [4e-3]
+    table = pd.read_csv("figures/x/trials.csv")
+    assert table["chosen"].tolist() == [False, False, True]
+    assert table["av_roc"].notna().tolist() == [True, False, True]
+
+
+def test_tables_over_seeds_have_the_mean_and_deviation_of_the_numbers_of_each_seed(tmp_path, monkeypatch):
+    import small_work
+
+    one = config.load(small_work.make(tmp_path / "top"))
+    rng = np.random.default_rng(0)
+    for name in ("align", *methods.METHODS):
+        tensors, about = store.read_tensors(one.paths.embeddings(name, 0))
+        noisy = {m: x + rng.normal(0, 0.1, x.shape).astype(np.float32) for m, x in tensors.items()}
+        unit = {m: x / np.linalg.norm(x, axis=1, keepdims=True) for m, x in noisy.items()}
+        store.write_tensors(one.paths.embeddings(name, 1), unit, {**about, "seed": "1"})
+    for file in (one.paths.probe_metrics, one.paths.probe_scores):
+        shutil.copy(file(0), file(1))
+    found = measure.seed_tables(dataclasses.replace(one, seeds=[0, 1]), draws=20)
+    each = found["per_seed"]
+    for stem in ("table2_discovery", "table3_retrieval", "table4_epic_sounds"):
+        for row in found[stem][found[stem]["seeds"] > 0].to_dict("records"):
+            mine = each[(each["table"] == stem) & (each["method"] == row["method"])]
+            if "protocol" in row:
+                mine = mine[mine["protocol"] == row["protocol"]]
+            for metric, values in mine.groupby("metric")["value"]:
+                assert row[metric] == pytest.approx(values.mean())
+                assert row[f"{metric}_std"] == pytest.approx(values.std(ddof=1))
+    means = found["table2_discovery"].set_index("method")["av_roc"]
+    differences = found["differences"]
+    for row in differences[differences["metric"] == "av_roc"].to_dict("records"):
+        assert row["difference"] == pytest.approx(means["mc3"] - means[row["method"]])
+        assert row["low"] <= row["difference"] <= row["high"]
+    assert (found["claims"]["seeds"] == 2).all()
