@@ -100,17 +100,17 @@ def weighted_roc(
     first = size * (np.zeros_like(rank) if strata is None else np.asarray(strata))
     key = first + rank  # sorts by stratum, then by score
     negatives = np.flatnonzero(~positive)[np.argsort(key[~positive], kind="stable")]
-    cumulative = np.zeros((len(weights), len(negatives) + 1))
-    np.cumsum(weights[:, negatives], axis=1, out=cumulative[:, 1:])
+    cumulative = np.zeros((len(negatives) + 1, len(weights)))
+    np.cumsum(weights.T[negatives], axis=0, out=cumulative[1:])
 
     def below(limits: NDArray, side: Literal["left", "right"] = "left") -> NDArray[np.float64]:
-        return cumulative[:, np.searchsorted(key[negatives], limits, side)]
+        return cumulative[np.searchsorted(key[negatives], limits, side)]
 
-    own, start = weights[:, positive], below(first[positive])
+    own, start = weights.T[positive], below(first[positive])
     wins = (below(key[positive]) + below(key[positive], "right")) / 2 - start
     pairs = below(first[positive] + size) - start
     with np.errstate(invalid="ignore"):
-        return np.sum(own * wins, axis=1) / np.sum(own * pairs, axis=1)
+        return np.sum(own * wins, axis=0) / np.sum(own * pairs, axis=0)
 
 
 def resampled_discovery(

@@ -60,16 +60,16 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def replace_folder(folder: Path, command: str) -> Iterator[Path]:
+def replace_folder(folder: Path, command: str, setting: str) -> Iterator[Path]:
     """Yields an empty folder that takes the place of `folder` when the block ends without an error.
 
     It is built in a hidden neighbour, `.NAME.mc3-partial`. A file `MARKER` in it lists what was written, so that the
-    next call can tell these files from the user's; `command` is named in the marker and in errors.
+    next call can tell these files from the user's. Errors name `command` and the `setting` that chose the folder.
 
     Raises `DataError` before and after the block if `folder` holds anything that its marker does not list.
     """
     folder = folder.resolve()  # a link to a folder stays one
-    _refuse_foreign_files(folder, command)
+    _refuse_foreign_files(folder, command, setting)
     partial = folder.with_name(f".{folder.name}.mc3-partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     new = partial / "new"
@@ -79,7 +79,7 @@ def replace_folder(folder: Path, command: str) -> Iterator[Path]:
         files = sorted(path for path in new.rglob("*") if path.is_file())
         listing = "".join(f"{sha256(path)}  {path.relative_to(new).as_posix()}\n" for path in files)
         (new / MARKER).write_text(f"# `{command}` wrote these files and may replace this folder\n{listing}")
-        _refuse_foreign_files(folder, command)
+        _refuse_foreign_files(folder, command, setting)
         if folder.exists():
             folder.rename(partial / "old")
         new.rename(folder)
@@ -87,9 +87,9 @@ def replace_folder(folder: Path, command: str) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _refuse_foreign_files(folder: Path, command: str) -> None:
+def _refuse_foreign_files(folder: Path, command: str, setting: str) -> None:
     """Raise `DataError` if `folder` is a file, or holds files that its marker does not list or that have changed."""
-    remedy = "move it away or set another folder"
+    remedy = f"move it away or set {setting} to another folder"
     if not folder.exists():
         return
     if not folder.is_dir():

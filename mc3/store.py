@@ -1,7 +1,8 @@
-"""Readers of what the pipeline made: clips, embeddings, pair scores, probe scores, training logs.
+"""Readers of the pipeline's outputs: clips, embeddings, pair scores, probe scores, training logs.
 
-Where each file lies is in `mc3.config.Paths`. Tables, figures, claims and notebooks read through this module, so that
-none of them imports what trains, embeds or probes.
+`mc3.config.Paths` has the path of each file. Tables, figures, claims and notebooks read through this module, so that
+none of them imports code that trains, embeds or probes. Each reader raises `DataError` for a missing file, with the
+command that makes it.
 """
 
 from __future__ import annotations
@@ -19,18 +20,14 @@ from mc3.config import Config
 from mc3.errors import DataError
 from mc3.files import write_atomic
 
-SPLIT_SEED = 0  # of the division into queries and gallery: one for all methods and training seeds
+SPLIT_SEED = 0  # of the split into queries and gallery: the same for all methods and training seeds
 
 UNTRAINED = "untrained"  # the probe of the initial weights
 LINEAR, OFFICIAL, FINETUNE = "linear-probe", "linear-probe-official", "fine-tune"
 
 
 def clips(config: Config) -> pd.DataFrame:
-    """The clips that are embedded, one row each, in the order of the embeddings' rows, numbered from 0.
-
-    Raises:
-        DataError: no clips have been cut yet; the message has the command that cuts them.
-    """
+    """The clips that are embedded, one row each, in the order of the embeddings' rows, numbered from 0."""
     index = _index(config)
     return index[(index["dataset"] == "ego4d") & (index["split"] != "train")].reset_index(drop=True)
 
@@ -42,18 +39,9 @@ def events(config: Config, split: str = "validation") -> pd.DataFrame:
 
 
 def read_tensors(file: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Read a safetensors file: its tensors by name, and its metadata.
-
-    Raises:
-        DataError: there is no such file; the message has the command that makes it.
-    """
+    """Read a safetensors file: its tensors by name, and its metadata."""
     from safetensors import safe_open
 
-    file = Path(file)
-    if not file.exists():
-        raise DataError(
-            f"no embeddings at {file}; `dvc repro embed@{file.parent.name}` trains the method if need be and makes them"
-        )
     with safe_open(file, framework="numpy") as tensors:
         return {name: tensors.get_tensor(name) for name in tensors.keys()}, tensors.metadata()  # noqa: SIM118
 
@@ -61,7 +49,7 @@ def read_tensors(file: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, s
 def write_tensors(file: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write a safetensors file atomically, the same bytes for the same content.
 
-    The library writes metadata in an order that changes from process to process; here it is sorted.
+    The library's order of metadata varies between processes; here it is sorted.
     """
     from safetensors.numpy import save as serialise
 
@@ -72,24 +60,20 @@ def write_tensors(file: Path, tensors: dict[str, np.ndarray], metadata: dict[str
 
 
 def embeddings(config: Config, method: str, seed: int) -> tuple[pd.DataFrame, dict[str, NDArray[np.float32]]]:
-    """`clips`, and modality -> unit embeddings [N, D] of them, row by row.
-
-    Raises:
-        DataError: the embeddings are missing, or not of these clips; the message has the command that makes them.
-    """
-    index, file = clips(config), config.paths.embeddings(method, seed)
-    tensors, _ = read_tensors(file)
+    """`clips`, and modality -> unit embeddings [N, D] of them, row by row. `DataError` if they are of other clips."""
+    file = _existing(config.paths.embeddings(method, seed), f"dvc repro embed@{seed}")
+    index, (tensors, _) = clips(config), read_tensors(file)
     for modality, tensor in tensors.items():
         if len(tensor) != len(index):
             raise DataError(
                 f"{file} has {len(tensor)} rows of {modality} for {len(index)} clips; "
-                f"`mc3 embed --method {method} --seed {seed}` makes it anew"
+                f"rerun `mc3 embed --method {method} --seed {seed}`"
             )
     return index, tensors
 
 
 def discovery_scores(config: Config, method: str, seed: int) -> pd.DataFrame:
-    """The labelled test clips: `row` (in the embeddings), `positive` and the scores `av` and `al`, those it has."""
+    """The labelled test clips: `row` (in the embeddings), `positive`, and `av` and `al` where the method has them."""
     index, found = embeddings(config, method, seed)
     index = index[(index["split"] == "test") & index["positive"].notna()]
     scored = index[["clip_id", "action_group", "verb"]].assign(row=index.index, positive=index["positive"].astype(int))
@@ -109,15 +93,8 @@ def retrieval_split(config: Config) -> tuple[NDArray[np.str_], tuple[NDArray[np.
 
 
 def probe_metrics(config: Config, seed: int) -> dict[str, Any]:
-    """The EPIC-Sounds results of a seed: train and test events, classes, views, metrics by protocol and method.
-
-    Raises:
-        DataError: there are none; the message has the command that makes them.
-    """
-    file = config.paths.probe_metrics(seed)
-    if not file.exists():
-        raise DataError(f"no EPIC-Sounds results at {file}; `dvc repro probe@{seed}` trains what is missing")
-    return json.loads(file.read_text())
+    """The EPIC-Sounds results of a seed: train and test events, classes, views, metrics by protocol and method."""
+    return json.loads(_existing(config.paths.probe_metrics(seed), f"dvc repro probe@{seed}").read_text())
 
 
 def probe_scores(config: Config, seed: int, split: str = "validation") -> dict[str, NDArray[Any]]:
@@ -127,32 +104,30 @@ def probe_scores(config: Config, seed: int, split: str = "validation") -> dict[s
         "{protocol}/{method}" -> [events, classes] mean class probabilities, of the events of `split` ("test" where
         the settings have one); of the validation events also "labels" -> [events].
     """
-    scores = read_tensors(config.paths.probe_scores(seed))[0]
+    scores, _ = read_tensors(_existing(config.paths.probe_scores(seed), f"dvc repro probe@{seed}"))
     if split == "validation":
         return {key: values for key, values in scores.items() if not key.startswith("test/")}
     return {key.removeprefix(f"{split}/"): values for key, values in scores.items() if key.startswith(f"{split}/")}
 
 
 def training_log(config: Config, method: str, seed: int) -> list[dict[str, Any]]:
-    """The rows of a finished training's metrics.jsonl: one a step, and one an epoch with validation ROCs.
-
-    Raises:
-        DataError: there is none; the message has the command that writes it.
-    """
+    """The rows of a finished training's metrics.jsonl: one a step, and one an epoch with validation ROCs."""
     file = config.paths.checkpoint(method, seed) / "metrics.jsonl"
-    if not file.exists():
-        raise DataError(f"{file} is missing; `mc3 train --method {method} --seed {seed}` writes it")
+    _existing(file, f"mc3 train --method {method} --seed {seed}")
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def validation_rocs(config: Config, method: str, seed: int) -> dict[str, float]:
-    """The validation ROCs at the end of a finished training: {"av_roc", "al_roc"}, those that the method has."""
+    """The validation ROCs at the end of a finished training, "av_roc" and "al_roc" where the method has them."""
     last = {name: value for row in training_log(config, method, seed) for name, value in row.items()}
     return {name: last[name] for name in ("av_roc", "al_roc") if name in last}
 
 
 def _index(config: Config) -> pd.DataFrame:
-    file = config.paths.shards / "index.parquet"
+    return pd.read_parquet(_existing(config.paths.shards / "index.parquet", "dvc repro shards"))
+
+
+def _existing(file: Path, command: str) -> Path:
     if not file.exists():
-        raise DataError(f"no clips at {file}; `dvc repro shards` cuts them")
-    return pd.read_parquet(file)
+        raise DataError(f"{file} is missing; `{command}` makes it")
+    return file

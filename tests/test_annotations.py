@@ -196,4 +196,4 @@ def test_a_stray_quote_in_a_published_file_loses_no_row_unlisted(shared_data: Pa
 
 def test_fragments_are_the_cells_of_malformed_rows_too(tmp_path: Path):
     (tmp_path / "t.tsv").write_text('\ufeffa\tb\n"x\t y \nz"w\tu,v\r\n')
-    assert fragments(tmp_path / "t.tsv") - {""} == {"a", "b", "x", "y", "zw", "u", "v"}
+    assert fragments(tmp_path / "t.tsv", "a table") - {""} == {"a", "b", "x", "y", "zw", "u", "v"}

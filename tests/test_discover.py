@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from raw_files import clicks, write_media
 
+from mc3.cli import main
 from mc3.config import Config
 from mc3.data import tokenizer
 from mc3.data.audio import fbank
@@ -50,6 +52,19 @@ def test_no_text_replaces_a_column_of_the_table(model: MC3, video: Path) -> None
     assert list(table) == [*names[:3], *(f"text: {name}" for name in names)]
     for column in plain:
         assert table[column].tolist() == plain[column].tolist()
+
+
+def test_the_command_ranks_by_audio_and_video_whatever_the_texts(
+    model: MC3, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model.save(tmp_path / "final")
+    arguments = ["discover", str(video), "--checkpoint", str(tmp_path / "final"), "--out", str(tmp_path / "all.csv")]
+    main([*arguments, "--text", "similarity", "--top", "3"])
+    table = pd.read_csv(tmp_path / "all.csv")
+    best = table.sort_values("similarity", ascending=False)["start_sec"].head(3).tolist()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ["start_sec", "end_sec", "similarity", "text:", "similarity"]
+    assert [float(line.split()[0]) for line in printed[1:4]] == best
 
 
 def test_a_repeated_text_makes_one_column(model: MC3, video: Path) -> None:

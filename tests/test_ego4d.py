@@ -150,7 +150,7 @@ def test_both_shapes_of_narration_json_give_both_passes(tmp_path: Path, wrapped:
     path = tmp_path / "narration.json"
     path.write_text(json.dumps({"videos": videos} if wrapped else videos))
     report = Report(Path())
-    read = {uid: [time for _, time, _ in rows] for uid, _, rows in ego4d.read_narrations(path, report)}
+    read = {uid: [time for _, time, _ in rows] for uid, rows in ego4d.read_narrations(path, report)}
     assert read == {"a": [1.0, 3.0], "b": [2.0]}
     assert [d["row"] for d in report.dropped] == ["a/narration_pass_2[1]"]
 
@@ -180,7 +180,7 @@ def test_a_table_of_narrations_reads_as_narration_json_does(tmp_path: Path, colu
 
     def read(file: Path) -> dict[str, list[tuple[float, str]]]:
         report = Report(Path())
-        found = {u: [(t, text) for _, t, text in rows] for _, u, rows in ego4d.read_narrations(file, report)}
+        found = {u: [(t, text) for _, t, text in rows] for u, rows in ego4d.read_narrations(file, report)}
         assert report.dropped == []
         return found
 
@@ -193,7 +193,7 @@ def test_broken_rows_of_a_table_of_narrations_are_listed_by_their_line(tmp_path:
     text = table(EGOCLIP, good, {**good, "narration_time": "soon"}, good)
     path.write_text(text + "one\ttoo\tfew\n" + table(EGOCLIP, {**good, "video_uid": "b"}).split("\n")[1])
     report = Report(Path())
-    read = {uid: [row for row, _, _ in rows] for _, uid, rows in ego4d.read_narrations(path, report)}
+    read = {uid: [row for row, _, _ in rows] for uid, rows in ego4d.read_narrations(path, report)}
     assert read == {"a": ["line 2", "line 4"], "b": ["line 6"]}
     assert [(d["row"], d["reason"]) for d in report.dropped] == [
         ("line 3", "narration time is no number"), ("line 5", "3 cells where the header has 9")

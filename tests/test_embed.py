@@ -81,7 +81,7 @@ def test_a_missing_checkpoint_is_named_with_the_command_that_makes_it(settings: 
 
 def test_missing_embeddings_are_named_with_the_stage_that_makes_them(mini_config: config.Config) -> None:
     with pytest.raises(DataError, match="dvc repro embed@4`"):
-        store.read_tensors(mini_config.paths.embeddings("mc3", 4))
+        store.embeddings(mini_config, "mc3", 4)
 
 
 def test_only_what_changed_is_embedded_again_and_what_no_method_makes_goes(

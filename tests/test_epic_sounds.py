@@ -54,7 +54,7 @@ def test_the_published_list_of_detection_test_videos_is_not_taken_for_events(sha
 
 
 def test_the_published_durations_fit_the_last_events(shared_data: Path):
-    """What `sounds` holds lengths against: no event of 137 videos ends after its video, so the clock is the video's."""
+    """`sounds` compares lengths with these durations: in 137 videos no event ends after its video."""
     events = epic_sounds.read_events(
         shared_data / "annotations" / "epic_sounds" / "EPIC_Sounds_validation.csv", Report(Path())
     )

@@ -1,4 +1,4 @@
-"""What the figures show is what is in the files: against a world whose order is known and against brute force."""
+"""The figures' data equal the files' content: against a world whose order is known and against brute force."""
 
 import json
 from pathlib import Path
@@ -183,7 +183,7 @@ def test_class_results_have_every_class_and_average_to_table_4(settings: Config)
 
 
 def test_confusion_counts_what_each_class_is_taken_for_the_most_frequent_first(settings: Config) -> None:
-    table = findings.confusion(settings, 0)
+    table = findings.confusion(settings, 0, "mc3", store.FINETUNE)
     scores, _ = store.read_tensors(settings.paths.work / "probe" / "0.safetensors")
     assert table["n"].is_monotonic_decreasing
     assert table["n"].sum() == len(scores["labels"])
@@ -211,12 +211,12 @@ def test_failures_are_the_clips_that_consensus_moved_furthest_to_the_wrong_side(
     rows, notes = findings.failures(settings, 0)
     index = findings.clips(settings)
     test = index[index["split"] == "test"]
-    place = {}
+    ranks = {}
     for method in ("wo_consensus", "mc3"):
         found = store.embeddings(settings, method, 0)[1]
         similarity = (found["audio"] * found["video"]).sum(axis=1)[test.index]
-        place[method] = np.array([(similarity <= value).mean() for value in similarity])
-    moved = pd.Series(place["mc3"] - place["wo_consensus"], test.index)
+        ranks[method] = np.array([(similarity <= value).mean() for value in similarity])
+    moved = pd.Series(ranks["mc3"] - ranks["wo_consensus"], test.index)
     assert [index["region"][row] for row in rows] == sorted(test["region"].unique())
     for row, note in zip(rows, notes, strict=True):
         others = moved[test["region"] == index["region"][row]]

@@ -1,4 +1,4 @@
-"""What is needed of Ego4D, known before the download, and what is wrong with the files, known before the cutting."""
+"""Which Ego4D videos are needed, before the download, and what is wrong with their files, before they are cut."""
 
 import json
 import types
@@ -60,9 +60,9 @@ def test_the_plan_lists_exactly_the_videos_of_the_manifest_before_any_is_there(m
     wanted = sorted(set(clips.loc[clips["dataset"] == "ego4d", "video_uid"]))
     assert path.read_text() == "".join(f"{uid}\n" for uid in wanted)
     assert "s0" not in wanted  # the metadata say that it has no audio
-    told = capsys.readouterr().out
-    assert "to download: 5 videos, 0.0 h, all with audio; not needed: 1 of the 6 in ego4d.json, 1 of which" in told
-    assert f"ego4d --output_directory {raw} --datasets full_scale --version v2 --video_uid_file {path}" in told
+    printed = capsys.readouterr().out
+    assert "to download: 5 videos, 0.0 h, all with audio; not needed: 1 of the 6 in ego4d.json, 1 of which" in printed
+    assert f"ego4d --output_directory {raw} --datasets full_scale --version v2 --video_uid_file {path}" in printed
 
 
 def test_the_plan_projects_bytes_by_what_is_there_else_by_the_whole_release(mini_settings, capsys):
@@ -89,9 +89,9 @@ def test_the_plan_says_when_the_disk_is_too_small_and_when_no_size_is_known(mini
     assert "the disk has 1 GB free, which is NOT enough" in capsys.readouterr().out
     mini_settings["ego4d"]["videos"] = "v2/video_540ss"
     inventory.plan(config.build(config.Config, mini_settings))
-    told = capsys.readouterr().out
-    assert "how many GB that is shows with the first file in " in told
-    assert "--datasets video_540ss --version v2" in told
+    printed = capsys.readouterr().out
+    assert "how many GB that is shows with the first file in " in printed
+    assert "--datasets video_540ss --version v2" in printed
 
 
 def test_a_smaller_sample_needs_fewer_videos_and_the_labelled_ones_always(mini_settings):
@@ -132,7 +132,7 @@ def test_good_files_have_no_problem_and_their_true_length(mini_config):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
-def test_where_a_file_is_cut_short_is_read_from_its_header_as_decoding_finds_it(tmp_path, share):
+def test_the_header_shows_where_a_file_is_truncated_as_decoding_does(tmp_path, share):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)  # evenly many bytes a second, all the file through
     path = write_media(tmp_path / "a.mp4", 20.0, sound=clicks(20.0, [], 16000), gop=8, picture=lambda i: noise[i % 8])
@@ -170,14 +170,14 @@ def test_each_fault_is_found_and_named(mini_config, capsys):
     assert problem["t6"].startswith("sound ends early: at 2.")
     assert problem["t7"] == "truncated: 10.0 of 12.0 s"
     assert problem["t8"] == problem["v0"] == problem["e0"] == ""
-    told = capsys.readouterr().out
-    assert "10 of 11 videos are there" in told
-    assert "\n3 truncated\n    v2/full_scale/t4.mp4: " in told
-    assert "\n2 unreadable\n" in told
-    assert "\n1 missing\n    v2/full_scale/t0.mp4\n" in told
+    printed = capsys.readouterr().out
+    assert "10 of 11 videos are there" in printed
+    assert "\n3 truncated\n    v2/full_scale/t4.mp4: " in printed
+    assert "\n2 unreadable\n" in printed
+    assert "\n1 missing\n    v2/full_scale/t0.mp4\n" in printed
 
 
-def test_what_the_inventory_calls_unusable_is_what_cutting_refuses(mini_config):
+def test_the_inventory_calls_unusable_exactly_the_videos_that_cutting_refuses(mini_config):
     raw = write_raw(mini_config, train=6, seconds=SECONDS)
     folder = raw / mini_config.ego4d.videos
     (folder / "t0.mp4").unlink()
@@ -223,14 +223,14 @@ def test_a_repeated_check_reads_only_new_headers_and_gives_the_same_bytes(mini_c
     first = inventory.write(mini_config).read_bytes()
     cache = mini_config.paths.work / "inventory.cache.jsonl"
     cache.write_bytes(cache.read_bytes()[:-20])  # as a run that was killed leaves it
-    looked, examine = [], inventory.examine
-    monkeypatch.setattr(inventory, "examine", lambda path: looked.append(path) or examine(path))
+    examined, examine = [], inventory.examine
+    monkeypatch.setattr(inventory, "examine", lambda path: examined.append(path) or examine(path))
     assert inventory.write(mini_config).read_bytes() == first
-    assert len(looked) == 1
+    assert len(examined) == 1
     changed = raw / mini_config.ego4d.videos / "t2.mp4"
     write_media(changed, 14.0, sound=clicks(14.0, [], 16000))
     inventory.write(mini_config)
-    assert looked[1:] == [changed]
+    assert examined[1:] == [changed]
 
 
 def test_the_number_of_workers_does_not_change_the_bytes(mini_settings):
@@ -244,7 +244,7 @@ def test_the_number_of_workers_does_not_change_the_bytes(mini_settings):
     assert written[0] == written[1]
 
 
-def test_a_file_without_pictures_and_sounds_in_another_container_are_told_apart(tmp_path, shared_data):
+def test_files_without_pictures_and_other_containers_are_recognised(tmp_path, shared_data):
     sound_only = inventory.examine(write_media(tmp_path / "a.wav", 3.0, fps=0, sound=clicks(3.0, [1.0], 16000)))
     assert (sound_only.pictures_sec, sound_only.sound_sec) == (0.0, pytest.approx(3.0, abs=0.01))
     for name in ("egoblur_glasses_table.mp4", "mmaction2_test.avi", "mmaction2_test_noaudio.mp4"):

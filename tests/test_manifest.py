@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -157,3 +159,13 @@ def test_an_absent_or_foreign_manifest_is_named_with_the_command(tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "manifest.parquet")
     with pytest.raises(DataError, match="other columns"):
         manifest.read(tmp_path / "manifest.parquet")
+
+
+@pytest.mark.parametrize("module", ["manifest", "inventory", "media", "prepare", "shards"])
+def test_reading_annotations_and_planning_shards_import_no_model_library(module: str):
+    program = (
+        f"import sys, mc3.data.{module}\n"
+        "print({name.split('.')[0] for name in sys.modules} & {'torch', 'torchaudio', 'transformers', 'timm'})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "set()"

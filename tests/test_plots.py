@@ -12,6 +12,7 @@ from PIL import Image
 from mc3.extra import plots as extra_plots
 from mc3.paper import plots
 
+ENDS = ("", "_low", "_high")
 METHODS = ["CLAP", "w/o consensus", "w/o contrastive", "CMC (with a long label indeed)", "MC3"]
 
 
@@ -91,7 +92,34 @@ def differences() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def worlds() -> pd.DataFrame:
+    names = {"as generated": (0.3, 0.0), "on_screen 0": (0.0, 0.0), "on_screen 0, signal_db 6": (0.0, 6.0)}
+    gap = {f"{p}_{m}_gap{e}": 0.1 + k for p in ("av", "al") for m in ("mc3", "peers") for k, e in enumerate(ENDS)}
+    rows = [
+        {"world": name, "on_screen": rates[0], "signal_db": rates[1], "seed": seed, **gap}
+        for name, rates in names.items()
+        for seed in (0, 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def trials() -> pd.DataFrame:
+    table = pd.DataFrame({
+        "group": ["anchor", "anchor", "weight"], "setting": ["audio", "video", "5"], "profile": [True, False, False],
+        "label": ["CMC", "CMC", "MC3"], "selection": [0.6, 0.7, 0.65], "chosen": [False, True, True],
+    })  # fmt: skip
+    scores = {f"{v}{p}_roc": [0.6, 0.7, np.nan] for v in ("", "validation_") for p in ("av", "al")}
+    return table.assign(**scores, **{f"{name}_std": [0.01, np.nan, np.nan] for name in scores})
+
+
 FIGURES = {
+    "study": lambda: plots.study(worlds()),
+    "study_regions": lambda: plots.study_regions(
+        regions().assign(world="as generated", pair="audio-video", roc=0.6).drop_duplicates(["checkpoint", "region"])
+    ),
+    "ablations": lambda: plots.ablations(trials()),
+    "selection": lambda: plots.selection(trials()),
+    "objectives": lambda: plots.selection(trials().drop(columns="chosen")),
     "differences": lambda: plots.differences(differences()),
     "clip_cards": lambda: plots.clip_cards(
         Pictures(), [0, 2, 1], ["sounds", "silent", "region II: does not sound (1,0,0)"]
@@ -224,7 +252,7 @@ def test_curves_pass_through_the_points_given() -> None:
         assert (tuple(part["recall"]), tuple(part["precision"])) in drawn
 
 
-def test_verbs_of_too_few_narrations_to_tell_are_not_drawn() -> None:
+def test_verbs_of_few_narrations_are_not_drawn() -> None:
     left, _ = FIGURES["narrated"]().axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["take $x$ (1900)", "turn-off (50)"]
 
@@ -236,6 +264,18 @@ def test_a_difference_is_blue_ahead_orange_behind_and_grey_where_its_interval_ho
     assert [tuple(segment[:, 0]) for segment in lines.get_segments()] == [(k - 2.5, k - 1.5) for k in range(4)]
     drawn = [tuple(colour[:3]) for colour in lines.get_colors()]
     assert drawn == [to_rgb(plots.NO)] * 2 + [to_rgb(plots.GREY), to_rgb(plots.YES)]
+
+
+def test_the_chosen_trials_are_filled_or_else_the_best_one() -> None:
+    for name, expected in (("selection", ["full"] * 2), ("objectives", ["full"])):
+        drawn = [line for line in FIGURES[name]().axes[0].lines if line.get_fillstyle() == "full"]
+        assert [line.get_fillstyle() for line in drawn for _ in line.get_xdata()] == expected
+
+
+def test_a_studys_gaps_are_labelled_by_method_and_drawn_at_their_mean() -> None:
+    assert plots.sweeps.gaps(worlds()) == {"mc3": "MC3", "peers": "Peers"}
+    shown = plots.study_cells(worlds().assign(seeds=2, prevalence=0.5))
+    assert shown["Peers, AL ROC"].unique().tolist() == ["+0.100 [+1.100, +2.100]"]
 
 
 def test_bars_are_as_long_as_the_rates() -> None:
@@ -258,7 +298,7 @@ def test_a_spectrograms_low_tones_are_below_and_later_is_right() -> None:
 
 
 @pytest.mark.parametrize("kind", ["normal", "deuteranopia", "protanopia"])
-def test_the_first_colours_are_told_apart_by_eyes_that_lack_a_cone(kind: str) -> None:
+def test_the_first_colours_are_distinct_to_eyes_that_lack_a_cone(kind: str) -> None:
     # Viénot, Brettel & Mollon (1999): linear RGB after the loss of the M or L cones.
     simulate = {
         "normal": np.eye(3),

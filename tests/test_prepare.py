@@ -70,8 +70,8 @@ def test_shares_are_a_partition_in_which_no_process_has_much_more_to_do(videos, 
 
 
 def test_a_clip_that_stands_alone_costs_more_than_one_beside_another():
-    close, apart, long = (job_with("a", [0.0, gap]).cost for gap in (0.0, 1.0, 1000.0))
-    assert close < apart < long < apart + prepare.RUN_UP_SEC
+    close, separate, distant = (job_with("a", [0.0, gap]).cost for gap in (0.0, 1.0, 1000.0))
+    assert close < separate < distant < separate + prepare.RUN_UP_SEC
 
 
 def test_ranks_together_write_the_bytes_of_one_process_and_what_it_took(written: Config, again: Config):
@@ -126,7 +126,7 @@ def test_a_share_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(writt
     assert contents(prepare.write(again)) == contents(written.paths.shards)
 
 
-def test_the_workers_of_a_killed_process_end_too():
+def test_workers_end_when_their_parent_is_killed():
     script = (
         "import os, time; from concurrent.futures import ProcessPoolExecutor; import multiprocessing\n"
         "from mc3.data import prepare\n"
@@ -146,7 +146,7 @@ def test_the_workers_of_a_killed_process_end_too():
         time.sleep(0.1)
 
 
-def test_two_processes_at_one_shard_do_not_harm_it(written: Config, again: Config):
+def test_processes_that_write_the_same_shard_do_not_damage_it(written: Config, again: Config):
     job, fork = jobs_of(again)[0], multiprocessing.get_context("fork")
     processes = [fork.Process(target=prepare.write_shard, args=(job,)) for _ in range(4)]
     for process in processes:
@@ -158,7 +158,7 @@ def test_two_processes_at_one_shard_do_not_harm_it(written: Config, again: Confi
     assert sorted(path.name for path in job.folder.iterdir()) == sorted([job.path.name, job.done_marker.name])
 
 
-def test_a_shard_that_another_run_has_taken_away_is_said(again: Config, monkeypatch):
+def test_a_shard_moved_by_another_run_is_reported(again: Config, monkeypatch):
     job = jobs_of(again)[0]
 
     def finished_elsewhere(clip, clips):
@@ -171,7 +171,7 @@ def test_a_shard_that_another_run_has_taken_away_is_said(again: Config, monkeypa
         prepare.write_shard(job)
 
 
-def test_a_mark_does_not_vouch_for_a_shard_of_another_size(again: Config):
+def test_a_shard_of_another_size_than_its_done_marker_says_is_written_again(again: Config):
     job = jobs_of(again)[0]
     prepare.write_shard(job)
     whole = job.path.read_bytes()
@@ -180,7 +180,7 @@ def test_a_mark_does_not_vouch_for_a_shard_of_another_size(again: Config):
     assert job.path.read_bytes() == whole
 
 
-def test_a_video_at_fault_midway_leaves_no_trace_in_its_shard(again: Config, monkeypatch):
+def test_a_video_that_fails_midway_leaves_no_trace_in_its_shard(again: Config, monkeypatch):
     job = next(job for job in jobs_of(again) if len({row["video_uid"] for row in job.rows}) > 1)
     victim = job.rows[0]["video_uid"]
     others = dataclasses.replace(job, rows=[row for row in job.rows if row["video_uid"] != victim])
@@ -236,12 +236,12 @@ def test_every_video_is_opened_once(again: Config, monkeypatch):
     assert sorted(opened) == sorted(str(again.paths.raw / path) for path in videos)
 
 
-def test_two_submitted_tasks_cut_it_all_and_it_is_joined(written: Config, again: Config, capfd):
+def test_two_submitted_tasks_together_write_the_shards_of_one_process(written: Config, again: Config, capfd):
     folder = submit.submit(again, 2, {"partition": "cpu"})
     assert contents(folder) == contents(written.paths.shards)
-    said = capfd.readouterr().out
-    assert "2 tasks on local" in said
-    assert "core-hours" in said
+    printed = capfd.readouterr().out
+    assert "2 tasks on local" in printed
+    assert "core-hours" in printed
     assert all((again.paths.work / "runs" / "prepare" / f"rank-{rank}.json").exists() for rank in range(2))
 
 

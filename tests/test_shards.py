@@ -103,7 +103,7 @@ def test_two_workers_and_a_resumed_run_write_the_same_bytes_as_one(written: Conf
     assert not partial.exists()
 
 
-def test_a_shard_of_other_settings_is_not_taken_for_done(written: Config, tmp_path: Path):
+def test_a_shard_of_other_settings_is_cut_again(written: Config, tmp_path: Path):
     table = manifest.read(written.paths.work / "manifest.parquet")
     other = dataclasses.replace(written, clips=dataclasses.replace(written.clips, jpeg_quality=50))
     more = dataclasses.replace(written, clips=dataclasses.replace(written.clips, workers=7))
@@ -112,14 +112,14 @@ def test_a_shard_of_other_settings_is_not_taken_for_done(written: Config, tmp_pa
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_a_clip_is_the_pictures_the_sound_and_the_words_of_its_moment(written: Config, in_memory: bool):
+def test_a_clip_has_the_pictures_the_sound_and_the_text_of_its_window(written: Config, in_memory: bool):
     data = shards.ClipDataset(written.paths.shards, in_memory=in_memory)
     words = Tokenizer.from_file(str(written.paths.shards / "tokenizer.json"))
     assert len(data) == len(data.index) == 12
     for i, row in data.index.iterrows():
         clip = data[i]
-        moments = media.frame_times(row["start_sec"], row["end_sec"], 4)
-        expected = [max(0, int(np.floor(t * 8 + 1e-6))) for t in moments]
+        times = media.frame_times(row["start_sec"], row["end_sec"], 4)
+        expected = [max(0, int(np.floor(t * 8 + 1e-6))) for t in times]
         assert [number_of(picture) for picture in clip["video"].numpy()] == expected
         assert clip["video"].shape == (4, 64, 64, 3)
         assert clip["video"].dtype == torch.uint8
@@ -142,9 +142,9 @@ def test_the_log_mel_is_that_of_the_stored_sound_and_the_sound_that_of_the_file(
             loud = np.flatnonzero(np.abs(samples) > 16000)
             times = row["start_sec"] + loud[np.diff(loud, prepend=-999) > 200] / 16000
             clicks = [2.0] if dataset == "epic_sounds" else np.arange(0.5, 12.0)
-            heard = [t for t in clicks if row["start_sec"] + 0.01 < t < row["end_sec"] - 0.01]
+            expected = [t for t in clicks if row["start_sec"] + 0.01 < t < row["end_sec"] - 0.01]
             assert [t for t in times if row["start_sec"] + 0.01 < t < row["end_sec"] - 0.01] == pytest.approx(
-                heard, abs=0.01
+                expected, abs=0.01
             )
 
 

@@ -567,8 +567,8 @@ def test_clips_are_read_from_shards_when_they_do_not_fit_in_memory(settings, mon
     monkeypatch.setattr(shards_module, "IN_MEMORY_BYTES", 28 * 4 * 32 * 32 * 3)
     read = open_clips(config, "train", model.tokenizer, ("video", "audio"))
     assert isinstance(read, ClipDataset)
-    assert len(held._held["video"]) == 28
-    assert "video" not in read._held
+    assert len(held._decoded["video"]) == 28
+    assert "video" not in read._decoded
     assert torch.equal(held[3]["video"], read[3]["video"])
 
 

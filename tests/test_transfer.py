@@ -256,6 +256,7 @@ def test_pooled_features_are_the_mean_over_windows_cut_by_hand(mini_config):
 @pytest.fixture
 def work(mini_config, repository: Path, monkeypatch) -> Path:
     """A work folder with a tokenizer and seed 0's checkpoints of MC3 and CLAP; fewer untrained seeds and strengths."""
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # it would slow down the tests that follow
     monkeypatch.setattr(transfer, "SEEDS", 2)
     monkeypatch.setattr(transfer, "STRENGTHS", (0.1,))
     folder = mini_config.paths.work

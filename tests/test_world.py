@@ -1,4 +1,4 @@
-"""The mini world: its rates are the paper's, its files are the real data sets', and one seed makes one world."""
+"""The mini world: the paper's rates, the real data sets' file formats, and the same bytes for the same seed."""
 
 import csv
 import dataclasses
@@ -52,7 +52,7 @@ def profile() -> Config:
 
 @pytest.fixture(scope="module")
 def written(profile: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A small world on disk and the settings that it was made from."""
+    """The settings of a small world that is on disk."""
     made = small(profile, tmp_path_factory.mktemp("world") / "raw", workers=1)
     generate.write(made)
     return made
@@ -60,7 +60,7 @@ def written(profile: Config, tmp_path_factory: pytest.TempPathFactory) -> Config
 
 @pytest.fixture(scope="module")
 def big(profile: Config) -> World:
-    """A world of many videos, for counting on the plan alone."""
+    """A world of many videos, of which only the plan is made."""
     return dataclasses.replace(profile.world, videos={"train": 50, "validation": 50, "test": 450}, silent_videos=4)
 
 
@@ -85,8 +85,8 @@ def test_one_seed_makes_the_same_bytes_whatever_the_number_of_processes(written:
     assert digests(again.paths.raw) == digests(written.paths.raw)
 
 
-def test_the_profiles_rates_make_the_world_that_the_committed_results_are_of(profile: Config) -> None:
-    """Its plan as it was when rates were constants of the code; sound and picture follow from the plan alone."""
+def test_the_profile_plans_the_world_of_the_committed_results(profile: Config) -> None:
+    """Sound and pictures follow from the plan alone."""
     videos = plans.plan_videos(profile.world)
     times = [[a.start, a.duration, a.tempo, a.level] for video in videos for a in video.actions]
     votes = [[narration.votes for narration in video.narrations] for video in videos]
@@ -119,7 +119,9 @@ def test_a_folder_that_holds_the_users_files_is_refused_and_left_alone(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"mine \xff")
     before = digests(tmp_path)
-    with pytest.raises(DataError, match=r"photos.*(holds files but no \.mc3-written|not its file).*move it away"):
+    with pytest.raises(
+        DataError, match=r"photos.*(holds files but no \.mc3-written|not its file).*move it away or set paths.raw"
+    ):
         generate.write(config)
     assert digests(tmp_path) == before
 
@@ -155,7 +157,7 @@ def test_a_world_is_replaced_only_while_all_its_files_are_as_written(written: Co
 
 def make(folder: Path, text: str, meanwhile: Callable[[], object] = lambda: None) -> None:
     """A folder of one file; `meanwhile` runs before it takes its place."""
-    with replace_folder(folder, "mc3 make") as new:
+    with replace_folder(folder, "mc3 make", "paths.x") as new:
         (new / "made.txt").write_text(text)
         meanwhile()
 
@@ -195,7 +197,7 @@ def test_about_54_percent_of_the_labels_are_positive(big_plan: list[plans.VideoP
     assert positive == pytest.approx(17693 / 33000, abs=0.02)
 
 
-def test_majorities_of_erring_annotators_report_the_rate_that_was_asked() -> None:
+def test_majorities_of_erring_annotators_report_the_requested_rate() -> None:
     rng = np.random.default_rng(0)
     for rate in (0.09, 0.5, 0.9):
         truth = rng.random(40000) < plans.true_rate(rate)
@@ -231,7 +233,7 @@ def test_region_follows_figure_2(big_plan: list[plans.VideoPlan]) -> None:
     assert set(regions) == {"I", "II", "III", "IV", "none"}
 
 
-def test_nobody_is_seen_talking_to_oneself(big_plan: list[plans.VideoPlan]) -> None:
+def test_a_camera_wearer_who_talks_is_not_visible(big_plan: list[plans.VideoPlan]) -> None:
     talks = [a for video in big_plan for a in video.actions if a.verb is vocabulary.TALK and a.actor == "C"]
     assert len(talks) > 100
     assert not any(action.visible for action in talks)
@@ -243,7 +245,7 @@ def test_splits_share_no_video_and_uids_are_uuids(big_plan: list[plans.VideoPlan
     assert all(str(uuid.UUID(uid)) == uid for uid in uids)
 
 
-def test_clip_times_are_apart_and_inside_the_video(big: World, big_plan: list[plans.VideoPlan]) -> None:
+def test_clip_times_are_distinct_and_inside_the_video(big: World, big_plan: list[plans.VideoPlan]) -> None:
     for video in big_plan:
         times = [round(1000 * n.time) for n in video.narrations if n.action is not None]
         assert len(set(times)) == len(times)
@@ -283,7 +285,7 @@ def test_scenes_have_their_own_nouns(big_plan: list[plans.VideoPlan]) -> None:
     assert share["kitchen"] > 2 * share["workshop"]
 
 
-def test_every_noun_can_be_drawn_and_heard_and_every_verb_moves_and_sounds() -> None:
+def test_every_noun_has_a_shape_and_a_sound_and_every_verb_a_motion_and_a_sound() -> None:
     rng = np.random.default_rng(0)
     for noun in vocabulary.NOUNS:
         if noun.kinds != "p":
@@ -310,7 +312,7 @@ def test_materials_ring_as_long_as_their_decay() -> None:
 
 
 def quiet_video(world: World, visible: bool = True, sounding: bool = True) -> plans.VideoPlan:
-    """One video in which only the actions are heard."""
+    """A video without sources: only actions and room tone sound."""
     video = plans.plan_video(world, "test", 0)
     plate = vocabulary.NOUNS[0]
     hit = next(verb for verb in vocabulary.VERBS if verb.label.startswith("hit"))
@@ -323,7 +325,7 @@ def quiet_video(world: World, visible: bool = True, sounding: bool = True) -> pl
     return dataclasses.replace(video, actions=actions)
 
 
-def test_an_action_is_heard_at_its_time_and_only_if_it_sounds(big: World) -> None:
+def test_an_action_is_audible_at_its_time_and_only_if_it_sounds(big: World) -> None:
     world = dataclasses.replace(big, seconds=10.0)
     for sounding in (True, False):
         video = quiet_video(world, sounding=sounding)
@@ -335,7 +337,7 @@ def test_an_action_is_heard_at_its_time_and_only_if_it_sounds(big: World) -> Non
             assert (during > 10 * before) == sounding
 
 
-def test_a_stroke_is_seen_when_it_is_heard() -> None:
+def test_a_stroke_is_lowest_when_it_sounds() -> None:
     tempo, seconds = 2.5, 1.4
     blow = sound.EXCITATIONS["cut"](np.random.default_rng(0), seconds, tempo)
     peak = np.argmax(np.abs(blow)) / sound.RATE
@@ -384,7 +386,7 @@ def test_videos_decode_at_the_stated_rate_size_and_length(written: Config) -> No
     assert without == config.world.silent_videos
 
 
-def test_a_decoded_video_is_the_one_that_was_drawn_and_sounds_as_it_was_made(written: Config) -> None:
+def test_a_decoded_video_has_the_rendered_pictures_and_sound(written: Config) -> None:
     world = written.world
     video = plans.plan_video(world, "test", 0)
     path = written.paths.raw / written.ego4d.videos / f"{video.uid}.mp4"
@@ -401,7 +403,7 @@ def test_a_decoded_video_is_the_one_that_was_drawn_and_sounds_as_it_was_made(wri
     assert np.corrcoef(heard[:length], made[:length])[0, 1] > 0.9
 
 
-def test_labels_truth_and_narrations_tell_of_the_same_clips(written: Config) -> None:
+def test_labels_truth_and_narrations_describe_the_same_clips(written: Config) -> None:
     raw = written.paths.raw
     narrated = {
         (uid, line["timestamp_sec"]): line["narration_text"]
@@ -511,7 +513,7 @@ def test_class_counts_add_up_and_leave_no_class_out(events: int) -> None:
     assert len({epic.class_name(k) for k in range(44)}) == 44
 
 
-def test_epic_events_are_louder_than_the_room_but_for_the_background(profile: Config) -> None:
+def test_epic_events_are_louder_than_the_room_except_background_events(profile: Config) -> None:
     video = next(v for v in epic.plan_recordings(profile.world) if any(e.class_id == epic.BACKGROUND for e in v.events))
     signal = epic.render_recording(video)
     room = np.mean(signal[: 24 * 500] ** 2)

@@ -1,8 +1,9 @@
-"""Reading the publishers' annotation files, and keeping account of what is wrong with them."""
+"""Readers of published annotation files (JSON, CSV, TSV) that list every row they cannot use."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections import Counter
@@ -19,11 +20,10 @@ from mc3.files import is_safe_id
 
 @dataclass
 class Report:
-    """What became of the rows of annotation files that are not in the manifest.
+    """The rows of annotation files that do not become clips.
 
-    `dropped` lists what is wrong with the data, one entry a row or a video; `set_aside` only
-    counts what is left out by design (narrations of other people, training clips not sampled).
-    Files are named relative to `root`.
+    `dropped` lists what is wrong with the data, an entry for each row or video. `set_aside` counts what is left out by
+    design (narrations about other people, training clips that are not sampled). File names are relative to `root`.
     """
 
     root: Path
@@ -31,30 +31,35 @@ class Report:
     set_aside: Counter[str] = field(default_factory=Counter)
 
     def drop(self, file: Path, row: str, reason: str, clips: int = 1) -> None:
-        """List `clips` clips lost at `row` of `file` for one reason."""
+        """List `clips` clips lost at `row` of `file`, and why."""
         name = file.relative_to(self.root) if self.root in file.parents else file
         self.dropped.append({"file": name.as_posix(), "row": row, "reason": reason, "clips": clips})
 
     def by_reason(self) -> dict[str, int]:
-        """Clips lost for each reason, the most frequent first."""
+        """The number of clips lost for each reason, the most frequent first."""
         counts: Counter[str] = Counter()
         for entry in self.dropped:
             counts[entry["reason"]] += entry["clips"]
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file. `DataError` if it is absent, empty, broken (with the line) or not UTF-8 (with the byte)."""
+def read_text(path: Path, what: str) -> str:
+    """A file's text. Raises `DataError` if it (`what` it is) is missing, empty or not UTF-8 (naming the byte)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DataError(f"no {path}; see `source` in the settings for the command that provides it") from None
+        raise DataError(f"no {path} ({what}); see `source` in the settings for the command that provides it") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, byte {error.start}: not UTF-8; fetch it again") from None
     if not text.strip():
         raise DataError(f"{path} is empty; fetch it again")
+    return text
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Parse a JSON file. Raises `DataError` as `read_text` does, or naming the line at which it is broken."""
     try:
-        return json.loads(text)
+        return json.loads(read_text(path, what))
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); fetch it again") from None
 
@@ -69,33 +74,26 @@ def read_rows(
     without a report they are errors. Empty lines are skipped. `what` describes the file in messages.
 
     Raises:
-        DataError: the file is missing, empty, no table or not UTF-8 (naming the byte), or lacks one of `columns`.
+        DataError: as `read_text` does, or if the header is damaged or lacks one of `columns`.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            separator = "\t" if "\t" in header else ","
-            names, fault = _split(header, separator)
-            if fault or '"' in "".join(names):
-                raise DataError(f"{path}, line 1: misplaced quote in the header; fetch it again")
-            if not any(names):
-                raise DataError(f"{path} is empty; fetch it again")
-            if missing := [name for name in columns if name not in names]:
-                raise DataError(f"{path} has no column `{missing[0]}`; its columns are {', '.join(names)}")
-            for number, line in enumerate(file, 2):
-                cells, fault = _split(line, separator)
-                if not fault and cells and len(cells) != len(names):
-                    fault = f"{len(cells)} cells where the header has {len(names)}"
-                if fault and report is None:
-                    raise DataError(f"{path}, line {number}: {fault}; fetch it again")
-                if fault and report is not None:
-                    report.drop(path, f"line {number}", fault)
-                elif cells:
-                    yield number, dict(zip(names, cells, strict=True))
-    except FileNotFoundError:
-        raise DataError(f"no {path} ({what}); see `source` in the settings for the command that provides it") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}, byte {_first_bad_byte(path)}: not UTF-8; fetch it again") from None
+    lines = io.StringIO(read_text(path, what))
+    header = lines.readline()
+    separator = "\t" if "\t" in header else ","
+    names, problem = _split(header, separator)
+    if problem or '"' in "".join(names):
+        raise DataError(f"{path}, line 1: misplaced quote in the header; fetch it again")
+    if missing := [name for name in columns if name not in names]:
+        raise DataError(f"{path} has no column `{missing[0]}`; its columns are {', '.join(names)}")
+    for number, line in enumerate(lines, 2):
+        cells, problem = _split(line, separator)
+        if not problem and cells and len(cells) != len(names):
+            problem = f"{len(cells)} cells where the header has {len(names)}"
+        if problem and report is None:
+            raise DataError(f"{path}, line {number}: {problem}; fetch it again")
+        if problem and report is not None:
+            report.drop(path, f"line {number}", problem)
+        elif cells:
+            yield number, dict(zip(names, cells, strict=True))
 
 
 def _split(line: str, separator: str) -> tuple[list[str], str]:
@@ -116,23 +114,22 @@ def read_table(path: Path, columns: tuple[str, ...], what: str, report: Report |
     return pd.DataFrame(rows)
 
 
-def fragments(path: Path) -> set[str]:
-    """Whatever stands between separators or line ends in a CSV or TSV file, without quotes; malformed rows included."""
-    text = path.read_text(encoding="utf-8-sig").replace('"', "")
-    return {cell.strip() for cell in re.split(r"[\t,\r\n]", text)}
+def fragments(path: Path, what: str) -> set[str]:
+    """Whatever is between separators or line ends in a CSV or TSV file, without quotes; malformed rows included."""
+    return {cell.strip() for cell in re.split(r"[\t,\n]", read_text(path, what).replace('"', ""))}
 
 
 def usable_rows(
     table: pd.DataFrame, id_column: str, problem: Callable[[int], str | None], path: Path, report: Report
 ) -> list[int]:
-    """Positions of the rows of an EPIC table that can be used; the others go to `report` with their line.
+    """Positions of the usable rows of an EPIC table; the others go to `report` with their line.
 
     Args:
-        table: of `read_table`, with columns `id_column` and video_id.
-        id_column: what each row is called, once.
-        problem: what else is wrong with the row at a position, if anything.
-        path: of the table.
-        report: gets the rows at fault.
+        table: from `read_table(path, ...)`, with columns `id_column` and video_id.
+        id_column: the column that names each row, once.
+        problem: what else is wrong with the row at a position, None if nothing is.
+        path: the table's file.
+        report: receives the unusable rows.
 
     Raises:
         DataError: no row is left.
@@ -140,14 +137,9 @@ def usable_rows(
     ids, videos, duplicated = table[id_column], table["video_id"], table[id_column].duplicated()
     kept = []
     for i in range(len(table)):
-        if not is_safe_id(ids[i]):
-            reason: str | None = f"unsafe {id_column} {ids[i]!r}"
-        elif not is_safe_id(videos[i]):
-            reason = f"unsafe video_id {videos[i]!r}"
-        elif duplicated[i]:
-            reason = f"duplicated {id_column}"
-        else:
-            reason = problem(i)
+        unsafe = (f"unsafe {name} {value!r}" for name, value in ((id_column, ids[i]), ("video_id", videos[i]))
+                  if not is_safe_id(value))  # fmt: skip
+        reason = next(unsafe, None) or (f"duplicated {id_column}" if duplicated[i] else problem(i))
         if reason is None:
             kept.append(i)
         else:
@@ -155,11 +147,3 @@ def usable_rows(
     if not kept:
         raise DataError(f"{path}: every row is at fault, the first because: {report.dropped[-len(table)]['reason']}")
     return kept
-
-
-def _first_bad_byte(path: Path) -> int:
-    try:
-        path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        return error.start
-    return -1

@@ -1,7 +1,7 @@
-"""EPIC-Sounds' annotation CSVs -> clips, and its sound: one HDF5 file (a 1-D array a video, 24 kHz) or a file a video.
+"""EPIC-Sounds: annotation CSVs -> clips, and its sound, one HDF5 file (a 1-D array a video, 24 kHz) or a file a video.
 
-`epic_sounds.audio` names either the HDF5 file or a folder that holds, at any depth, {video_id}.wav, .flac, .mp3,
-the videos themselves, or any other container that PyAV reads; of those the mono mix is taken, at whatever rate.
+`epic_sounds.audio` names the HDF5 file or a folder that holds, at any depth, {video_id}.wav, .flac, .mp3, the videos
+themselves, or any other container that PyAV reads, at any sample rate; they are mixed down to mono.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ SUFFIXES = {
     ".aac", ".aif", ".aiff", ".avi", ".flac", ".m4a", ".m4v", ".mka", ".mkv", ".mov", ".mp3", ".mp4", ".oga", ".ogg",
     ".opus", ".ts", ".wav", ".webm", ".wma",
 }  # fmt: skip
-AGREE_SEC = 0.01  # timestamps are rounded to a millisecond; samples must say the same
+AGREE_SEC = 0.01  # timestamps are rounded to milliseconds; samples must agree with them
 OVERHANG_SEC = 1.0  # an event may end this much after its sound does
-SCALES = (  # samples / (RATE * seconds), and what it tells; both have occurred in published annotations
+SCALES = (  # samples / (RATE * seconds), and the mistake; all have occurred in published annotations
     (1.0, None),
     (1 / RATE, "seconds where samples belong"),
     (10.0, "samples ten times too large"),
@@ -45,7 +45,7 @@ COLUMNS = ("annotation_id", "video_id", "start_timestamp", "stop_timestamp", "st
 
 
 def seconds(timestamp: str) -> float:
-    """A timestamp, HH:MM:SS.sss, as seconds; NaN if it is written otherwise."""
+    """A timestamp HH:MM:SS.sss in seconds; NaN in any other form."""
     parts = timestamp.split(":")
     try:
         hours, minutes, rest = int(parts[0]), int(parts[1]), float(parts[2])
@@ -55,7 +55,7 @@ def seconds(timestamp: str) -> float:
 
 
 def problem(start: float, stop: float, start_sample: float, stop_sample: float) -> str | None:
-    """What is wrong with an event whose times stand there twice, in seconds and in samples; None if they agree."""
+    """What is wrong with an event's times, which a row has in seconds and in samples; None if they agree."""
     times, samples = np.array([start, stop]), np.array([start_sample, stop_sample])
     if not np.isfinite([*times, *samples]).all():
         return "times or samples are no numbers"
@@ -70,14 +70,14 @@ def problem(start: float, stop: float, start_sample: float, stop_sample: float) 
 
 
 def window(start: float, stop: float, shortest: float, longest: float) -> tuple[float, float]:
-    """The stretch cut for an event: around its centre, the event's length but within [shortest, longest] seconds."""
+    """The window cut for an event: around its centre, as long as the event but within [shortest, longest] seconds."""
     centre, length = (start + stop) / 2, min(max(stop - start, shortest), longest)
     return centre - length / 2, centre + length / 2
 
 
 @dataclass(frozen=True)
 class Sound:
-    """One video's sound: the file it is in, its length in seconds, and why it cannot be used (None if it can)."""
+    """One video's sound: its file, its length in seconds, and why it cannot be used (None if it can)."""
 
     file: Path
     seconds: float
@@ -85,50 +85,52 @@ class Sound:
 
 
 def read_events(path: Path, report: Report) -> pd.DataFrame:
-    """An annotation CSV -> sound events: annotation_id, video_id, start, stop (s), class_id.
+    """The sound events of an annotation CSV: annotation_id, video_id, start, stop (in seconds), class_id.
 
-    `class_id` is Int16, NA where the file has no such column (the test split, sounds without category). Rows at
-    fault go to `report` with their line. Raises `DataError` if no row is left.
+    `class_id` is Int16, NA if the file has no such column (the test split, sounds without category). Unusable rows go
+    to `report`. Raises `DataError` if no row is left.
     """
     table = read_table(path, COLUMNS, "EPIC-Sounds annotations", report)
     start, stop = table["start_timestamp"].map(seconds), table["stop_timestamp"].map(seconds)
     samples = [pd.to_numeric(table[c], errors="coerce") for c in ("start_sample", "stop_sample")]
-    class_id, class_fault = _classes(table)
+    class_id, class_problem = _classes(table)
 
-    def fault(i: int) -> str | None:
-        return problem(start[i], stop[i], samples[0][i], samples[1][i]) or class_fault[i]
+    def row_problem(i: int) -> str | None:
+        return problem(start[i], stop[i], samples[0][i], samples[1][i]) or class_problem[i]
 
-    kept = usable_rows(table, "annotation_id", fault, path, report)
+    kept = usable_rows(table, "annotation_id", row_problem, path, report)
     events = pd.DataFrame({"annotation_id": table["annotation_id"], "video_id": table["video_id"],
                            "start": start, "stop": stop, "class_id": class_id})  # fmt: skip
     return events.iloc[kept].reset_index(drop=True).astype({"class_id": "Int16"})
 
 
 def clips(config: Config, report: Report) -> list[dict[str, Any]]:
-    """All EPIC-Sounds clips of the manifest, a row an event; `start_sec` and `end_sec` are its `window`.
+    """The manifest's EPIC-Sounds clips, a row for each event; `start_sec` and `end_sec` are its `window`.
 
-    Of `epic_sounds.annotations` the split "test" may lack classes. Events of videos without usable sound, or
-    beyond its end, go to `report`. Raises `DataError` if the sound is absent, has none of an annotation file's
-    videos, or a file of another split has no classes.
+    Events of videos without usable sound, or after its end, go to `report`.
+
+    Raises:
+        DataError: the sound is missing, or has none of an annotation file's videos, or a split other than "test" has no
+            classes.
     """
     files, shortest = config.epic_sounds, config.clips.before_sec + config.clips.after_sec
-    heard, folder = sounds(config), config.paths.raw / config.epic_sounds.audio
+    found, folder = sounds(config), config.paths.raw / config.epic_sounds.audio
     rows, seen = [], set()
     for split, name in sorted(files.annotations.items()):
         events = read_events(config.paths.raw / name, report)
         if split != "test" and events["class_id"].isna().any():
             raise DataError(f"{config.paths.raw / name} has no column `class_id`, which the split {split} needs")
-        if not set(events["video_id"]) & set(heard):
+        if found.keys().isdisjoint(events["video_id"]):
             raise DataError(
                 f"{folder} has none of the videos of {config.paths.raw / name}; "
                 "extract the sound of these videos as EPIC-Sounds' authors describe"
             )
         for event in events.itertuples():
-            row, reason = f"annotation_id {event.annotation_id}", misfit(event, heard, files.audio.name)
+            reason = _sound_problem(event, found, files.audio.name)
             if reason is None and event.annotation_id in seen:
                 reason = "annotation_id is in another split too"
             if reason is not None:
-                report.drop(name, row, reason)
+                report.drop(name, f"annotation_id {event.annotation_id}", reason)
                 continue
             seen.add(event.annotation_id)
             start, end = window(event.start, event.stop, shortest, config.clips.max_event_sec)
@@ -136,14 +138,14 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
                 "clip_id": event.annotation_id, "dataset": "epic_sounds", "split": split,
                 "video_uid": event.video_id, "narration_time": math.nan, "start_sec": start, "end_sec": end,
                 "text": "", "verb": "", "noun": "", "action_group": "", "class_id": event.class_id,
-                "path": (files.audio / heard[event.video_id].file.relative_to(folder)).as_posix(),
+                "path": (files.audio / found[event.video_id].file.relative_to(folder)).as_posix(),
             })  # fmt: skip
     return rows
 
 
-def misfit(event: Any, heard: Mapping[str, Sound], name: str) -> str | None:
-    """Why an event (with video_id, start, stop) has no sound in `heard`, called `name`; None if it has."""
-    sound = heard.get(event.video_id)
+def _sound_problem(event: Any, found: Mapping[str, Sound], name: str) -> str | None:
+    """Why an event (video_id, start, stop) has no sound in `found`, whose file is called `name`; None if it has."""
+    sound = found.get(event.video_id)
     if sound is None:
         return f"no sound in {name}"
     if sound.fault is not None:
@@ -154,11 +156,10 @@ def misfit(event: Any, heard: Mapping[str, Sound], name: str) -> str | None:
 
 
 def clips_of(path: Path, video: str, windows: Sequence[tuple[float, float]], rate: int) -> Iterator[np.ndarray]:
-    """Cut stretches of one video's sound, its file opened once; silence where they overhang its ends.
+    """Yield float32 [round((end - start) * rate)] for each window (start, end) in seconds of one video's sound.
 
-    `path` is an HDF5 file with an array `video`, or that video's own media file, read once from begin to end:
-    then the windows must ascend by their start. Yields float32 [round((end - start) * rate)] for each
-    (start, end) in seconds. Raises `DataError` naming file and video if that is absent or unreadable.
+    `path` is an HDF5 file with an array `video`, or the video's own media file, for which windows must ascend by their
+    start. Beyond the ends there is silence. Raises `DataError` if file or video are missing or unreadable.
     """
     if path.exists() and not h5py.is_hdf5(path):
         yield from media.waveforms_of(path, windows, rate)
@@ -173,11 +174,11 @@ def clips_of(path: Path, video: str, windows: Sequence[tuple[float, float]], rat
 
 
 def sounds(config: Config) -> dict[str, Sound]:
-    """The sound of every video that `epic_sounds.audio` holds, from headers alone.
+    """The sound of every video in `epic_sounds.audio`, from headers alone.
 
-    Arrays that are not 1-D, files without sound, and lengths that EPIC-KITCHENS' durations
-    contradict (`VIDEO_INFO`, if it is there: a wrong sample rate would shift every event) have a `fault`.
-    Raises `DataError` if nothing is there, or two files are one video's.
+    Arrays that are not 1-D, files without sound, and lengths that contradict EPIC-KITCHENS' durations (`VIDEO_INFO`, if
+    it is there: another sample rate would shift every event) have a `fault`. Raises `DataError` if nothing is there, or
+    if two files belong to one video.
     """
     path = config.paths.raw / config.epic_sounds.audio
     found = _in_folder(path) if path.is_dir() else _in_hdf5(path)
@@ -185,8 +186,8 @@ def sounds(config: Config) -> dict[str, Sound]:
     if info is None:
         return found
     table = read_table(info, ("video_id", "duration"), "EPIC-KITCHENS-100's durations")
-    seconds_of = pd.to_numeric(table["duration"], errors="coerce")
-    duration = dict(zip(table["video_id"], seconds_of.where(seconds_of > 0), strict=True))
+    lengths = pd.to_numeric(table["duration"], errors="coerce")
+    duration = dict(zip(table["video_id"], lengths.where(lengths > 0), strict=True))
     for video, sound in found.items():
         expected = duration.get(video, math.nan)
         if sound.fault is None and abs(sound.seconds - expected) > max(DURATION_SEC, DURATION_SHARE * expected):
@@ -198,53 +199,50 @@ def sounds(config: Config) -> dict[str, Sound]:
 
 
 def check(config: Config) -> dict[str, Any]:
-    """Hold annotations and sound against each other, print what fits, and write it all to work/epic_sounds_check.json.
+    """Compare annotations and sound, print what fits, and write the result to work/epic_sounds_check.json.
 
-    First of all it writes work/epic_video_ids.txt, the videos whose sound is needed, which takes the annotations
-    alone. Arrays of an HDF5 file are read whole, for values outside [-1, 1].
+    It begins by writing work/epic_video_ids.txt, the videos whose sound is needed, for which the annotations suffice.
+    Arrays of an HDF5 file are read whole, to find values outside [-1, 1].
 
     Returns:
-        By split the events of the file, with sound and by reason refused, videos needed and with sound, hours; and
-        the faults of sounds by video.
+        "splits": for each split its usable events, refused events by reason, videos, videos with sound, hours, classes;
+        "faults": unusable sounds by video; "refused": the rows.
 
     Raises:
-        DataError: an annotation file cannot be used, the sound is absent, or that of no video can be used.
+        DataError: an annotation file cannot be used, the sound is missing, or no video's sound can be used.
     """
-    raw, work, name = config.paths.raw, config.paths.work, config.epic_sounds.audio.name
-    events, reports = {}, {}
-    for split, file in sorted(config.epic_sounds.annotations.items()):
-        reports[split] = Report(raw)
-        table = events[split] = read_events(raw / file, reports[split])
-        print(f"{split}: {len(table)} events in {table['video_id'].nunique()} videos, in {raw / file}")
+    raw, work, names = config.paths.raw, config.paths.work, config.epic_sounds.annotations
+    path = raw / config.epic_sounds.audio
+    reports = {split: Report(raw) for split in sorted(names)}
+    events = {}
+    for split, report in reports.items():
+        table = events[split] = read_events(raw / names[split], report)
+        print(f"{split}: {len(table)} events in {table['video_id'].nunique()} videos, in {raw / names[split]}")
     needed = sorted(set().union(*(set(table["video_id"]) for table in events.values())))
     ids = work / "epic_video_ids.txt"
     write_atomic(ids, "".join(f"{video}\n" for video in needed).encode())
     print(f"{len(needed)} videos are needed; their ids are in {ids}")
-    heard = sounds(config)
-    faults = {video: heard[video].fault for video in needed if video in heard and heard[video].fault}
-    if not (raw / config.epic_sounds.audio).is_dir():
-        path = raw / config.epic_sounds.audio
-        faults |= {v: f for v in needed if v in heard and v not in faults and (f := _values(path, v))}
+    found = sounds(config)
+    faults = {video: found[video].fault or _values(path, video) for video in needed if video in found}
+    faults = {video: fault for video, fault in faults.items() if fault}
     summary: dict[str, Any] = {}
     for split, table in events.items():
-        reasons = [misfit(event, heard, name) for event in table.itertuples()]
-        for event, reason in zip(table.itertuples(), reasons, strict=True):
+        reasons = [_sound_problem(event, found, path.name) for event in table.itertuples()]
+        for annotation_id, reason in zip(table["annotation_id"], reasons, strict=True):
             if reason is not None:
-                reports[split].drop(
-                    config.epic_sounds.annotations[split], f"annotation_id {event.annotation_id}", reason
-                )
+                reports[split].drop(names[split], f"annotation_id {annotation_id}", reason)
         fits = table[[reason is None for reason in reasons]]
         videos = set(table["video_id"])
-        summary[split] = {
+        with_sound = sorted(videos & set(found))
+        counts = summary[split] = {
             "events": len(fits),
             "refused": reports[split].by_reason(),
             "videos": len(videos),
-            "videos_with_sound": len(videos & set(heard)),
+            "videos_with_sound": len(with_sound),
             "hours_of_events": round(float((fits["stop"] - fits["start"]).sum()) / 3600, 3),
-            "hours_of_sound": round(sum(heard[v].seconds for v in sorted(videos & set(heard))) / 3600, 3),
+            "hours_of_sound": round(sum(found[video].seconds for video in with_sound) / 3600, 3),
             "classes": int(fits["class_id"].nunique()),
         }
-        counts = summary[split]
         print(
             f"{split}: {counts['events']} events of {counts['classes']} classes can be cut, "
             f"{counts['hours_of_events']} h; {counts['videos_with_sound']} of {counts['videos']} videos have sound, "
@@ -254,52 +252,47 @@ def check(config: Config) -> dict[str, Any]:
             print(f"    {rows} refused: {reason}")
     for video, fault in faults.items():
         print(f"    {video} {fault}")
-    rows = [entry for split in reports for entry in reports[split].dropped]
-    facts = {"splits": summary, "faults": faults, "refused": rows}
+    refused = [entry for report in reports.values() for entry in report.dropped]
+    facts = {"splits": summary, "faults": faults, "refused": refused}
     write_atomic(work / "epic_sounds_check.json", (json.dumps(facts, indent=1) + "\n").encode())
     if not any(counts["events"] for counts in summary.values()):
         raise DataError(
-            f"{raw / config.epic_sounds.audio} has usable sound of none of the {len(needed)} videos in {ids}; "
+            f"{path} has usable sound of none of the {len(needed)} videos in {ids}; "
             "get their sound as EPIC-Sounds' authors describe"
         )
     return facts
 
 
 def _classes(table: pd.DataFrame) -> tuple[pd.Series, list[str | None]]:
-    """Class numbers (NaN where the table has none) and what is wrong with each, by row."""
+    """Class numbers (NaN if the table has none) and what is wrong with each, by row."""
     if "class_id" not in table:
         return pd.Series(math.nan, index=table.index), [None] * len(table)
     number = pd.to_numeric(table["class_id"], errors="coerce")
     known = number.isin(range(CLASSES))
-    faults: list[str | None] = [
-        None
-        if good
-        else "class_id is no whole number"
-        if not value.isdigit()
-        else f"class_id is not in 0..{CLASSES - 1}"
-        for good, value in zip(known, table["class_id"], strict=True)
-    ]
+    wrong = table["class_id"].str.isdigit().map({True: f"class_id is not in 0..{CLASSES - 1}",
+                                                 False: "class_id is no whole number"})  # fmt: skip
+    problems: list[str | None] = [None if good else reason for good, reason in zip(known, wrong, strict=True)]
     if "class" in table:
-        # A name and a number belong together if each is the other's most frequent partner.
+        # a name and a number belong together if each is the other's most frequent partner
         pairs = pd.DataFrame({"id": number, "name": table["class"]})
         counts = pairs[known].value_counts().reset_index()
         name_of = dict(counts.drop_duplicates("id")[["id", "name"]].itertuples(index=False))
         id_of = dict(counts.drop_duplicates("name")[["name", "id"]].itertuples(index=False))
         for i, (value, name) in enumerate(pairs.itertuples(index=False)):
-            if faults[i] is None and (name_of[value] != name or id_of[name] != value):
-                faults[i] = f"class {name!r} with class_id {value:.0f}, against the rest of the file"
-    return number, faults
+            if problems[i] is None and (name_of[value] != name or id_of[name] != value):
+                problems[i] = f"class {name!r} with class_id {value:.0f}, against the rest of the file"
+    return number, problems
 
 
 def _in_hdf5(path: Path) -> dict[str, Sound]:
+    def sound(array: Any) -> Sound:
+        if isinstance(array, h5py.Dataset) and array.ndim == 1 and array.dtype.kind == "f":
+            return Sound(path, len(array) / RATE)
+        return Sound(path, 0.0, "is no 1-D array of floats")
+
     try:
         with h5py.File(path, "r") as file:
-            return {
-                video: Sound(path, len(sound) / RATE)
-                if isinstance(sound, h5py.Dataset) and sound.ndim == 1 and sound.dtype.kind == "f"
-                else Sound(path, 0.0, "is no 1-D array of floats")
-                for video, sound in file.items()
-            }
+            return {video: sound(array) for video, array in file.items()}
     except FileNotFoundError:
         raise DataError(
             f"no sound at {path}; `mc3 data epic-sounds check` writes the ids of the videos that are needed"
@@ -313,22 +306,27 @@ def _in_folder(folder: Path) -> dict[str, Sound]:
     for file in sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and is_safe_id(f.stem)):
         if file.stem in found:
             raise DataError(f"{found[file.stem].file} and {file} are both the sound of {file.stem}; keep one of them")
+        length, fault = 0.0, None
         try:
             header = media.probe(file)
         except DataError as error:
-            found[file.stem] = Sound(file, 0.0, f"cannot be read: {error}")
-            continue
-        fault = None if header.audio_rate else f"is not in {file.name}, which has no audio stream"
-        if header.audio_rate and not header.duration_sec:
-            fault = f"has no duration in {file.name}'s header; write the file anew, for example as FLAC"
-        found[file.stem] = Sound(file, header.duration_sec, fault)
+            fault = f"cannot be read: {error}"
+        else:
+            length = header.duration_sec
+            if not header.audio_rate:
+                fault = f"is not in {file.name}, which has no audio stream"
+            elif not length:
+                fault = f"has no duration in {file.name}'s header; write the file anew, for example as FLAC"
+        found[file.stem] = Sound(file, length, fault)
     if not found:
         raise DataError(f"no media files in {folder}; name them {{video_id}}.wav, .flac or as their format is called")
     return found
 
 
 def _values(path: Path, video: str) -> str | None:
-    """What is wrong with the samples of one array of the HDF5 file."""
+    """What is wrong with the samples of one array of the HDF5 file; media files are not decoded for this."""
+    if path.is_dir():
+        return None
     try:
         with h5py.File(path, "r") as file:
             for first in range(0, len(file[video]), 60 * RATE):

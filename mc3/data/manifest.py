@@ -1,4 +1,4 @@
-"""The one table that says what there is to cut: a row a clip, of both data sets, all splits."""
+"""The manifest: one table with a row for each clip to cut, of both data sets and all splits."""
 
 from __future__ import annotations
 
@@ -24,16 +24,14 @@ SHOWN = 5
 def write(config: Config) -> Path:
     """Read the annotations under `paths.raw` and write `work/manifest.parquet` and `work/manifest_report.json`.
 
-    Only annotations and the HDF5 file's directory are read; the videos need not be there yet.
-    The report counts clips and lists each dropped row with file, place and reason. The same
-    input gives the same bytes. Raises `DataError` for files that are absent or wholly unusable.
+    The videos need not be there yet. The report has counts, and each dropped row with file, line and reason. The same
+    input gives the same bytes. Raises `DataError` if a file is missing or wholly unusable.
     """
     report = Report(config.paths.raw)
     manifest = pd.DataFrame(ego4d.clips(config, report) + epic_sounds.clips(config, report), columns=list(COLUMNS))
     manifest[["votes"]] = manifest[["votes"]].fillna("")
     manifest = manifest.astype(COLUMNS).sort_values(["dataset", "split", "video_uid", "start_sec", "clip_id"])
     path = config.paths.work / "manifest.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, manifest.to_parquet(index=False))
     counts = summary(manifest)
     facts = {
@@ -54,7 +52,7 @@ def write(config: Config) -> Path:
 
 
 def summary(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Counts by data set and split: videos, clips, positive and negative ones, classes."""
+    """By data set and split, the numbers of videos, clips, positive and negative clips, and classes."""
     groups = manifest.groupby(["dataset", "split"], sort=True)
     return groups.agg(
         videos=("video_uid", "nunique"),
@@ -66,7 +64,7 @@ def summary(manifest: pd.DataFrame) -> pd.DataFrame:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The manifest as written by `write`. `DataError` if it is absent or has other columns."""
+    """Read a manifest. Raises `DataError` if it is missing or has other columns."""
     if not path.exists():
         raise DataError(f"no manifest at {path}; `mc3 manifest` writes it")
     manifest = pd.read_parquet(path)

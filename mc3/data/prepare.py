@@ -88,7 +88,7 @@ class ShardJob:
 
 
 def write(config: Config) -> Path:
-    """Cut every clip of `work/manifest.parquet` into `work/shards`, with index and tokenizer; returns that folder.
+    """Cut every clip of `work/manifest.parquet` into `paths.shards`, with index and tokenizer; returns that folder.
 
     The bytes do not depend on the number of processes (`clips.workers`) nor on which of them cut what. Shards finished
     by an interrupted run, `write_share` or `submit` are kept. Videos that cannot be decoded are listed in
@@ -98,7 +98,7 @@ def write(config: Config) -> Path:
         DataError: the manifest is missing, or more than 1 % of the videos (and more than one) fail.
     """
     work = config.paths.work
-    folder, partial = work / "shards", work / "shards.partial"
+    folder, partial = config.paths.shards, work / "shards.partial"
     table = manifest.read(work / "manifest.parquet")
     jobs = plan(table, config, partial)
     done = _run(jobs, config.clips.workers)

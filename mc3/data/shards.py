@@ -1,10 +1,10 @@
-"""Clips cut once (`mc3.data.prepare`), in tar shards that training reads at random: film strip, log-mel, sound.
+"""Random access to the clips in tar shards, which `mc3.data.prepare` writes.
 
-A shard is a tar file of whole videos; for each clip it holds, as far as the clip has them,
+A shard is a tar file of whole videos. For each clip it has, if the clip has pictures and sound,
     {clip_id}.jpg  its T pictures below one another, one JPEG of size x (T * size), 4:4:4
     {clip_id}.npy  log-mel energies before normalisation, float16 [L, mel_bins]
-    {clip_id}.wav  the sound they were made from, 16-bit mono
-and `index.parquet` says for every clip of the manifest in which shard and at which bytes each lies.
+    {clip_id}.wav  the sound that they are computed from, 16-bit mono
+`index.parquet` has the shard and the byte offsets of every clip of the manifest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from mc3.config import Config
 from mc3.errors import DataError
 
-# Notebooks read pictures and sound from shards without torch, whose import would be most of their time.
+# Notebooks read pictures and sound without torch, whose import would take most of their time.
 if TYPE_CHECKING:
     import torch
     from torch.utils.data import Dataset
@@ -36,22 +36,22 @@ MEMBERS = {"frames": "jpg", "fbank": "npy", "audio": "wav"}
 
 
 class ClipDataset(Dataset):
-    """Clips of one data set and split, map-style, as `mc3.data.prepare.write` left them.
+    """Map-style dataset of the clips of one data set and split.
 
     Args:
-        folder: `work/shards`.
+        folder: `paths.shards`.
         dataset: "ego4d" or "epic_sounds".
         split: "train", "validation" or "test", or several joined by "+", in the index's order.
-        modalities: what `__getitem__` gives of "audio", "sound", "video", "text".
-        tokenizer: for the text; by default the folder's own.
-        max_length: tokens a text is cut or padded to.
-        in_memory: read and decode all now, for data that fit.
+        modalities: which of "audio", "sound", "video", "text" an item has.
+        tokenizer: of the text; by default the folder's own.
+        max_length: the number of tokens to which a text is cut or padded.
+        in_memory: decode everything now, for data that fit.
 
     Attributes:
-        index: DataFrame, the rows of index.parquet in their order.
+        index: DataFrame, the clips' rows of index.parquet.
 
     Raises:
-        DataError: if the shards are absent or do not fit their index.
+        DataError: the shards are missing or do not fit their index.
     """
 
     def __init__(
@@ -71,70 +71,64 @@ class ClipDataset(Dataset):
         if self.index.empty:
             known = sorted(set(index["dataset"] + " " + index["split"]))
             raise DataError(f"{self.folder} has no clips of {dataset} {split}; it has {', '.join(known)}")
-        self._where = self.index[["shard", *(f"{m}_{x}" for m in MEMBERS for x in ("offset", "size"))]].to_dict("list")
+        columns = ["shard", *(f"{m}_{x}" for m in MEMBERS for x in ("offset", "size"))]
+        self._offsets = self.index[columns].to_dict("list")
         self._files: dict[tuple[int, str], int] = {}
-        self._held: dict[str, list[torch.Tensor]] = {}
+        self._decoded: dict[str, list[torch.Tensor]] = {}
         if "text" in self.modalities:
             words = tokenizer or Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-            self._held["text"] = list(encode(words, self.index["text"], max_length))
+            self._decoded["text"] = list(encode(words, self.index["text"], max_length))
         if in_memory:
-            import torch
-
             for modality in set(self.modalities) - {"text"}:
-                self._held[modality] = [torch.from_numpy(self._decode(i, modality)) for i in range(len(self))]
+                self._decoded[modality] = [self._decode(i, modality) for i in range(len(self))]
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """Clip `i`, of what was asked for, and its "index".
+        """Clip `i`: its "index" and the modalities asked for.
 
         "video" uint8 [T, H, W, 3], "audio" float16 [L, mel_bins], "sound" int16 [S], "text" int64 [max_length].
         """
+        decoded = {m: self._decoded[m][i] if m in self._decoded else self._decode(i, m) for m in self.modalities}
+        return {"index": i, **decoded}
+
+    def _decode(self, i: int, modality: str) -> torch.Tensor:
         import torch
 
-        item: dict[str, Any] = {"index": i}
-        for modality in self.modalities:
-            if modality in self._held:
-                item[modality] = self._held[modality][i]
-            else:
-                item[modality] = torch.from_numpy(self._decode(i, modality))
-        return item
-
-    def _decode(self, i: int, modality: str) -> np.ndarray:
         if modality == "sound":
-            return self.waveform(i)[0].copy()
-        return self.frames(i) if modality == "video" else self.fbank(i)
+            return torch.from_numpy(self.waveform(i)[0].copy())
+        return torch.from_numpy(self.frames(i) if modality == "video" else self.fbank(i))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": {}}
 
     def frames(self, i: int) -> np.ndarray:
-        """Pictures of clip `i`, uint8 [T, H, W, 3]."""
+        """The pictures of clip `i`, uint8 [T, H, W, 3]."""
         strip = np.array(Image.open(io.BytesIO(self._read(i, "frames"))))
         return strip.reshape(-1, strip.shape[1], *strip.shape[1:])
 
     def fbank(self, i: int) -> np.ndarray:
-        """Log-mel energies of clip `i` before normalisation, float16 [L, mel_bins]."""
+        """The log-mel energies of clip `i` before normalisation, float16 [L, mel_bins]."""
         return np.load(io.BytesIO(self._read(i, "fbank")), allow_pickle=False)
 
     def waveform(self, i: int) -> tuple[np.ndarray, int]:
-        """Sound of clip `i`, int16 [S], and its samples a second."""
+        """The sound of clip `i`, int16 [S], and its sample rate."""
         with wave.open(io.BytesIO(self._read(i, "audio"))) as file:
             return np.frombuffer(file.readframes(file.getnframes()), "<i2"), file.getframerate()
 
     def _read(self, i: int, member: str) -> bytes:
-        name, size = self._where["shard"][i], self._where[f"{member}_size"][i]
+        name, size = self._offsets["shard"][i], self._offsets[f"{member}_size"][i]
         if not size:
             raise DataError(f"clip {self.index['clip_id'][i]} has no {member}; ask for other modalities")
-        key = (os.getpid(), name)  # a worker process must not share its parent's files
+        key = (os.getpid(), name)  # worker processes must not share their parent's files
         if key not in self._files:
             self._files[key] = os.open(self.folder / name, os.O_RDONLY)
-        return os.pread(self._files[key], size, self._where[f"{member}_offset"][i])
+        return os.pread(self._files[key], size, self._offsets[f"{member}_offset"][i])
 
 
 def open_clips(config: Config, split: str, tokenizer: Tokenizer, modalities: Sequence[str]) -> ClipDataset:
-    """Ego4D's clips of a split (or several, "a+b"), decoded beforehand if they fit in `IN_MEMORY_BYTES`."""
+    """Ego4D's clips of a split (or several, "a+b"), decoded now if they fit in `IN_MEMORY_BYTES`."""
     index = read_index(config.paths.shards)
     rows = index[(index["dataset"] == "ego4d") & index["split"].isin(split.split("+"))]
     audio_bytes = rows["audio_size" if "sound" in modalities else "fbank_size"].sum()
@@ -144,7 +138,7 @@ def open_clips(config: Config, split: str, tokenizer: Tokenizer, modalities: Seq
 
 
 def read_index(folder: Path) -> pd.DataFrame:
-    """The index of a folder of shards. `DataError` if it is absent or a shard is missing or cut short."""
+    """The index of a folder of shards. Raises `DataError` if it or a shard is missing, or a shard is cut short."""
     path = folder / "index.parquet"
     if not path.exists():
         raise DataError(f"no shards in {folder}; `mc3 shards` writes them")
@@ -158,10 +152,10 @@ def read_index(folder: Path) -> pd.DataFrame:
 
 
 def encode(words: Tokenizer, texts: Sequence[str], max_length: int) -> torch.Tensor:
-    """Token ids of texts, int64 [N, max_length], cut or padded with 0."""
+    """The token ids of texts, int64 [N, max_length], cut or padded with 0."""
     import torch
 
-    words = Tokenizer.from_str(words.to_str())  # the caller's keeps its own padding
+    words = Tokenizer.from_str(words.to_str())  # a copy, so that the caller's padding stays
     words.enable_truncation(max_length)
     words.enable_padding(length=max_length)
     return torch.tensor([encoding.ids for encoding in words.encode_batch(list(texts))], dtype=torch.int64)

@@ -82,22 +82,19 @@ def read_narrations(
     verb, noun = table["verb_class"].map(_number), table["noun_class"].map(_number)
     ends = table["video_id"].map(durations) if durations is not None else pd.Series(math.inf, index=table.index)
 
+    bad_noun = (noun < 0) | (False if nouns is None else ~noun.isin(nouns.index))
+    faults: dict[str, pd.Series] = {
+        "times are not timestamps": ~(np.isfinite(start) & np.isfinite(stop)),
+        "starts before the video": start < 0,
+        "ends before it starts": stop <= start,
+        "video without a known duration": ends.isna(),
+        "ends after the video": stop > ends + OVERHANG_SEC,
+        "unknown verb_class {verb_class!r}": ~verb.isin(verbs.index),
+        "unknown noun_class {noun_class!r}": bad_noun,
+    }
+
     def fault(i: int) -> str | None:
-        if not (math.isfinite(start[i]) and math.isfinite(stop[i])):
-            return "times are not timestamps"
-        if start[i] < 0:
-            return "starts before the video"
-        if stop[i] <= start[i]:
-            return "ends before it starts"
-        if math.isnan(ends[i]):
-            return "video without a known duration"
-        if stop[i] > ends[i] + OVERHANG_SEC:
-            return "ends after the video"
-        if verb[i] not in verbs.index:
-            return f"unknown verb_class {table['verb_class'][i]!r}"
-        if noun[i] < 0 or (nouns is not None and noun[i] not in nouns.index):
-            return f"unknown noun_class {table['noun_class'][i]!r}"
-        return None
+        return next((reason.format(**table.loc[i]) for reason, bad in faults.items() if bad[i]), None)
 
     kept = usable_rows(table, "narration_id", fault, path, report)
     narrations = pd.DataFrame({

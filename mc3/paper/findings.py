@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,15 +31,15 @@ def checkpoints() -> tuple[str, ...]:
 def clips(config: Config) -> pd.DataFrame:
     """The embedded clips: the manifest's columns and `region`, the clip's part of Figure 2's diagram.
 
-    Where the world knows its own truth (truth.csv among the raw data) the region is that; elsewhere
-    the labels tell only region I (the narrated action is seen and heard) from the rest.
+    A generated world has the true regions in truth.csv. Elsewhere the labels only separate region I (the narrated
+    action is visible and audible) from the rest, "II-IV".
     """
     index = store.clips(config)
     truth = config.paths.raw / "truth.csv"
     if truth.exists():
         known = pd.read_csv(truth, keep_default_na=False)
-        place = [f"{u}_{round(1000 * t):09d}" for u, t in zip(known["video_uid"], known["narration_time"], strict=True)]
-        regions = dict(zip(place, known["region"], strict=True))
+        ids = known["video_uid"] + (1000 * known["narration_time"]).round().map("_{:09.0f}".format)
+        regions = dict(zip(ids, known["region"], strict=True))
         return index.assign(region=[regions.get(clip, "unknown") for clip in index["clip_id"]])
     return index.assign(region=index["positive"].map({1: "I", 0: "II-IV"}).fillna("unknown"))
 
@@ -51,7 +52,7 @@ def short(label: str) -> str:
 def sounding_rates(index: pd.DataFrame) -> pd.DataFrame:
     """Table 1: how often each verb group sounds, in the paper's order, then our other verbs by rate.
 
-    Columns: verb, sounding_rate, paper (NaN where the paper's ten examples do not have the verb), n (labelled clips).
+    Columns: verb, sounding_rate, paper (NaN for verbs that are not among its ten examples), n (labelled clips).
     """
     labelled = index[index["positive"].notna() & (index["verb"] != "")]
     ours = labelled.groupby("verb")["positive"].agg(sounding_rate="mean", n="size").reset_index()
@@ -72,9 +73,10 @@ def long_tail(index: pd.DataFrame) -> pd.DataFrame:
 
 
 def one_of_each(index: pd.DataFrame, seed: int = 0) -> tuple[list[int], list[str]]:
-    """A clip of every region, drawn with `seed`: rows and a note (region, label, votes) for each.
+    """A random clip of every region, of those whose label agrees with the region where there are any.
 
-    Drawn from the clips whose label says what the region does, which the annotators miss now and then.
+    Returns:
+        Rows, and a note (region, label, votes) for each.
     """
     rng = np.random.default_rng(seed)
     agrees = (index["positive"] == (index["region"] == "I")).fillna(False)
@@ -203,13 +205,8 @@ def clusters(config: Config, method: str, seed: int, top: int = 8) -> pd.DataFra
         inside = index[labels == cluster]
         verbs = inside["verb"].value_counts()
         purity, sounding = verbs.iloc[0] / len(inside), inside["positive"].astype("Float64").mean()
-        about = {
-            "cluster": cluster,
-            "size": len(inside),
-            "verb": verbs.index[0],
-            "purity": purity,
-            "sounding": sounding,
-        }
+        about = {"cluster": cluster, "size": len(inside), "verb": verbs.index[0]}
+        about |= {"purity": purity, "sounding": sounding}
         mostly = f"{purity:.0%} {verbs.index[0] or 'without a verb'}"
         title = f"Cluster {cluster + 1} of {n}: {len(inside)} clips, {mostly}, {sounding:.0%} sounding"
         for rank, member in enumerate(evaluate.members(video, labels, cluster, top), start=1):
@@ -220,20 +217,18 @@ def clusters(config: Config, method: str, seed: int, top: int = 8) -> pd.DataFra
 
 
 def purest_median_and_least(members: pd.DataFrame) -> pd.DataFrame:
-    """Of `clusters`, the purest one, the median and the least pure, by the share of their most frequent verb."""
-    order = (
-        members.drop_duplicates("cluster").sort_values("purity", ascending=False, kind="stable")["cluster"].to_list()
-    )
-    chosen = dict.fromkeys([order[0], order[len(order) // 2], order[-1]])
+    """The purest, the median and the least pure of `clusters`, by the share of their most frequent verb."""
+    once = members.drop_duplicates("cluster").sort_values("purity", ascending=False, kind="stable")
+    chosen = dict.fromkeys(once["cluster"].iloc[[0, len(once) // 2, -1]])
     return pd.concat([members[members["cluster"] == cluster] for cluster in chosen], ignore_index=True)
 
 
 def retrieved(config: Config, method: str, seed: int, hits: int = 2, misses: int = 1, depth: int = 3) -> pd.DataFrame:
-    """Figure 7: queries drawn by chance among those answered within the first `depth` and those that are not.
+    """Figure 7: random queries with a correct clip among the first `depth` (`hits` of them) and without (`misses`).
 
-    Columns: direction, query and retrieved (rows), rank, correct, first_correct (place of the first clip of
-    the query's action group), share_hit (of all queries, those answered within `depth`), query_clip,
-    retrieved_clip, query_text, retrieved_text.
+    Columns: direction, query and retrieved (rows), rank, correct, first_correct (rank of the first clip of
+    the query's action group), share_hit (share of all queries with a correct clip among the first `depth`),
+    query_clip, retrieved_clip, query_text, retrieved_text.
     """
     index, found = clips(config), store.embeddings(config, method, seed)[1]
     groups, (query_rows, pool_rows) = store.retrieval_split(config)
@@ -247,12 +242,12 @@ def retrieved(config: Config, method: str, seed: int, hits: int = 2, misses: int
         hit = first <= depth
         chosen = [rng.permutation(np.flatnonzero(which))[:n] for which, n in ((hit, hits), (~hit, misses))]
         for query in np.concatenate(chosen):
-            for rank, place in enumerate(near[query], start=1):
-                asked, got = int(query_rows[query]), int(pool_rows[place])
-                row = {"direction": f"{source} → {target}", "query": asked, "retrieved": got, "rank": rank}
-                row |= {"correct": bool(groups[asked] == groups[got]), "first_correct": int(first[query])}
-                row |= {"share_hit": float(hit.mean())}
-                for end, at in (("query", asked), ("retrieved", got)):
+            for rank, neighbour in enumerate(near[query], start=1):
+                ends = {"query": int(query_rows[query]), "retrieved": int(pool_rows[neighbour])}
+                correct = bool(groups[ends["query"]] == groups[ends["retrieved"]])
+                row = {"direction": f"{source} → {target}", **ends, "rank": rank, "correct": correct}
+                row |= {"first_correct": int(first[query]), "share_hit": float(hit.mean())}
+                for end, at in ends.items():
                     row |= {f"{end}_clip": index["clip_id"].iloc[at], f"{end}_text": index["text"].iloc[at]}
                 rows.append(row)
     return pd.DataFrame(rows)
@@ -261,10 +256,10 @@ def retrieved(config: Config, method: str, seed: int, hits: int = 2, misses: int
 def training(config: Config, seed: int) -> pd.DataFrame:
     """Discovery on the validation clips after each epoch, of every method and of the align stage.
 
-    Columns: method, metric ("AV ROC", "AL ROC"), step, value. Steps count from the method's first weights, so
-    that methods which start from the align checkpoint begin where the align stage ends.
+    Columns: method, metric ("AV ROC", "AL ROC"), step, value. Steps include the align stage, so that methods which
+    start from its checkpoint begin where it ends.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     aligned = 0
     for method in map(methods.get, ("align", *methods.METHODS)):
         first = aligned if method.start == "align" else 0
@@ -279,7 +274,7 @@ def training(config: Config, seed: int) -> pd.DataFrame:
 
 
 def class_results(config: Config, seed: int) -> pd.DataFrame:
-    """How each EPIC-Sounds class is recognised by the untrained encoder and the methods that were trained further.
+    """Recognition of each EPIC-Sounds class by the untrained encoder and by the methods that are fine-tuned.
 
     One row a class and probe; columns: class_id, name, train and n (training and validation events), probe such as
     "MC3, linear-probe", recall (the class's top-1), ap and auc (the class against the rest). A class without
@@ -288,25 +283,27 @@ def class_results(config: Config, seed: int) -> pd.DataFrame:
     scores = store.probe_scores(config, seed)
     truth, names = scores.pop("labels"), class_names(config)
     train = store.events(config, "train")["class_id"].value_counts()
-    tables = []
-    for key in sorted(scores, key=lambda k: (k.split("/")[1] != "untrained", k)):
+    frames = []
+    for key in sorted(scores, key=lambda k: (k.split("/")[1] != store.UNTRAINED, k)):
         protocol, method = key.split("/")
-        if method in ("untrained", *config.probe.official_methods, *config.probe.finetune_methods):
-            label = "untrained" if method == "untrained" else methods.get(method).label
+        if method in (store.UNTRAINED, *config.probe.official_methods, *config.probe.finetune_methods):
             table = evaluate.by_class(scores[key], truth)
             table.insert(0, "class_id", table.index)
             table.insert(1, "name", [names.get(number, f"class {number}") for number in table.index])
             table.insert(2, "train", train.reindex(table.index, fill_value=0).astype(int))
-            table.insert(4, "probe", f"{label}, {protocol}")
-            tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+            table.insert(4, "probe", f"{tables.label(method)}, {protocol}")
+            frames.append(table)
+    return pd.concat(frames, ignore_index=True)
 
 
-def confusion(config: Config, seed: int, method: str = "mc3", protocol: str = "fine-tune") -> pd.DataFrame:
-    """Which EPIC-Sounds classes are taken for which, the most frequent first.
+def confusion(config: Config, seed: int, method: str, protocol: str) -> pd.DataFrame:
+    """Confusions of EPIC-Sounds classes, true ones as rows, the most frequent first.
 
-    Columns: class_id, name, n, and for each class one named by its number: the share of the row's events that
-    were given it. Classes without events have no row.
+    Columns: class_id, name, n, and one column a class, named by its number: the share of the row's events that were
+    predicted as it. Classes without events have no row.
+
+    Raises:
+        DataError: `method` has no scores of `protocol`.
     """
     scores = store.probe_scores(config, seed)
     key = f"{protocol}/{method}"

@@ -46,7 +46,7 @@ def write(config: Config) -> None:
     world = config.world
     if world is None:
         raise ConfigError(f"profile {config.profile} has no `world` to generate; `mc3 profile mini` has one")
-    with replace_folder(config.paths.raw, "mc3 world") as folder, _workers(world.workers) as mapped:
+    with replace_folder(config.paths.raw, "mc3 world", "paths.raw") as folder, _workers(world.workers) as mapped:
         for path in (config.ego4d.metadata, config.ego4d.narrations, config.ego4d.videos / "any"):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
         videos = plan_videos(world)

@@ -12,10 +12,10 @@ from mc3.paper.plots.results import (
     training,
 )
 from mc3.paper.plots.style import GREY, NO, PAGE, PALETTE, YES, save
-from mc3.paper.plots.sweeps import ablations, study, study_cells, study_regions, tuning
+from mc3.paper.plots.sweeps import ablations, selection, study, study_cells, study_regions
 
 __all__ = [
     "GREY", "NO", "PAGE", "PALETTE", "YES", "Clips", "ablations", "clip_cards", "clusters", "confusion", "consensus",
     "differences", "long_tail", "overview", "per_class", "precision_recall", "regions", "retrieval", "save", "scatter",
-    "sounding_rates", "study", "study_cells", "study_regions", "training", "tuning",
+    "selection", "sounding_rates", "study", "study_cells", "study_regions", "training",
 ]  # fmt: skip
