@@ -30,8 +30,8 @@ from mc3.config import Config, as_dict, override
 from mc3.data import manifest, prepare
 from mc3.errors import DataError
 from mc3.files import code_identity, sha256, write_atomic
-from mc3.paper import measure, notebook, probe
-from mc3.paper.repro import typical
+from mc3.paper import measure, probe, provenance
+from mc3.paper.repro import typical_seconds
 from mc3.paper.trials import Sweep, Trial, load, plan
 from mc3.progress import Forecast, format_duration
 
@@ -83,8 +83,7 @@ def run(
     for stem, table in tables.items():
         write_atomic(FIGURES / name / f"{stem}.csv", table.to_csv(index=False, float_format="%.5f").encode())
     facts = {"sweep": as_dict(sweep), "seeds": sorted({trial.seed for trial in done})}
-    record = json.dumps({**notebook.origin(config, []), **facts}, indent=1, sort_keys=True)
-    write_atomic(FIGURES / name / "origin.json", f"{record}\n".encode())
+    provenance.write(FIGURES / name / "origin.json", {**provenance.origin(config, []), **facts})
     return len(done) == len(trials)
 
 
@@ -345,7 +344,7 @@ def _seconds(config: Config, sweep: Sweep, trial: Trial, steps: Sequence[Step]) 
     """About what a trial's remaining steps take, from what the pipeline's took; 0 if nothing is left."""
     if not steps or _is_finished(sweep, trial, steps):
         return 0.0
-    known, sizes = typical(config), [sum(c.world.videos.values()) if c.world else 1 for c in (trial.config, config)]
+    known, sizes = typical_seconds(config), [sum(c.world.videos.values()) if c.world else 1 for c in (trial.config, config)]
     share = sizes[0] / sizes[1] if trial.own_clips else 1.0
     todo = [step for step in steps if not _is_done(trial, *step)]
     return max(1.0, sum(share * _step_seconds(config, trial.config, *step, known) for step in todo))
