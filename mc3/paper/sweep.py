@@ -344,7 +344,10 @@ def _seconds(config: Config, sweep: Sweep, trial: Trial, steps: Sequence[Step]) 
     """About what a trial's remaining steps take, from what the pipeline's took; 0 if nothing is left."""
     if not steps or _is_finished(sweep, trial, steps):
         return 0.0
-    known, sizes = typical_seconds(config), [sum(c.world.videos.values()) if c.world else 1 for c in (trial.config, config)]
+    known, sizes = (
+        typical_seconds(config),
+        [sum(c.world.videos.values()) if c.world else 1 for c in (trial.config, config)],
+    )
     share = sizes[0] / sizes[1] if trial.own_clips else 1.0
     todo = [step for step in steps if not _is_done(trial, *step)]
     return max(1.0, sum(share * _step_seconds(config, trial.config, *step, known) for step in todo))
