@@ -73,9 +73,8 @@ setup:
 DVC = PATH="$$PWD/.venv/bin:$$PATH" dvc
 
 repro: setup
-	@$(PY) -m mc3 repro
-	@$(PY) -m mc3 compare
-	@echo '== to have mc3 and dvc in this shell: source .venv/bin/activate'
+	@$(PY) -m mc3.cli repro
+	@$(PY) -m mc3.cli compare --tables
 
 seeds study: setup
 	@$(DVC) repro experiments/dvc.yaml:$@

@@ -1,4 +1,4 @@
-"""The command line: quick to answer, one line for a user error, suggestions for typos, the progress of `mc3 repro`."""
+"""The command line: quick to answer, one line for a user error, suggestions for typos."""
 
 import subprocess
 import sys
@@ -12,14 +12,13 @@ from conftest import ROOT
 import mc3.data
 from mc3 import cli, config
 from mc3.errors import DataError, NotebookError
-from mc3.paper import repro
 
 STEPS = ("discover", "weights", "repro", "compare", "profile", "train", "embed", "probe", "sources", "notebook",
          "report", "world", "source", "manifest", "shards", "sweep", "transfer", "narrated", "submission")  # fmt: skip
 
 
 def mc3_process(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "mc3", *arguments], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run([sys.executable, "-m", "mc3.cli", *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 def test_help_lists_every_step_and_loads_nothing_but_the_standard_library():
@@ -118,7 +117,7 @@ def test_mc3_alone_prints_its_help():
         ("data ego4d pln", "mc3 data ego4d: no command 'pln'; did you mean plan?\n"),
         ("probe --seed 0 --confg a.yaml", "mc3 probe: unknown argument --confg; did you mean --config?\n"),
         ("seeds", "mc3: `mc3 seeds` is now `dvc repro experiments/dvc.yaml:seeds`\n"),
-        ("summary", "mc3: `mc3 summary` is now `mc3 compare`\n"),
+        ("summary", "mc3: `mc3 summary` is now `mc3 compare --tables`\n"),
     ],
 )
 def test_a_typo_gets_a_suggestion_and_a_command_of_before_its_new_name(capsys, arguments, line):
@@ -142,7 +141,7 @@ def test_a_missing_file_is_named_before_anything_heavy_is_loaded(arguments):
 
 def test_a_closed_pipe_is_no_traceback():
     result = subprocess.run(
-        f"{sys.executable} -m mc3 sweep --list | true; {sys.executable} -m mc3 sweep | head -n 1",
+        f"{sys.executable} -m mc3.cli sweep --list | true; {sys.executable} -m mc3.cli sweep | head -n 1",
         shell=True, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert result.stderr == ""
@@ -155,78 +154,3 @@ def test_source_runs_the_command_that_the_profile_names(repository, monkeypatch,
     Path("mine.yaml").write_text(yaml.safe_dump(mini_settings))
     assert cli.main(["source", "--config", "mine.yaml"]) == 0
     assert [c.paths.raw for c in made] == [Path(mini_settings["paths"]["raw"])]
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_progress_counts_every_stage_and_shows_the_time_that_is_left_at_most():
-    clock = Clock()
-    progress = repro.Progress(
-        ["raw", "train@a-0", "train@b-0", "report"], {"raw": 60, "train@a-0": 20, "train@z-0": 40, "report": 5}, clock
-    )
-    assert progress.line("Stage 'raw' didn't change, skipping\n") is None
-    clock.now = 2
-    assert progress.line("Running stage 'train@a-0':\n") == "[2/4] train@a-0 · 0:02 elapsed · at most about 0:55 left"
-    assert progress.line("> mc3 train --method a --seed 0\n") is None
-    assert progress.line("Running stage 'of something else':\n") is None
-    clock.now = 42  # twice the typical 20 s, so the rest is expected to take twice as long too
-    assert progress.line("Running stage 'train@b-0':\n") == "[3/4] train@b-0 · 0:42 elapsed · at most about 1:10 left"
-    progress.finish()
-    assert progress.seconds == {"train@a-0": 40, "train@b-0": 0}
-
-
-def test_progress_without_known_times_shows_no_time_left():
-    progress = repro.Progress(["raw", "report"], {}, Clock())
-    assert progress.line("Running stage 'raw':\n") == "[1/2] raw · 0:00 elapsed"
-
-
-def test_repro_shows_the_stages_and_their_own_output_and_passes_dvcs_exit_code_on(repository, mini_settings):
-    mini_settings["paths"]["work"] = "work"
-    Path("params.yaml").write_text(yaml.safe_dump(mini_settings))
-    stages = {
-        "first": {"cmd": "printf 'half a line' && echo ' and its end' && echo a > a", "outs": ["a"]},
-        "second": {"cmd": "cp a b", "deps": ["a"], "outs": ["b"]},
-    }
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    Path(".dvc").mkdir()
-    Path(".dvc/config").write_bytes((ROOT / ".dvc" / "config").read_bytes())
-    (repository / ".gitignore").write_text("work/\n")
-    first = mc3_process("repro", cwd=repository)
-    assert first.returncode == 0, first.stderr
-    lines = first.stdout.splitlines()
-    assert lines[0] == "2 stages; those that are up to date are skipped"
-    (begun,) = [number for number, line in enumerate(lines) if line.startswith("[1/2] first · 0:0")]
-    assert lines.index("half a line and its end") > begun
-    assert any(line.startswith("[2/2] second · 0:0") for line in lines)
-    assert lines[-1].startswith("2 of 2 stages ran in 0:0")
-    assert set(yaml.safe_load(Path("work/timings.json").read_text())) == {"first", "second"}
-
-    stages["second"]["cmd"] = "false"
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    failed = mc3_process("repro", cwd=repository)
-    assert failed.returncode != 0
-    assert "[2/2] second" in failed.stdout
-    assert "[1/2]" not in failed.stdout
-
-
-@pytest.mark.parametrize("link", [True, False])
-def test_repro_refuses_a_work_folder_on_another_disk_before_it_runs_anything(
-    repository, mini_settings, tmp_path, link, capsys
-):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if link:
-        Path("data").symlink_to(disk)
-    mini_settings["paths"]["work"] = "data/mini" if link else str(disk)
-    Path("params.yaml").write_text(yaml.safe_dump(mini_settings))
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"first": {"cmd": "echo a > a", "outs": ["a"]}}}))
-    assert cli.main(["repro"]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("mc3: paths.work, ")
-    assert "clone the repository onto the disk" in error
-    assert not Path("a").exists()

@@ -1,6 +1,5 @@
-"""Comparing results with the committed ones, and the closing summary."""
+"""Comparing results with the committed ones, and the tables shown at the end."""
 
-import io
 import json
 import subprocess
 from pathlib import Path
@@ -9,10 +8,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from mc3 import cli
-from mc3.paper import compare, summary
+from mc3.paper import compare
 
 TABLE = "method,label,av_roc,paper_av_roc\nmc3,MC3,0.6,0.7\ncmc,CMC,0.5,\n"
 
@@ -49,7 +47,7 @@ def test_missing_and_extra_rows_columns_and_files_are_listed():
     assert [(d.file, d.ours, d.committed) for d in files] == [("new.csv", 1, None), ("old.json", None, 2)]
 
 
-def test_rows_with_the_same_text_or_without_any_are_told_apart_by_place():
+def test_rows_with_the_same_text_or_without_any_are_numbered():
     assert [d.row for d in compared("a,x\nk,1\nk,5\n", "a,x\nk,1\nk,2\n")[1]] == ["k (2)"]
     assert [d.row for d in compared("x\n1\n5\n", "x\n1\n2\n")[1]] == ["2"]
 
@@ -96,22 +94,22 @@ def test_without_committed_results_that_is_said(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "no committed numbers in figures/ to compare with\n"
 
 
-def test_the_summary_shows_ours_and_the_papers_in_one_cell(tmp_path):
+def test_the_closing_tables_show_ours_and_the_papers_in_one_cell(tmp_path, capsys):
     row = {"method": "mc3", "label": "MC3", "seeds": 3, "av_roc": 0.6123, "av_roc_std": 0.011, "paper_av_roc": 0.598}
     rows = [row, {"method": "new", "label": "[New]", "seeds": 3, "av_roc": 0.5}]
     pd.DataFrame(rows).assign(al_roc=0.75, al_roc_std=0.0).to_csv(tmp_path / "table2_discovery.csv", index=False)
-    console = Console(record=True, width=100, file=io.StringIO())
-    summary.show(tmp_path, console)
-    lines = console.export_text().splitlines()
+    compare.show(tmp_path, width=100)
+    lines = capsys.readouterr().out.splitlines()
     (mc3,) = [line for line in lines if "MC3" in line]
     assert "0.612 ± 0.011 (0.598, +0.014)" in mc3
     assert "0.750 ± 0.000" in mc3
     (new,) = [line for line in lines if "[New]" in line]
     assert "0.500" in new
-    assert any("report.html" in line for line in lines)
+    assert any("report/index.html" in line for line in lines)
+    assert lines[-1].endswith("source .venv/bin/activate")
 
 
-def test_a_summary_of_nothing_names_the_command_that_makes_something(tmp_path, monkeypatch, capsys):
+def test_without_tables_the_command_that_makes_them_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["summary"]) == 1
+    assert cli.main(["compare", "--tables"]) == 1
     assert "mc3 repro" in capsys.readouterr().err

@@ -312,7 +312,7 @@ def test_annotations_without_media_give_every_file_and_the_same_bytes_again(kitc
         "annotations only",
     ):
         assert line in text
-    names = ["n.csv", "n.png", "n.provenance.json", "n.svg", "n_labels.csv", "n_verbs.csv"]
+    names = ["n.csv", "n.origin.json", "n.png", "n.svg", "n_labels.csv", "n_verbs.csv"]
     assert sorted(path.name for path in Path("figures").iterdir()) == names
     scores = pd.read_csv("figures/n.csv").set_index("score")
     assert scores.index.tolist() == ["chance", "duration", "verb", "text", "text + duration"]
@@ -322,7 +322,7 @@ def test_annotations_without_media_give_every_file_and_the_same_bytes_again(kitc
     assert verbs.loc["cut", "sounding"] == pytest.approx((sounds == CHOP).sum() / 24, abs=1e-4)
     assert verbs.loc["wash", "sounding"] == pytest.approx((sounds == WATER).sum() / 24, abs=1e-4)
     assert verbs.loc["look", "sounding"] == 0  # looking does not cause a beep
-    facts = json.loads(Path("figures/n.provenance.json").read_text())
+    facts = json.loads(Path("figures/n.origin.json").read_text())
     assert facts["dropped"] == [
         {"clips": 1, "file": "narrations.csv", "reason": "duplicated narration_id", "row": "line 75"}
     ]

@@ -1,10 +1,12 @@
-"""Notebooks: canonical copies, the strict runner, provenance."""
+"""Notebooks: canonical copies, the strict runner, pages, provenance."""
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -14,14 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from mc3.errors import ConfigError
-from mc3.paper import notebook
+from mc3.errors import ConfigError, DataError
+from mc3.paper import notebook, provenance
 
 PARAMETERS = "config = 'params.yaml'\nlimit: int | None = None\na = b = 1"
 
 
 def book(*sources: str):
-    cells = [new_markdown_cell("# Title"), new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+    cells = [
+        new_markdown_cell("# Title\n\nOne sentence."),
+        new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+    ]
     return new_notebook(cells=[*cells, *map(new_code_cell, sources)])
 
 
@@ -114,7 +119,7 @@ def test_a_name_that_is_a_path_is_refused(mini_config, name):
 
 
 def test_a_missing_copy_is_answered_with_the_command_that_makes_it(mini_config):
-    with pytest.raises(FileNotFoundError, match="mc3 sources"):
+    with pytest.raises(DataError, match="mc3 sources"):
         notebook.run("n", mini_config, {})
 
 
@@ -150,14 +155,109 @@ def test_a_failing_cell_is_named_with_its_exception_and_the_executed_copy_stays(
     assert (mini_config.paths.work / "executed" / "n.ipynb").exists()
 
 
-def test_what_a_notebook_records_holds_the_values_that_it_ran_with(mini_config, repository):
-    code = "from mc3 import notebook\nnotebook.record(notebook.start(config), 'n', [])"
-    write(repository / "notebooks" / "n.ipynb", book(code))
+RECORD = "from mc3.paper import notebook\nnotebook.record(notebook.start(config), 'n', [])"
+
+
+def test_a_notebook_records_the_values_that_it_ran_with(mini_config, repository):
+    write(repository / "notebooks" / "n.ipynb", book(RECORD))
     notebook.sources(repository / "notebooks", mini_config.paths.work / "sources")
     notebook.run("n", mini_config, {"limit": 3})
     found = json.loads((repository / "figures" / "n.provenance.json").read_text())
     assert found["parameters"] == {"config": "params.yaml", "limit": 3, "a": 1, "b": 1}
     assert found["settings"]["profile"] == "mini"
+
+
+NASTY = 'C <script>alert(1)</script> & "cuts" <img src=x onerror=alert(2)>'
+OUTPUTS = f"""
+import io
+import pandas as pd
+from IPython.display import HTML, Image, Markdown, display
+from PIL import Image as Picture
+from mc3.paper import tables
+nasty = {NASTY!r}
+buffer = io.BytesIO()
+Picture.new("RGB", (40, 20), "white").save(buffer, "PNG")
+display(Image(buffer.getvalue(), alt="A caption: " + nasty))
+display(tables.show(pd.DataFrame({{"text": [nasty], "number": [0.12345]}}), nasty))
+display(HTML("<table><tr><td onclick='x()'>raw</td></tr></table>" + nasty))
+display(Markdown("**bold** " + nasty))
+print(nasty)
+"""
+
+
+class Page(HTMLParser):
+    """Start tags with attributes; fails if a tag is not closed in order."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert tag in ("meta", "img", "br") or self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of a notebook with hostile outputs between two others, made in two runs that must agree."""
+    top = tmp_path_factory.mktemp("top")
+    for name in ("requirements.lock", "profiles/mini.yaml"):
+        shutil.copy(ROOT / name, top / Path(name).name)
+    (top / "mini.yaml").rename(top / "params.yaml")
+    (top / "experiments").mkdir()
+    (top / "dvc.yaml").write_text("stages:\n  a: {cmd: mc3 notebook a}\n  n: {cmd: mc3 notebook n}\n")
+    (top / "experiments" / "dvc.yaml").write_text("stages: {z: {cmd: [mc3 sweep z, mc3 notebook z]}}\n")
+    for name, code in (("a", ""), ("n", f"{RECORD}\n{OUTPUTS}"), ("z", "")):
+        write(top / "notebooks" / f"{name}.ipynb", book(code))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(top)
+        config = notebook.start("params.yaml")
+        notebook.sources(Path("notebooks"), config.paths.work / "sources")
+        path = notebook.run("n", config, {})
+        first = path.read_bytes()
+        assert notebook.run("n", config, {}).read_bytes() == first
+        assert path == Path("figures/report/n.html")
+        assert json.loads(Path("figures/n.provenance.json").read_text())["notebook"] in first.decode()
+    assert str(top) not in first.decode()
+    return first.decode()
+
+
+def test_a_page_is_well_formed_loads_nothing_and_runs_nothing(page):
+    parsed = Page(page)
+    assert not {"script", "iframe", "link", "object"} & {tag for tag, _ in parsed.tags}
+    assert [attrs["src"][:16] for tag, attrs in parsed.tags if tag == "img"] == ["data:image/webp;"]
+    assert not [name for _, attrs in parsed.tags for name in attrs if name.startswith("on")]
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
+    assert not re.search(r"https?://|url\(|@import", page)
+
+
+def test_a_page_shows_hostile_text_and_does_not_obey_it(page):
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 6  # alt, caption, three outputs and stdout
+    assert "<td>raw</td>" in page
+    assert "<strong>bold</strong>" in page
+    assert "<td>0.123</td>" in page
+
+
+def test_a_page_has_its_code_folded_its_provenance_and_links_to_its_neighbours(page):
+    parsed = Page(page)
+    assert not [attrs for tag, attrs in parsed.tags if tag == "details" and "open" in attrs]
+    assert "Made by <code>notebooks/n.ipynb</code>, outside a git repository" in page
+    links = [attrs["href"] for tag, attrs in parsed.tags if tag == "a"]
+    assert links == ["index.html", "a.html", "z.html"] * 2
+
+
+def test_results_made_elsewhere_keep_their_own_provenance(with_notebook, mini_config):
+    provenance.write(Path("input/n.origin.json"), {"commit": "c" * 40})
+    notebook.record(mini_config, "n", ["input/n.origin.json"])
+    found = json.loads(Path("figures/n.provenance.json").read_text())
+    assert found["origins"] == {"input/n.origin.json": {"commit": "c" * 40}}
+    assert set(found["inputs"]) == {"input/n.origin.json"}
 
 
 def test_start_goes_to_the_folder_that_has_the_settings(repository, monkeypatch):
@@ -182,33 +282,36 @@ def with_notebook(repository: Path) -> Path:
 
 def test_outside_git_the_commit_is_null(with_notebook, mini_config, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(with_notebook.parent))
-    assert notebook.provenance(mini_config, "n", [])["commit"] is None
-    assert notebook.provenance(mini_config, "n", [])["dirty"] is None
+    found = provenance.origin(mini_config, [])
+    assert found["commit"] is found["dirty"] is None
+    assert provenance.describe_commit(found) == "outside a git repository"
 
 
 def test_committing_results_changes_no_provenance_and_changing_code_does(with_notebook, mini_config):
     git("init", "-q")
     git("add", "-A")
     git("commit", "-qm", "code")
-    first = notebook.record(mini_config, "n", ["input"]).read_bytes()
+    recorded = Path("figures/n.provenance.json")
+    notebook.record(mini_config, "n", ["input"])
+    first = recorded.read_bytes()
     git("add", "-A")
     git("commit", "-qm", "results")
-    assert notebook.record(mini_config, "n", ["input"]).read_bytes() == first
+    notebook.record(mini_config, "n", ["input"])
+    assert recorded.read_bytes() == first
     found = json.loads(first)
     assert found["commit"] == git("rev-parse", "HEAD~1")
     assert found["dirty"] is False
     Path("params.yaml").write_text("changed: true\n")
-    assert notebook.provenance(mini_config, "n", [])["dirty"] is True
+    assert provenance.origin(mini_config, [])["dirty"] is True
+    assert provenance.describe_commit(found | {"dirty": True}).endswith(" with uncommitted changes")
     git("commit", "-qam", "settings")
-    assert notebook.provenance(mini_config, "n", [])["commit"] == git("rev-parse", "HEAD")
+    assert provenance.origin(mini_config, [])["commit"] == git("rev-parse", "HEAD")
 
 
 def test_inputs_are_hashed_and_named_without_the_machines_paths(with_notebook, mini_config, tmp_path):
     outside = tmp_path / "outside.bin"
     outside.write_bytes(b"abc")
-    found = notebook.provenance(
-        mini_config, "n", ["input/a.bin", with_notebook / "input" / "a.bin", outside, Path("input")]
-    )
+    found = provenance.origin(mini_config, ["input/a.bin", with_notebook / "input" / "a.bin", outside, Path("input")])
     abc = hashlib.sha256(b"abc").hexdigest()
     listing = hashlib.sha256(f"a.bin {abc}\n".encode()).hexdigest()
     assert found["inputs"] == {"input/a.bin": abc, "outside.bin": abc, "input": listing}
@@ -217,7 +320,7 @@ def test_inputs_are_hashed_and_named_without_the_machines_paths(with_notebook, m
 
 
 def test_a_missing_input_is_an_error(with_notebook, mini_config):
-    with pytest.raises(FileNotFoundError, match=r"absent\.safetensors"):
+    with pytest.raises(DataError, match=r"absent\.safetensors"):
         notebook.record(mini_config, "n", ["absent.safetensors"])
     assert not (with_notebook / "figures").exists()
 

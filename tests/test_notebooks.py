@@ -1,7 +1,8 @@
-"""The notebooks are short, stripped, and write exactly the files that their stages of dvc.yaml promise."""
+"""The notebooks are short, stripped, and write exactly the files that their DVC stages promise."""
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import small_work
 import yaml
 
 from mc3 import config
-from mc3.paper import notebook
+from mc3.paper import bootstrap, notebook
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -31,8 +32,23 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_work.make(top)
     shutil.copytree(ROOT / "notebooks", top / "notebooks", ignore=shutil.ignore_patterns(".*"))
     shutil.copy(ROOT / "requirements.lock", top)
-    (top / "figures").mkdir()
+    settings = config.load(top / "params.yaml")
+    differences = bootstrap.differences(bootstrap.measure(settings, draws=20))
+    results = shutil.copytree(
+        ROOT / "figures", top / "results", ignore=shutil.ignore_patterns("*.png", "*.svg", "report")
+    )
+    differences.to_csv(results / "differences.csv", index=False)
     return top
+
+
+def stages() -> dict[str, dict[str, Any]]:
+    """The stages that run a notebook, by the notebook's name."""
+    found = {}
+    for pipeline in (ROOT / "dvc.yaml", ROOT / "experiments" / "dvc.yaml"):
+        for stage in yaml.safe_load(pipeline.read_text())["stages"].values() if pipeline.exists() else ():
+            for name in re.findall(r"mc3 notebook (\w+)", str(stage["cmd"])):
+                found[name] = stage
+    return found
 
 
 def test_the_git_filter_finds_nothing_to_strip() -> None:
@@ -62,26 +78,43 @@ def test_a_notebook_calls_the_package_and_programs_nothing_itself(path: Path) ->
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_begins_with_a_title_and_one_sentence_for_the_contents(path: Path) -> None:
+    title, sentence = notebook.heading(path)
+    assert "\n" not in title + sentence
+    assert 10 < len(title) < 90
+    assert 20 < len(sentence) < 140
+    assert sentence[-1] in ".?"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_writes_what_its_stage_promises(
     path: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(clone)
-    shutil.rmtree("figures")
-    Path("figures").mkdir()
+    shutil.rmtree("figures", ignore_errors=True)
+    shutil.copytree("results", "figures")
+    before = {file: file.stat().st_mtime_ns for file in Path("figures").rglob("*")}
     names: dict[str, Any] = {}
     for cell in code(path):
         exec(compile(cell["source"], path.name, "exec"), names)
-    written = {f"figures/{file.name}" for file in Path("figures").iterdir()}
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    assert written == {name for out in stages.get(path.stem, {"outs": []})["outs"] for name in out}
-    assert all(file.stat().st_size < 400_000 for file in Path("figures").iterdir())
+    files = [file for file in Path("figures").rglob("*") if file.is_file()]
+    written = {file.as_posix() for file in files if file.stat().st_mtime_ns != before.get(file)}
+    if path.stem in stages():
+        promised = {name for out in stages()[path.stem]["outs"] for name in out}
+        assert written == promised - {f"figures/report/{path.stem}.html"}
+    else:
+        assert not any(name.endswith(".csv") for name in written)
+    assert all(Path(name).stat().st_size < 400_000 for name in written)
 
 
 def test_the_runner_executes_a_notebook_in_a_kernel_of_its_own(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clone)
     settings = config.load()
     notebook.sources(Path("notebooks"), settings.paths.work / "sources")
-    executed = notebook.run("data", settings, {})
+    page = notebook.run("data", settings, {})
+    assert page == Path("figures/report/data.html")
+    assert "<h1" in page.read_text()
+    executed = settings.paths.work / "executed" / "data.ipynb"
     outputs = [output for cell in json.loads(executed.read_text())["cells"] for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     assert not any(output["output_type"] == "error" for output in outputs)

@@ -284,9 +284,9 @@ def test_a_run_writes_table_figure_and_provenance_and_names_missing_rows(work, m
     assert table.set_index("method").loc["chance", "accuracy"] == pytest.approx(1 / 3)
     assert (table["clips"] == 30).all()
     written = {path.name: path.read_bytes() for path in Path("figures").iterdir()}
-    assert set(written) == {f"real_audio.{kind}" for kind in ("csv", "png", "svg", "provenance.json")}
-    provenance = json.loads(written["real_audio.provenance.json"])
-    assert str(esc.parent) not in written["real_audio.provenance.json"].decode()
+    assert set(written) == {f"real_audio.{kind}" for kind in ("csv", "png", "svg", "origin.json")}
+    provenance = json.loads(written["real_audio.origin.json"])
+    assert str(esc.parent) not in written["real_audio.origin.json"].decode()
     assert {Path(name).name for name in provenance["inputs"]} == {"esc", "final", "tokenizer.json"}
     assert len(provenance["left_out"]["rows"]) == len(absent)
     assert provenance["left_out"]["clips"][0]["file"] == "001_Hum/2-9-A.wav"

@@ -14,7 +14,7 @@ MOVED = {
     "ablate": "`dvc repro experiments/dvc.yaml:ablations`",
     "seeds": "`dvc repro experiments/dvc.yaml:seeds`",
     "study": "`dvc repro experiments/dvc.yaml:study`",
-    "summary": "`mc3 compare`",
+    "summary": "`mc3 compare --tables`",
     "tune": "`dvc repro experiments/dvc.yaml:tuning` (or :readings, :objectives)",
 }  # commands of the previous release, and what they are now
 

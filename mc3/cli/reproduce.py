@@ -17,10 +17,12 @@ def repro(args: argparse.Namespace) -> int:
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Compare the numbers in figures/ with the committed ones."""
+    """Compare the numbers in figures/ with the committed ones; with --tables, show Tables 2 and 3 too."""
     from mc3.paper import compare
 
     differences = compare.run(Path("figures"), args.absolute, args.relative)
+    if args.tables:
+        compare.show(Path("figures"))
     return 1 if differences and args.strict else 0
 
 
@@ -87,8 +89,9 @@ def sources(args: argparse.Namespace) -> None:
     config = load_config(args)
     from mc3.paper import notebook
 
-    copies = notebook.sources(Path("notebooks"), config.paths.work / "sources")
-    print(f"{len(copies)} canonical notebooks in {config.paths.work / 'sources'}")
+    out = config.paths.work / "sources"
+    copies = notebook.sources(Path("notebooks"), out)
+    print(f"{len(copies)} canonical notebooks and {len(notebook.codes(config, out))} code identities in {out}")
 
 
 def notebook(args: argparse.Namespace) -> None:
@@ -104,16 +107,15 @@ def notebook(args: argparse.Namespace) -> None:
     config = load_config(args)
     from mc3.paper import notebook
 
-    executed = notebook.run(args.name, config, {"config": args.config, **parameters})
-    print(f"executed copy: {executed}")
+    print(f"open {notebook.run(args.name, config, {'config': args.config, **parameters})}")
 
 
 def report(args: argparse.Namespace) -> None:
-    """Write the report's front page, the overview figure and metrics.json."""
+    """Write the report's contents page, the overview figure and metrics.json; or print the README's table."""
     config = load_config(args)
     from mc3.paper import report
 
-    print(f"open {report.write(config)}")
+    print(report.readme_table() if args.table else f"open {report.write(config)}")
 
 
 def add(commands: Commands) -> None:
@@ -124,6 +126,7 @@ def add(commands: Commands) -> None:
     step.add_argument("--absolute", type=float, default=0.02, help="allowed difference (0.02), plus ...")
     step.add_argument("--relative", type=float, default=0.05, help="... this share of the committed number (0.05)")
     step.add_argument("--strict", action="store_true", help="exit 1 when a number is outside the tolerance")
+    step.add_argument("--tables", action="store_true", help="also show Tables 2 and 3, and where to go from there")
     commands.add("profile", profile, "mc3 profile mini").add_argument("name", help="the name of a file in profiles/")
     step = commands.add("train", train, "mc3 train --method mc3 --seed 0")
     step.add_argument("--method", required=True, help="a row of mc3/methods.py, or `align` for the shared first stage")
@@ -142,4 +145,5 @@ def add(commands: Commands) -> None:
         "-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="a parameter of the notebook's `parameters` cell; the value is read as YAML",
     )  # fmt: skip
-    commands.add("report", report, "mc3 report")
+    step = commands.add("report", report, "mc3 report")
+    step.add_argument("--table", action="store_true", help="only print Table 2 over seeds, for README.md")

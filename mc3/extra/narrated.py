@@ -9,7 +9,6 @@ narrations of one verb only, and shows what sound adds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -26,7 +25,7 @@ from mc3.errors import DataError
 from mc3.extra import baselines, plots
 from mc3.extra import epic_kitchens as epic
 from mc3.files import write_atomic
-from mc3.paper import notebook
+from mc3.paper import provenance
 from mc3.paper.plots import save
 
 if TYPE_CHECKING:
@@ -203,7 +202,7 @@ def run(
 ) -> pd.DataFrame:  # fmt: skip
     """Label, score and write; the command `mc3 narrated` (its help explains the arguments).
 
-    Writes `out` (one row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .provenance.json. Without
+    Writes `out` (one row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .origin.json. Without
     `checkpoint` and `audio` only the audio-free scores are written.
     """
     if (checkpoint is None) != (audio is None) or (videos is not None and audio is None):
@@ -234,14 +233,13 @@ def run(
         write_atomic(out.with_name(name), frame.to_csv(index=False, float_format="%.4f").encode())
     save(plots.narrated(result, shares), stem)
     inputs = [path for path in (events, narrations, verbs, nouns, info, table, checkpoint) if path]
-    facts = notebook.origin(config, inputs) | {
+    facts = provenance.origin(config, inputs) | {
         "narrated": {"iou": threshold, "shifts": SHIFTS, "folds": baselines.FOLDS, "draws": draws,
                      "media": [path.name for path in (audio, videos) if path]},
         "dropped": [{**entry, "file": Path(entry["file"]).name} for entry in report.dropped],
         "set_aside": dict(report.set_aside),
     }  # fmt: skip
-    text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
-    write_atomic(out.with_name(f"{stem.name}.provenance.json"), text.encode())
+    provenance.write(out.with_name(f"{stem.name}.origin.json"), facts)
     for reason, count in [*report.by_reason().items(), *report.set_aside.items()]:
         print(f"{count} left out: {reason}")
     print(possible.round(3).to_string(index=False))

@@ -9,7 +9,6 @@ encoders; every encoder is also combined with the statistics.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from mc3.data.audio import fbank
 from mc3.errors import DataError
 from mc3.extra import plots
 from mc3.files import is_safe_id, sha256, write_atomic
-from mc3.paper import notebook
+from mc3.paper import provenance
 from mc3.paper.plots import save
 
 if TYPE_CHECKING:
@@ -205,7 +204,7 @@ def trained(config: Config, seed: int) -> tuple[dict[str, AudioEncoder], list[st
 def run(
     config: Config, folder: Path, seed: int, full_size: bool = False, figures: Path = Path("figures")
 ) -> pd.DataFrame:
-    """Probe all features on `folder`; write figures/real_audio.{csv,png,svg,provenance.json}.
+    """Probe all features on `folder`; write figures/real_audio.{csv,png,svg,origin.json}.
 
     Args:
         config: the profile; features are averaged over its `probe.views` windows a clip.
@@ -246,14 +245,13 @@ def run(
     write_atomic(figures / "real_audio.csv", table.to_csv(index=False, float_format="%.4f").encode())
     save(plots.real_audio(table), figures / "real_audio")
     inputs = [*(config.paths.final(name, seed) for name in learned), config.paths.shards / "tokenizer.json"]
-    facts = notebook.origin(config, inputs)
+    facts = provenance.origin(config, inputs)
     listing = "".join(f"{name} {sha256(folder / name)}\n" for name in clips["file"])
     facts["inputs"][folder.resolve().name] = hashlib.sha256(listing.encode()).hexdigest()
     facts["parameters"] = {"seed": seed, "full_size": full_size, "untrained_seeds": SEEDS, "draws": DRAWS,
                            "strengths": STRENGTHS, "full_size_views": FULL_VIEWS, "clips": len(clips)}  # fmt: skip
     facts["left_out"] = {"rows": left_out, "clips": report.dropped}
-    text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
-    write_atomic(figures / "real_audio.provenance.json", text.encode())
+    provenance.write(figures / "real_audio.origin.json", facts)
     return table
 
 

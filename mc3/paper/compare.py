@@ -1,4 +1,4 @@
-"""Compare the numbers in `figures/` with the committed ones.
+"""Compare the numbers in `figures/` with the committed ones, and show the two main tables.
 
 Default tolerance, per number: |ours - committed| <= 0.02 + 0.05 * |committed|. On one machine the
 pipeline is deterministic and everything agrees exactly. On another one, other kernels round
@@ -17,7 +17,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-Key = tuple[str, str]
+import pandas as pd
+
+from mc3.errors import DataError
+
+TABLES = {
+    "table2_discovery.csv": ("Table 2, sounding-action discovery: area under the ROC curve", ["av_roc", "al_roc"]),
+    "table3_retrieval.csv": ("Table 3, retrieval: recall in percent", ["v2a_r5", "a2v_r5", "l2a_r5", "a2l_r5"]),
+}
+CLOSING = """Another data set changes levels: compare the ranking of the rows with the paper's, not the numbers.
+All tables and figures: open {figures}/report/index.html. To explore the embeddings: make lab, then explore.ipynb.
+To use mc3 and dvc in this shell: source .venv/bin/activate"""
 
 
 class Difference(NamedTuple):
@@ -31,20 +41,46 @@ class Difference(NamedTuple):
 
 
 def run(figures: Path, absolute: float, relative: float) -> list[Difference]:
-    """Compare, print one line when all agree and one line a difference otherwise; return these."""
+    """Compare, print one line if all numbers agree and otherwise one line a difference; return the differences."""
     committed = _committed(figures)
     ours = {path.name: path.read_bytes() for path in figures.glob("*") if _is_result(path.name)}
     if not committed:
         print(f"no committed numbers in {figures}/ to compare with")
         return []
     total, differences = compare(ours, committed, absolute, relative)
-    if not differences:
-        print(f"{total} of {total} numbers within tolerance of the committed results")
-        return []
-    print(f"{total - len(differences)} of {total} numbers within tolerance of the committed results; the others:")
+    agree = f"{total - len(differences)} of {total} numbers within tolerance of the committed results"
+    print(f"{agree}; those outside:" if differences else agree)
     for file, row, column, mine, theirs in differences:
-        print(f"  {figures / file}, row {row}, column {column}: ours {_show(mine)}, committed {_show(theirs)}")
+        print(f"  {figures / file}, row {row}, column {column}: ours {_format(mine)}, committed {_format(theirs)}")
     return differences
+
+
+def show(figures: Path, width: int | None = None) -> None:
+    """Print those of Tables 2 and 3 that are in `figures`, and where to go from there.
+
+    Raises:
+        DataError: neither table is there yet.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from mc3.paper import tables
+
+    found = [name for name in TABLES if (figures / name).exists()]
+    if not found:
+        raise DataError(f"no {' or '.join(TABLES)} in {figures}/; `mc3 repro` makes them")
+    console = Console(width=width)
+    for name in found:
+        title, metrics = TABLES[name]
+        data = pd.read_csv(figures / name)
+        cells = tables.cells(data, metrics).drop(columns=["A", "V", "L"], errors="ignore")
+        left = {"title_justify": "left", "caption_justify": "left"}
+        shown = Table(*cells.columns, title=title, caption=tables.note(data), **left)  # type: ignore[arg-type]
+        for row in cells.itertuples(index=False):
+            shown.add_row(*map(Text, row))
+        console.print(shown)
+    print(CLOSING.format(figures=figures))
 
 
 def compare(
@@ -52,7 +88,7 @@ def compare(
 ) -> tuple[int, list[Difference]]:
     """Count of numbers in either set of files (name -> content) and those that do not agree.
 
-    Rows of a CSV are matched by their text columns, numbers of a JSON by their place, so order does
+    Rows of a CSV are matched by their text columns, numbers of a JSON by their key, so order does
     not matter. A number that only one side has is a difference; NaN agrees with NaN.
     """
     total, differences = 0, []
@@ -66,37 +102,27 @@ def compare(
     return total, differences
 
 
-def numbers(file: str, content: bytes) -> dict[Key, float]:
+def numbers(file: str, content: bytes) -> dict[tuple[str, str], float]:
     """Every number of a CSV or JSON file by (row, column), in the file's order."""
     if file.endswith(".json"):
         return dict(_walk(json.loads(content), ()))
-    import pandas as pd
-
     table = pd.read_csv(io.BytesIO(content))
-    if "verdict" in table:  # a claim's words follow from its numbers
+    if "verdict" in table:  # the words of a claim follow from its numbers
         table = table.drop(columns=[c for c in table.select_dtypes(exclude="number") if c != "claim"])
     numeric = table.select_dtypes("number")
-    labels = table.drop(columns=numeric.columns).fillna("").astype(str).agg(" / ".join, axis=1)
-    found: dict[Key, float] = {}
-    seen: dict[str, int] = {}
-    for position in range(len(table)):
-        label = labels.iloc[position] if len(numeric.columns) < len(table.columns) else str(position + 1)
-        seen[label] = seen.get(label, 0) + 1
-        row = label if seen[label] == 1 else f"{label} ({seen[label]})"
-        for column in numeric.columns:
-            found[row, str(column)] = float(numeric[column].iloc[position])
-    return found
+    text = table.drop(columns=numeric.columns).fillna("").astype(str)
+    labels = text.agg(" / ".join, axis=1) if len(text.columns) else pd.Series(range(1, len(table) + 1)).astype(str)
+    again = labels.groupby(labels).cumcount() + 1
+    labels = labels.where(again == 1, labels + " (" + again.astype(str) + ")")
+    return {(label, str(c)): float(v) for c in numeric for label, v in zip(labels, numeric[c], strict=True)}
 
 
-def _walk(value: Any, place: tuple[str, ...]) -> Iterator[tuple[Key, float]]:
-    if isinstance(value, dict):
-        for key in value:
-            yield from _walk(value[key], (*place, str(key)))
-    elif isinstance(value, list):
-        for position, item in enumerate(value):
-            yield from _walk(item, (*place, str(position)))
+def _walk(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, str], float]]:
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _walk(item, (*keys, str(key)))
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield (".".join(place[:-1]) or "-", place[-1] if place else "-"), float(value)
+        yield (".".join(keys[:-1]) or "-", keys[-1] if keys else "-"), float(value)
 
 
 def _close(ours: float, committed: float, absolute: float, relative: float) -> bool:
@@ -106,11 +132,11 @@ def _close(ours: float, committed: float, absolute: float, relative: float) -> b
 
 
 def _is_result(name: str) -> bool:
-    return name.endswith((".csv", ".json")) and not name.endswith(".provenance.json")
+    return name.endswith((".csv", ".json")) and not name.endswith((".provenance.json", ".origin.json"))
 
 
 def _committed(figures: Path) -> dict[str, bytes]:
-    """The result files of `figures` as HEAD has them; none outside git or before the first commit."""
+    """The result files of `figures` in HEAD; none outside git or before the first commit."""
     try:
         listing = _git(figures, "ls-tree", "--name-only", "-z", "HEAD", "./").decode().split("\0")
         return {name: _git(figures, "show", f"HEAD:./{name}") for name in listing if _is_result(name)}
@@ -122,5 +148,5 @@ def _git(folder: Path, *arguments: str) -> bytes:
     return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=True).stdout
 
 
-def _show(number: float | None) -> str:
+def _format(number: float | None) -> str:
     return "none" if number is None else f"{number:.6g}"

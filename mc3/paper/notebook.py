@@ -1,34 +1,43 @@
-"""Notebooks as pipeline stages: canonical copies, a strict runner, and where a figure came from.
+"""Notebooks as pipeline stages and as pages of the report.
 
-`sources` writes copies without outputs, counts or editor metadata, so that opening and saving a
-notebook changes nothing that a stage depends on. `run` executes such a copy with papermill and
-refuses what papermill only logs. A notebook begins with `start` and ends with `record`.
+`sources` writes a canonical copy of each notebook, so that opening and saving one makes no result stale; `codes` writes
+the code identity of each stage. `run` executes a canonical copy with papermill, raises the errors that papermill only
+logs, and renders the page. A notebook begins with `start` and ends with `record`.
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
+import base64
+import io
 import json
 import os
-import platform
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
+from functools import partial
+from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mc3 import config as settings
 from mc3.config import Config
-from mc3.errors import ConfigError, NotebookError
+from mc3.errors import ConfigError, DataError, NotebookError
+from mc3.files import code_identity, write_atomic
+from mc3.paper import provenance
 
-CODE = ("mc3", "notebooks", "params.yaml", "profiles", "data/epic", "data/paper", "dvc.yaml", "requirements.lock")
-PACKAGES = ("accelerate", "av", "matplotlib", "numpy", "pandas", "scikit-learn", "scipy", "timm", "torch",
-            "torchaudio", "torchvision", "transformers")  # fmt: skip
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+PIPELINES = (Path("dvc.yaml"), Path("experiments/dvc.yaml"))
+STAGES = {"manifest": "mc3.data.manifest", "shards": "mc3.data.prepare", "train": "mc3.train", "embed": "mc3.embed",
+          "probe": "mc3.paper.probe", "report": "mc3.paper.report", "sweep": "mc3.paper.sweep"}  # fmt: skip
+TAGS = {"a", "b", "br", "caption", "code", "em", "i", "p", "strong", "sub", "sup", "table", "tbody", "td", "tfoot",
+        "th", "thead", "tr"}  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -67,15 +76,54 @@ def sources(notebooks: Path, out: Path) -> list[Path]:
 
     Copies of notebooks that are gone are removed. Returns the copies' paths, sorted.
     """
-    books = sorted(notebooks.glob("*.ipynb"))
-    out.mkdir(parents=True, exist_ok=True)
-    for stale in {path.name for path in out.glob("*.ipynb")} - {path.name for path in books}:
+    return _update(out, {book.name: canonical(book) for book in notebooks.glob("*.ipynb")}, ".ipynb")
+
+
+def codes(config: Config, out: Path) -> list[Path]:
+    """Write STAGE.code, the code that each stage runs, to `out`, touching only what differs; returns the paths.
+
+    A notebook's NAME.code, of the canonical copies in `out`, also has the page template and the neighbouring pages.
+    """
+    stages = {"raw": str(config.source.code).replace("/", "."), **STAGES}
+    files = {f"{name}.code": code_identity(entry) for name, entry in stages.items() if find_spec(entry)}
+    template = f"{TEMPLATE.name} {sha256(TEMPLATE.read_bytes()).hexdigest()}\n"
+    for book in out.glob("*.ipynb"):
+        links = "".join(f"{relation} {page}: {title}\n" for relation, page, title in neighbours(book.stem, out))
+        files[f"{book.stem}.code"] = code_identity(str(book), "mc3.paper.notebook") + template + links
+    return _update(out, {name: text.encode() for name, text in files.items()}, ".code")
+
+
+def _update(out: Path, files: Mapping[str, bytes], suffix: str) -> list[Path]:
+    """Make `files` the only ones of this suffix in `out`; those that are the same already are not touched."""
+    for stale in {path.name for path in out.glob(f"*{suffix}")} - set(files):
         (out / stale).unlink()
-    for book in books:
-        data, copy = canonical(book), out / book.name
-        if not copy.exists() or copy.read_bytes() != data:
-            _write(copy, data)
-    return [out / book.name for book in books]
+    for name, data in files.items():
+        if not (out / name).exists() or (out / name).read_bytes() != data:
+            write_atomic(out / name, data)
+    return [out / name for name in sorted(files)]
+
+
+def pages(pipelines: Iterable[Path] = PIPELINES) -> list[str]:
+    """The notebooks that stages of the pipelines run, in order: these are the pages of the report."""
+    texts = [path.read_text() for path in pipelines if path.exists()]
+    return list(dict.fromkeys(re.findall(r"\bmc3 notebook ([\w-]+)", "\n".join(texts))))
+
+
+def heading(book: Path) -> tuple[str, str]:
+    """The title of a notebook and the sentence below it, from its first cell: "# Title", empty line, sentence."""
+    text = "".join(json.loads(book.read_text())["cells"][0]["source"])
+    title, _, rest = text.removeprefix("# ").partition("\n\n")
+    return title, rest.split("\n\n")[0]
+
+
+def neighbours(name: str, books: Path) -> list[tuple[str, str, str]]:
+    """("previous" or "next", name, title) of the pages beside page `name`; `books` has the notebooks."""
+    order = [page for page in pages() if (books / f"{page}.ipynb").exists()]
+    if name not in order:
+        return []
+    at = order.index(name)
+    beside = [("previous", order[at - 1])] * (at > 0) + [("next", page) for page in order[at + 1 : at + 2]]
+    return [(relation, page, heading(books / f"{page}.ipynb")[0]) for relation, page in beside]
 
 
 def parameters(book: bytes) -> list[str]:
@@ -83,45 +131,41 @@ def parameters(book: bytes) -> list[str]:
 
     Raises `NotebookError` when that cell is not valid Python.
     """
-    for cell in json.loads(book)["cells"]:
-        if "parameters" in cell["metadata"].get("tags", ()):
-            break
-    else:
-        return []
+    tagged = [cell for cell in json.loads(book)["cells"] if "parameters" in cell["metadata"].get("tags", ())]
     try:
-        body = ast.parse("".join(cell["source"])).body
+        body = ast.parse("".join(tagged[0]["source"])).body if tagged else []
     except SyntaxError as error:
         raise NotebookError(f"the cell tagged `parameters` is not valid Python: {error}") from None
-    targets: list[ast.expr] = []
-    for statement in body:
-        if isinstance(statement, ast.Assign):
-            targets += statement.targets
-        elif isinstance(statement, ast.AnnAssign):
-            targets.append(statement.target)
+    assigned = [node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    targets = [
+        target for node in assigned for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-def run(name: str, config: Config, values: Mapping[str, Any]) -> Path:
-    """Execute the canonical copy of notebook `name` in this interpreter's own kernel.
+def run(name: str, config: Config, values: Mapping[str, Any], figures: Path = Path("figures")) -> Path:
+    """Execute the canonical copy of notebook `name` in this interpreter's own kernel, and render its page.
 
-    The working directory is the present one, the repository's top. Returns the executed copy,
-    `work/executed/NAME.ipynb`, which stays for looking when a cell fails. Raises `ConfigError` for
-    a bad name or a parameter that the notebook does not have, `FileNotFoundError` when the copy is
-    missing, and `NotebookError` when a cell fails.
+    The working directory is the present one, the repository's top. The executed copy, `work/executed/NAME.ipynb`,
+    stays for inspection when a cell fails. Returns the page, `figures/report/NAME.html`, or the executed copy of a
+    notebook that records no provenance. Raises `ConfigError` for a bad name or a parameter that the notebook does not
+    have, `DataError` when the copy is missing, and `NotebookError` when a cell fails.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is not a notebook's name; give it without folder and .ipynb, as in `retrieval`")
-    copy = config.paths.work / "sources" / f"{name}.ipynb"
+    books = config.paths.work / "sources"
+    copy = books / f"{name}.ipynb"
     if not copy.exists():
-        raise FileNotFoundError(f"no canonical copy {copy}; `mc3 sources` writes those of notebooks/*.ipynb")
+        raise DataError(f"no canonical copy {copy}; `mc3 sources` writes those of notebooks/*.ipynb")
     known = parameters(copy.read_bytes())
-    for value in values:
-        if value not in known:
-            has = f"known: {', '.join(known)}" if known else "it has no cell tagged `parameters`"
-            raise ConfigError(f"notebook {name} has no parameter {value!r}; {has}")
+    if unknown := [value for value in values if value not in known]:
+        has = f"known: {', '.join(known)}" if known else "it has no cell tagged `parameters`"
+        raise ConfigError(f"notebook {name} has no parameter {unknown[0]!r}; {has}")
     executed = config.paths.work / "executed" / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
+    facts = figures / f"{name}.provenance.json"
 
+    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -135,10 +179,48 @@ def run(name: str, config: Config, values: Mapping[str, Any]) -> Path:
                 f"notebook {name} failed at In [{error.exec_count}] with {error.ename}: {error.evalue}; see {executed}"
             ) from None
         except DeadKernelError:
-            raise NotebookError(
-                f"notebook {name}: its kernel died, of too little memory perhaps; see {executed}"
-            ) from None
-    return executed
+            raise NotebookError(f"notebook {name}: its kernel died, perhaps out of memory; see {executed}") from None
+    if not facts.exists():
+        return executed
+    page = figures / "report" / f"{name}.html"
+    book = nbformat.read(executed, as_version=4)  # type: ignore[no-untyped-call]
+    html = render(book, heading(copy)[0], name, json.loads(facts.read_text()), neighbours(name, books))
+    write_atomic(page, html.encode())
+    return page
+
+
+def render(
+    book: NotebookNode,
+    title: str,
+    name: str = "",
+    facts: Mapping[str, Any] | None = None,
+    links: Iterable[tuple[str, str, str]] = (),
+) -> str:
+    """An executed notebook as one HTML page without scripts; its code is folded away, HTML outputs are sanitised.
+
+    `facts` are its provenance, `links` its `neighbours`. The same arguments give the same text.
+    """
+    import bleach
+    from nbconvert import HTMLExporter
+
+    filters = {"picture": picture, "clean": partial(bleach.clean, tags=TAGS, attributes=["class", "colspan", "href"])}
+    exporter = HTMLExporter(exclude_anchor_links=True, filters=filters)
+    exporter.raw_template = TEMPLATE.read_text()
+    about = {"name": name, "facts": facts, "links": list(links), "describe_commit": provenance.describe_commit}
+    exporter.register_filter("json", partial(json.dumps, indent=1, sort_keys=True))
+    return exporter.from_notebook_node(book, {"page": about | {"title": title}})[0]
+
+
+def picture(png: str) -> dict[str, Any]:
+    """A base64 PNG as a lossless WebP of about half the size: `uri`, `width` and `height` in pixels."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        width, height = image.size
+        image.convert("RGB").save(buffer, "WEBP", lossless=True, method=6)
+    uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"uri": uri, "width": width, "height": height}
 
 
 @contextmanager
@@ -174,95 +256,18 @@ def start(config: str) -> Config:
     return settings.load(config)
 
 
-def provenance(config: Config, name: str, inputs: Iterable[Path]) -> dict[str, Any]:
-    """What the results of notebook `name` were made from; the same bytes for the same run.
+def record(config: Config, name: str, inputs: Iterable[str | Path], figures: Path = Path("figures")) -> None:
+    """Write `figures/NAME.provenance.json`: `provenance.origin`, the notebook's hash and the values of its parameters.
 
-    Holds what `origin` does, the SHA-256 of the notebook and the values of its parameters when called in it.
+    The values are those of the notebook that calls this.
     """
     from IPython import get_ipython
 
     book = canonical(Path("notebooks") / f"{name}.ipynb")
     shell = get_ipython()  # type: ignore[no-untyped-call]
     namespace = shell.user_ns if shell else {}
-    return {
-        **origin(config, inputs),
-        "notebook": hashlib.sha256(book).hexdigest(),
-        "parameters": {value: namespace[value] for value in parameters(book) if value in namespace},
-    }
-
-
-def origin(config: Config, inputs: Iterable[Path]) -> dict[str, Any]:
-    """What any result was made from; the same bytes for the same run.
-
-    Holds the last commit that touched code or settings (so that committing the results does not
-    change it; null outside git) and whether those differ from it, the settings, SHA-256 of each of
-    `inputs` (files or folders) and of the lock file, the device and the versions. No times, no
-    machine's paths: an input outside the repository goes by its name.
-    Raises `FileNotFoundError` naming an input that is missing.
-    """
-    root = Path.cwd()
-    hashes = {}
-    for path in map(Path, inputs):
-        inside = path.resolve().is_relative_to(root)
-        hashes[path.resolve().relative_to(root).as_posix() if inside else path.name] = digest(path)
-    commit = _git("log", "-1", "--format=%H", "--", *CODE)
-    return {
-        "commit": commit,
-        "dirty": None if commit is None else bool(_git("status", "--porcelain", "--", *CODE)),
-        "device": device(),
-        "inputs": hashes,
-        "lock": digest(Path("requirements.lock")),
-        "settings": settings.as_dict(config),
-        "versions": {"python": platform.python_version()}
-        | {package: metadata.version(package) for package in PACKAGES},
-    }
-
-
-def record(config: Config, name: str, inputs: Iterable[Path], figures: Path = Path("figures")) -> Path:
-    """Write `provenance` to `figures/NAME.provenance.json` and return that path."""
-    data = json.dumps(provenance(config, name, inputs), indent=1, sort_keys=True) + "\n"
-    path = figures / f"{name}.provenance.json"
-    figures.mkdir(parents=True, exist_ok=True)
-    _write(path, data.encode())
-    return path
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, or of the sorted relative names and hashes of a folder's files."""
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        listing = "".join(f"{file.relative_to(path).as_posix()} {digest(file)}\n" for file in files)
-        return hashlib.sha256(listing.encode()).hexdigest()
-    if not path.exists():
-        raise FileNotFoundError(f"{path}, which a result is made from, is missing; `dvc repro` makes it")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def device() -> str:
-    """Names of the NVIDIA devices this process may use, or "cpu"; asked of the driver, not of torch."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return "cpu"
-    try:
-        query = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True
-        )
-    except FileNotFoundError:
-        return "cpu"
-    names = sorted(set(query.stdout.split("\n")) - {""})
-    return f"cuda: {', '.join(names)}" if query.returncode == 0 and names else "cpu"
-
-
-def _git(*arguments: str) -> str | None:
-    """Output of a git command in the present folder; None without git, repository or output."""
-    try:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True)
-    except FileNotFoundError:
-        return None
-    return (result.stdout.strip() or None) if result.returncode == 0 else None
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
+    values = {value: namespace[value] for value in parameters(book) if value in namespace}
+    facts = provenance.origin(config, inputs) | {"notebook": sha256(book).hexdigest(), "parameters": values}
+    origins = [path for path in facts["inputs"] if path.endswith("origin.json")]
+    facts |= {"origins": {path: json.loads(Path(path).read_text()) for path in origins}} if origins else {}
+    provenance.write(figures / f"{name}.provenance.json", facts)

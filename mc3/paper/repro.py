@@ -1,7 +1,6 @@
-"""`dvc repro` with the number of the running stage, the time gone and the time left.
+"""`dvc repro` with the number of the running stage, the elapsed time and the time left.
 
-DVC runs the stages and decides which are out of date; this only reads along. What DVC and the
-stages print is passed on as it comes.
+DVC runs the stages and decides which are out of date; this only reads its output, and passes it on as it comes.
 """
 
 from __future__ import annotations
@@ -12,69 +11,61 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from pathlib import Path
+from typing import Any
 
-from mc3.config import Config
+import yaml
+
+from mc3 import methods
+from mc3.config import Config, as_dict
 from mc3.errors import ConfigError
+from mc3.files import write_atomic
+from mc3.progress import Forecast, format_duration
 
 _STAGE = re.compile(r"^(Running s|S)tage '([^']+)'")  # "Running stage 'x':", "Stage 'x' didn't change, skipping"
 
 
-class Progress:
-    """Follows the lines of `dvc repro`: which stage runs, and how long the rest takes at most.
+class Progress(Forecast):
+    """A forecast that follows the lines of `dvc repro`.
 
     `stages` are all stages' names in any order. `typical` has seconds by stage name; a stage that
-    it lacks is taken to last as long as others of its matrix (same name before "@") on average.
-    `clock` gives seconds.
+    it lacks is expected to take as long as others of its matrix (same name before "@") on average.
     """
 
-    def __init__(self, stages: list[str], typical: dict[str, float], clock: Callable[[], float] = time.monotonic):
-        self.left = dict.fromkeys(stages)
-        self.total, self.typical, self.clock = len(self.left), typical, clock
-        self.begun = clock()
-        self.seconds: dict[str, float] = {}
-        self.running: tuple[str, float] | None = None
+    def __init__(
+        self, stages: Iterable[str], typical: Mapping[str, float], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__({name: _expected(name, typical) for name in stages}, clock=clock)
+        self.reached: list[str] = []
 
-    def line(self, text: str) -> str | None:
+    def read(self, text: str) -> str | None:
         """The progress line to print after this line of DVC's, if a stage begins with it."""
         found = _STAGE.match(text)
-        if not found or found[2] not in self.left:
+        if not found or found[2] not in self.expected or found[2] in self.reached:
             return None
-        self.finish()
-        ahead = self._remaining()
-        del self.left[found[2]]
+        self.end()
+        self.reached.append(found[2])
         if found[1] == "S":
+            self.expected[found[2]] = 0.0
             return None
-        self.running = (found[2], self.clock())
-        place = f"[{self.total - len(self.left)}/{self.total}] {found[2]}"
-        gone = f"{_minutes(self.clock() - self.begun)} elapsed"
-        return f"{place} · {gone}" + (f" · at most about {_minutes(ahead)} left" if ahead else "")
+        self.expected = {name: self.expected[name] for name in dict.fromkeys([*self.reached, *self.expected])}
+        line = self.line(found[2])
+        self.start(found[2])
+        return line
 
-    def finish(self) -> None:
-        """Note how long the running stage took; its end is the next one's beginning, or DVC's."""
-        if self.running:
-            name, since = self.running
-            self.seconds[name] = self.clock() - since
-            self.running = None
-
-    def _remaining(self) -> float:
-        """Typical seconds of the stages not yet reached, scaled by this machine's pace so far."""
-        expected = sum(self._expect(name) for name in self.seconds)
-        known = sum(seconds for name, seconds in self.seconds.items() if self._expect(name))
-        return sum(map(self._expect, self.left)) * (known / expected if expected and known else 1.0)
-
-    def _expect(self, name: str) -> float:
-        if name in self.typical:
-            return self.typical[name]
-        group = [seconds for other, seconds in self.typical.items() if other.split("@")[0] == name.split("@")[0]]
-        return sum(group) / len(group) if group else 0.0
+    def end(self) -> None:
+        """Note that the running stage has ended: when the next one begins, or DVC ends."""
+        for name in list(self.running):
+            self.finish(name)
 
 
 def run(config: Config, arguments: list[str]) -> int:
     """Run `dvc repro ARGUMENTS` and return its exit code; a stage's seconds go to work/timings.json.
 
-    Raises `ConfigError` when there is no pipeline here, DVC cannot read it, or its outputs would be out of DVC's reach.
+    Raises:
+        ConfigError: there is no readable dvc.yaml here, or DVC could not track its outputs.
     """
     if not Path("dvc.yaml").exists():
         raise ConfigError("no dvc.yaml here; run `mc3 repro` at the repository's top")
@@ -84,18 +75,14 @@ def run(config: Config, arguments: list[str]) -> int:
             "nothing; clone the repository onto the disk that has the room (paths.raw may be anywhere)"
         )
     _ensure_repository()
-    dvc = [sys.executable, "-m", "dvc"]
-    environment = os.environ | {
-        "PYTHONUNBUFFERED": "1",
-        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
-    }
-    listing = subprocess.run([*dvc, "stage", "list", "--name-only"], capture_output=True, text=True, env=environment)
-    if listing.returncode:
-        raise ConfigError(f"DVC cannot read dvc.yaml: {listing.stderr.strip()}")
-    progress = Progress(listing.stdout.split(), typical(config))
-    print(f"{progress.total} stages; those that are up to date are skipped", flush=True)
-
-    process = subprocess.Popen([*dvc, "repro", *arguments], stdout=subprocess.PIPE, env=environment)
+    progress = Progress(stages(config), typical_seconds(config))
+    print(f"{len(progress.expected)} stages; those that are up to date are skipped", flush=True)
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # stages call `mc3`
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", *arguments],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "PATH": path},
+    )
     try:
         _follow(process, progress)
     except KeyboardInterrupt:
@@ -103,37 +90,51 @@ def run(config: Config, arguments: list[str]) -> int:
         raise
     code = process.wait()
     if code == 0:
-        progress.finish()
-    ran = f"{len(progress.seconds)} of {progress.total} stages ran"
-    print(
-        f"{ran} in {_minutes(progress.clock() - progress.begun)}"
-        + (f"; DVC ended with exit code {code}" if code else "")
-    )
-    if progress.seconds:
+        progress.end()
+    ran = f"{len(progress.took)} of {len(progress.expected)} stages ran in {format_duration(progress.elapsed())}"
+    print(f"{ran}; DVC ended with exit code {code}" if code else ran)
+    if progress.took:
         recorded = config.paths.work / "timings.json"
-        seconds = {name: round(value, 1) for name, value in ({**_read(recorded), **progress.seconds}).items()}
-        recorded.parent.mkdir(parents=True, exist_ok=True)
-        part = recorded.with_name(recorded.name + ".part")
-        part.write_text(json.dumps(seconds, indent=1, sort_keys=True) + "\n")
-        part.replace(recorded)
+        seconds = {name: round(value, 1) for name, value in (_read(recorded) | progress.took).items()}
+        write_atomic(recorded, f"{json.dumps(seconds, indent=1, sort_keys=True)}\n".encode())
     return code
 
 
-def changed_stages() -> set[str]:
-    """The stages of the pipeline here that `dvc repro` would run.
+def stages(config: Config) -> list[str]:
+    """The names of all stages of dvc.yaml, matrices expanded; without starting DVC, which takes seconds.
 
-    Raises `ConfigError` when DVC cannot tell.
+    Raises:
+        ConfigError: dvc.yaml is not YAML.
     """
-    asked = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], capture_output=True, text=True)
-    if asked.returncode:
-        raise ConfigError(f"`dvc status` fails: {(asked.stderr.strip() or 'no reason given').splitlines()[-1]}")
-    return set(json.loads(asked.stdout))
+    try:
+        found = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    except (yaml.YAMLError, TypeError, KeyError) as error:
+        raise ConfigError(f"dvc.yaml cannot be read: {error}") from None
+    variables = {"METHODS": methods.METHODS, **as_dict(config)}
+    names = []
+    for name, stage in found.items():
+        axes = [_values(axis, variables) for axis in stage.get("matrix", {}).values()]
+        names += [f"{name}@{'-'.join(values)}" if values else name for values in product(*axes)]
+    return names
 
 
-def typical(config: Config) -> dict[str, float]:
-    """Seconds by stage name: those of the last runs here, and of `profiles/PROFILE.timings.json`, another machine's."""
+def _values(axis: Any, variables: Mapping[str, Any]) -> list[str]:
+    """The values of one axis of a matrix: a list, or the name of a variable as in "${seeds}"."""
+    named = re.fullmatch(r"\$\{(\w+)\}", axis) if isinstance(axis, str) else None
+    return list(map(str, variables.get(named[1], []) if named else axis))
+
+
+def typical_seconds(config: Config) -> dict[str, float]:
+    """Seconds by stage name: of the last runs here, else those of another machine in profiles/PROFILE.timings.json."""
     shipped = Path("profiles") / f"{config.profile}.timings.json"
-    return {**_read(shipped), **_read(config.paths.work / "timings.json")}
+    return _read(shipped) | _read(config.paths.work / "timings.json")
+
+
+def _expected(name: str, typical: Mapping[str, float]) -> float:
+    if name in typical:
+        return typical[name]
+    group = [seconds for other, seconds in typical.items() if other.split("@")[0] == name.split("@")[0]]
+    return sum(group) / len(group) if group else 0.0
 
 
 def _follow(process: subprocess.Popen[bytes], progress: Progress) -> None:
@@ -145,14 +146,14 @@ def _follow(process: subprocess.Popen[bytes], progress: Progress) -> None:
             sys.stdout.buffer.write(piece)
             line += piece
             if line.endswith(b"\n"):
-                if news := progress.line(line.decode(errors="replace")):
+                if news := progress.read(line.decode(errors="replace")):
                     sys.stdout.buffer.write(f"{news}\n".encode())
                 line = b""
         sys.stdout.buffer.flush()
 
 
 def _ensure_repository() -> None:
-    """DVC needs git only to find what is tracked; an unpacked archive is given a repository of DVC's own."""
+    """DVC uses git only to find what is tracked; an unpacked archive gets a repository of DVC's own."""
     inside = subprocess.run(["git", "rev-parse", "--git-dir"], capture_output=True).returncode == 0
     if not inside and not Path(".dvc/config.local").exists():
         Path(".dvc").mkdir(exist_ok=True)
@@ -161,7 +162,3 @@ def _ensure_repository() -> None:
 
 def _read(path: Path) -> dict[str, float]:
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

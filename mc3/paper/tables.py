@@ -10,18 +10,24 @@ from __future__ import annotations
 import html
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mc3 import evaluate, methods, store
 from mc3.config import Config
+from mc3.errors import DataError
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
 
 PAPER = Path(__file__).parents[2] / "data" / "paper"
 PUBLISHED = {2: "table2_discovery.csv", 3: "table3_retrieval.csv", 4: "table4_epic_sounds.csv"}  # in PAPER
 RANDOM = "random"  # the row of chance
 PERCENT = ("top1", "top5", "mca")  # metrics of Table 4 that are in percent
+
+OVERVIEW = ("av_roc", "al_roc", "v2a_r5", "a2l_r5")  # the main columns of Tables 2 and 3
 
 _HEADERS = {
     "av": "AV", "al": "AL", "roc": "ROC", "pr": "PR", "v2a": "V→A", "a2v": "A→V", "l2a": "L→A", "a2l": "A→L",
@@ -184,6 +190,71 @@ def to_html(
     text = cells(table, metrics, significant or ()).to_html(index=False, border=0, escape=True, na_rep="")
     start = text.index(">") + 1
     return f"{text[:start]}\n  <caption>{html.escape(note(table, significant))}</caption>{text[start:]}\n"
+
+
+def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame:
+    """The results in `figures/NAME.csv`.
+
+    Raises:
+        DataError: there are none; the message has the DVC `stage` that makes them.
+    """
+    path = figures / f"{name}.csv"
+    if not path.exists():
+        raise DataError(f"{path} is missing; `dvc repro {stage}` makes it")
+    table = pd.read_csv(path)
+    return table.fillna({"protocol": ""}) if "protocol" in table else table
+
+
+def show(table: pd.DataFrame, caption: str = "") -> HTML:
+    """Any table as HTML for a notebook: every row, escaped, three decimals or three digits of smaller numbers."""
+    from IPython.display import HTML
+
+    text = table.to_html(index=False, border=0, escape=True, float_format=format_number, na_rep="–")
+    start = text.index(">") + 1
+    return HTML(f"{text[:start]}\n  <caption>{html.escape(caption)}</caption>{text[start:]}")
+
+
+def format_number(value: float) -> str:
+    """Three decimals, or three digits of what would be lost by them, such as a learning rate."""
+    return f"{value:.3g}" if 0 < abs(value) < 0.01 else f"{value:.3f}"
+
+
+def intervals(table: pd.DataFrame, column: str) -> pd.Series:
+    """`column` with its interval, from the columns `column`_low and `column`_high, as text."""
+    value, low, high = (table[f"{column}{end}"] for end in ("", "_low", "_high"))
+    text = value.map("{:+.3f}".format) + " [" + low.map("{:+.3f}".format) + ", " + high.map("{:+.3f}".format) + "]"
+    return text.where(value.notna(), "–")
+
+
+def overview(table2: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
+    """The main columns of Tables 2 and 3: method, metric, ours, std, paper, random, paper_random, separate_axis.
+
+    `separate_axis`: whether the paper's numbers need their own axis: recall depends on the size of the pool.
+    """
+    rows = []
+    for table, metrics in ((table2, OVERVIEW[:2]), (table3, OVERVIEW[2:])):
+        random = table[table["method"] == RANDOM].iloc[0]
+        for metric in metrics:
+            for row in table[table["method"] != RANDOM].to_dict("records"):
+                ours = {"ours": row[metric], "std": row[f"{metric}_std"], "paper": row[f"paper_{metric}"]}
+                chance = {"random": random[metric], "paper_random": random[f"paper_{metric}"]}
+                axis = {"separate_axis": table is table3}
+                rows.append({"method": row["label"], "metric": header(metric), **ours, **chance, **axis})
+    return pd.DataFrame(rows)
+
+
+def ranks(table: pd.DataFrame, metrics: Sequence[str] = OVERVIEW) -> pd.DataFrame:
+    """MC3's rank among the paper's own methods, here and in the paper, in those of `metrics` that `table` has."""
+    own = [name for name in table["method"] if name in methods.METHODS and methods.get(name).paper]
+    rows = table.set_index("method").loc[own]
+    found, reference = [], methods.with_role("reference")
+    for metric in [name for name in metrics if name in rows]:
+        rank = {"Column": header(metric)}
+        for who, column in (("Here", metric), ("In the paper", f"paper_{metric}")):
+            values = rows[column].dropna()
+            rank[who] = f"{1 + int((values > values[reference]).sum())} of {len(values)}"
+        found.append(rank)
+    return pd.DataFrame(found)
 
 
 def _method(name: str) -> dict[str, Any]:

@@ -1,0 +1,85 @@
+"""Provenance: what a result was made from, as a small JSON file beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mc3 import config as settings
+from mc3.config import Config
+from mc3.errors import DataError
+from mc3.files import sha256, write_atomic
+
+CODE = ("mc3", "notebooks", "experiments", "params.yaml", "profiles", "data/epic", "data/paper", "dvc.yaml",
+        "requirements.lock")  # fmt: skip
+PACKAGES = ("accelerate", "av", "matplotlib", "numpy", "pandas", "scikit-learn", "scipy", "timm", "torch",
+            "torchaudio", "torchvision", "transformers")  # fmt: skip
+
+
+def origin(config: Config, inputs: Iterable[str | Path]) -> dict[str, Any]:
+    """What a result was made from, the same bytes for the same run: no times and no machine's paths.
+
+    Holds the last commit that touched code or settings (so that committing results does not change it; null outside
+    git), whether those differ from it, the settings, the SHA-256 of each of `inputs` (files or folders; one outside
+    the repository goes by its name) and of the lock file, the device and the versions.
+
+    Raises:
+        DataError: an input is missing; the message names it.
+    """
+    root, hashes = Path.cwd(), {}
+    for path in map(Path, inputs):
+        if not path.exists():
+            raise DataError(f"{path}, which this result is made from, is missing; `dvc repro` makes it")
+        inside = path.resolve().is_relative_to(root)
+        hashes[path.resolve().relative_to(root).as_posix() if inside else path.name] = sha256(path)
+    commit = _git("log", "-1", "--format=%H", "--", *CODE)
+    return {
+        "commit": commit,
+        "dirty": None if commit is None else bool(_git("status", "--porcelain", "--", *CODE)),
+        "device": device(),
+        "inputs": hashes,
+        "lock": sha256(Path("requirements.lock")),
+        "settings": settings.as_dict(config),
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def write(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write `facts` as JSON, the same bytes for the same facts."""
+    write_atomic(path, f"{json.dumps(facts, indent=1, sort_keys=True)}\n".encode())
+
+
+def describe_commit(facts: Mapping[str, Any]) -> str:
+    """The commit of `origin` in words."""
+    if facts["commit"] is None:
+        return "outside a git repository"
+    return f"commit {facts['commit'][:12]}{' with uncommitted changes' if facts['dirty'] else ''}"
+
+
+def device() -> str:
+    """Names of the NVIDIA devices this process may use, or "cpu"; from the driver, so that torch is not imported."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "cpu"
+    try:
+        query = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return "cpu"
+    names = sorted(set(query.stdout.split("\n")) - {""})
+    return f"cuda: {', '.join(names)}" if query.returncode == 0 and names else "cpu"
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of a git command in the present folder; None without git, repository or output."""
+    try:
+        result = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return (result.stdout.strip() or None) if result.returncode == 0 else None

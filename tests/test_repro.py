@@ -1,0 +1,96 @@
+"""`mc3 repro`: which stage runs, how long the rest takes, and DVC's own output and exit code."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from test_cli import mc3_process
+
+from mc3 import cli, config
+from mc3.paper import repro
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_progress_counts_every_stage_and_shows_the_time_that_is_left_at_most():
+    clock = Clock()
+    progress = repro.Progress(
+        ["raw", "train@a-0", "train@b-0", "report"], {"raw": 60, "train@a-0": 20, "train@z-0": 40, "report": 5}, clock
+    )
+    assert progress.read("Stage 'raw' didn't change, skipping\n") is None
+    clock.now = 2
+    assert progress.read("Running stage 'train@b-0':\n") == "[2/4] train@b-0 · 0:02 elapsed · about 0:55 left"
+    assert progress.read("> mc3 train --method b --seed 0\n") is None
+    assert progress.read("Running stage 'of something else':\n") is None
+    clock.now = 62  # twice the typical 30 s, so the rest is expected to take twice as long too
+    assert progress.read("Running stage 'train@a-0':\n") == "[3/4] train@a-0 · 1:02 elapsed · about 0:50 left"
+    progress.end()
+    assert progress.took == {"train@b-0": 60, "train@a-0": 0}
+
+
+def test_progress_without_known_times_shows_no_time_left():
+    progress = repro.Progress(["raw", "report"], {}, Clock())
+    assert progress.read("Running stage 'raw':\n") == "[1/2] raw · 0:00 elapsed"
+
+
+def test_the_stages_are_those_that_dvc_lists(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    listing = subprocess.run(
+        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"], capture_output=True, text=True
+    )
+    assert repro.stages(config.load("params.yaml")) == listing.stdout.split()
+
+
+def test_repro_shows_the_stages_and_their_own_output_and_passes_dvcs_exit_code_on(repository, mini_settings):
+    mini_settings["paths"]["work"] = "work"
+    Path("params.yaml").write_text(yaml.safe_dump(mini_settings))
+    stages = {
+        "first": {"cmd": "printf 'half a line' && echo ' and its end' && echo a > a", "outs": ["a"]},
+        "second": {"cmd": "cp a b", "deps": ["a"], "outs": ["b"]},
+    }
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_bytes((ROOT / ".dvc" / "config").read_bytes())
+    (repository / ".gitignore").write_text("work/\n")
+    first = mc3_process("repro", cwd=repository)
+    assert first.returncode == 0, first.stderr
+    lines = first.stdout.splitlines()
+    assert lines[0] == "2 stages; those that are up to date are skipped"
+    (begun,) = [number for number, line in enumerate(lines) if line.startswith("[1/2] first · 0:0")]
+    assert lines.index("half a line and its end") > begun
+    assert any(line.startswith("[2/2] second · 0:0") for line in lines)
+    assert lines[-1].startswith("2 of 2 stages ran in 0:0")
+    assert set(yaml.safe_load(Path("work/timings.json").read_text())) == {"first", "second"}
+
+    stages["second"]["cmd"] = "false"
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    failed = mc3_process("repro", cwd=repository)
+    assert failed.returncode != 0
+    assert "[2/2] second" in failed.stdout
+    assert "[1/2]" not in failed.stdout
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_repro_refuses_a_work_folder_on_another_disk_before_it_runs_anything(
+    repository, mini_settings, tmp_path, link, capsys
+):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if link:
+        Path("data").symlink_to(disk)
+    mini_settings["paths"]["work"] = "data/mini" if link else str(disk)
+    Path("params.yaml").write_text(yaml.safe_dump(mini_settings))
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"first": {"cmd": "echo a > a", "outs": ["a"]}}}))
+    assert cli.main(["repro"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("mc3: paths.work, ")
+    assert "clone the repository onto the disk" in error
+    assert not Path("a").exists()
