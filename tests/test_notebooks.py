@@ -31,6 +31,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("clone")
     small_work.make(top)
     shutil.copytree(ROOT / "notebooks", top / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(ROOT / "experiments", top / "experiments")
     shutil.copy(ROOT / "requirements.lock", top)
     settings = config.load(top / "params.yaml")
     differences = bootstrap.differences(bootstrap.measure(settings, draws=20))
