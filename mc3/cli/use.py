@@ -16,7 +16,7 @@ def discover(args: argparse.Namespace) -> None:
         config = load_config(args)
         from mc3 import methods
 
-        folder = config.paths.final(methods.with_role("reference").name, config.seeds[0])
+        folder = config.paths.final(methods.with_role("reference"), config.seeds[0])
     from mc3 import discover
     from mc3.model import MC3
 
