@@ -73,8 +73,8 @@ setup:
 DVC = PATH="$$PWD/.venv/bin:$$PATH" dvc
 
 repro: setup
-	@$(PY) -m mc3 repro
-	@$(PY) -m mc3 compare --tables
+	@$(PY) -m mc3.cli repro
+	@$(PY) -m mc3.cli compare --tables
 
 seeds study: setup
 	@$(DVC) repro experiments/dvc.yaml:$@

@@ -122,18 +122,14 @@ class Run:
         """Append rows, each with its `step`, to metrics.jsonl, and a timing to timings.jsonl; both to TensorBoard."""
         if not self.main or not rows:
             return
-        with self.writing(), self.metrics.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        for row in rows:
-            for key, value in row.items():
-                if isinstance(value, float):
-                    self.writer.add_scalar(key, value, row["step"])
-        if timing is not None:
-            line = {"step": rows[-1]["step"], **timing}
-            with self.writing(), (self.folder / "timings.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            for key, value in timing.items():
-                self.writer.add_scalar(f"time/{key}", value, rows[-1]["step"])
+        timings = [] if timing is None else [{"step": rows[-1]["step"], **timing}]
+        for file, lines, prefix in ((self.metrics, rows, ""), (self.folder / "timings.jsonl", timings, "time/")):
+            with self.writing(), file.open("a") as stream:
+                stream.writelines(json.dumps(line) + "\n" for line in lines)
+            for line in lines:
+                for key, value in line.items():
+                    if isinstance(value, float):
+                        self.writer.add_scalar(prefix + key, value, line["step"])
 
     def save(self, steps: int, **state: Any) -> None:
         """Write the state after `steps` steps, and remove all but the `KEPT_STATES` newest.

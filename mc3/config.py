@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -239,14 +240,11 @@ class Train:
     log_every: int
 
     def __post_init__(self) -> None:
-        if self.microbatch_size is not None and self.microbatch_size < 1:
-            raise ConfigError(
-                f"train.microbatch_size is {self.microbatch_size}; it must be a number of clips, or null for all"
-            )
-        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
-            raise ConfigError(
-                f"train.crop_scale must be two shares of the area, [smallest, largest], not {self.crop_scale}"
-            )
+        size, scale = self.microbatch_size, self.crop_scale
+        if size is not None and size < 1:
+            raise ConfigError(f"train.microbatch_size is {size}; it must be a number of clips, or null for all")
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise ConfigError(f"train.crop_scale must be two shares of the area, [smallest, largest], not {scale}")
 
 
 @dataclass(frozen=True)
@@ -380,14 +378,12 @@ def load(path: str | Path = "params.yaml") -> Config:
 
 
 def as_dict(config: Any) -> Any:
-    """The plain, JSON-ready form of a dataclass of this module; `build` reads it back."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: as_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    if isinstance(config, dict):
-        return {k: as_dict(v) for k, v in config.items()}
-    if isinstance(config, list):
-        return [as_dict(v) for v in config]
-    return str(config) if isinstance(config, Path) else config
+    """The plain, JSON-ready form of a dataclass of this module, or of a value in one; `build` reads it back."""
+
+    def plain(value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else vars(value)
+
+    return json.loads(json.dumps(config, default=plain))
 
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:

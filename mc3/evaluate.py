@@ -1,10 +1,8 @@
-"""Section 6 as numbers: discovery, retrieval, clustering, classification, and what chance would give.
+"""The metrics of Section 6: discovery, retrieval, clustering, classification, and the chance level of each.
 
-NumPy and scikit-learn only; the trainer, the tables, the notebooks and a user's own script all call
-these functions on plain arrays. Every metric is a fraction; the tables scale to the paper's percent.
-
-Chance is computed in closed form rather than drawn. The paper's Random rows are recovered that way:
-K / pool for Table 3, the squared class frequencies for Table 4.
+NumPy, SciPy and scikit-learn on plain arrays, for the trainer, the tables, the notebooks and a user's own script. Every
+metric is a fraction; the tables convert to the paper's percent. Chance levels are closed forms, not simulations. They
+reproduce the paper's Random rows: K / pool for Table 3, the squared class frequencies for Table 4.
 """
 
 from __future__ import annotations
@@ -15,18 +13,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import hypergeom
-from sklearn.cluster import AgglomerativeClustering
-from sklearn.metrics import (
-    average_precision_score,
-    normalized_mutual_info_score,
-    precision_recall_curve,
-    recall_score,
-    roc_auc_score,
-)
-from sklearn.metrics.cluster import contingency_matrix
 
 from mc3.errors import DataError
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
+Metrics = dict[str, float]
 
 DIRECTIONS = {"v2a": ("video", "audio"), "a2v": ("audio", "video"), "l2a": ("text", "audio"), "a2l": ("audio", "text")}
 """Table 3's columns: name -> (query modality, modality that is retrieved)."""
@@ -37,10 +29,10 @@ PAIRS = {"av": ("audio", "video"), "al": ("audio", "text"), "vl": ("video", "tex
 DISCOVERY = ("av", "al")
 """The pairs whose cosine is a discovery score (Table 2)."""
 
-_DECIMALS = 1e9  # similarities are compared to nine decimals, far finer than float32 embeddings
+_DECIMALS = 1e9  # similarities are compared to nine decimals, much finer than float32 embeddings
 
 
-def similarity(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+def similarity(first: ArrayLike, second: ArrayLike) -> Floats:
     """Cosine of matching rows of two [N, D] arrays: Sec. 6.1's discovery score, [N]."""
     first, second = _unit(first), _unit(second)
     if first.shape != second.shape:
@@ -48,20 +40,18 @@ def similarity(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     return np.einsum("nd,nd->n", first, second)
 
 
-def discovery(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+def discovery(scores: ArrayLike, labels: ArrayLike) -> Metrics:
     """Areas under the ROC and precision-recall curves (Table 2), with prevalence and number of clips.
 
-    `pr` is average precision, the step-wise area: the paper cites Davis & Goadrich (ICML 2006), who show that
-    joining points of a precision-recall curve by straight lines overstates the area. A random
-    score gives `prevalence`, so that `pr` says nothing without it.
+    `pr` is average precision, the step-wise area: the paper cites Davis & Goadrich (ICML 2006), who show that linear
+    interpolation of a precision-recall curve overstates the area. A random score has `pr` equal to `prevalence`.
 
     Args:
-        scores: [N], higher means "sounds".
-        labels: [N], 1 for a sounding action and 0 for none.
-
-    Raises:
-        DataError: one class only, labels other than 0 and 1, or a score that is not finite.
+        scores: [N], higher means "sounds"; all finite, or `DataError`.
+        labels: [N], 1 for a sounding action and 0 otherwise; both occur, or `DataError`.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     scores, labels = _scored(scores, labels)
     return {
         "roc": float(roc_auc_score(labels, scores)),
@@ -73,26 +63,20 @@ def discovery(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
 
 def pr_curve(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     """Figure 5: recall, precision and threshold, from the highest threshold (low recall) downwards."""
+    from sklearn.metrics import precision_recall_curve
+
     precision, recall, threshold = precision_recall_curve(*reversed(_scored(scores, labels)))
-    # The last point (recall 0, precision 1) is a convention, not a threshold that was reached.
-    return pd.DataFrame({"recall": recall[:-1], "precision": precision[:-1], "threshold": threshold})[::-1].reset_index(
-        drop=True
-    )
+    # The last point (recall 0, precision 1) is a convention without a threshold.
+    curve = pd.DataFrame({"recall": recall[:-1], "precision": precision[:-1], "threshold": threshold})
+    return curve[::-1].reset_index(drop=True)
 
 
-def weighted_roc(
-    scores: ArrayLike, labels: ArrayLike, weights: NDArray, strata: ArrayLike | None = None
-) -> NDArray[np.float64]:
+def weighted_roc(scores: ArrayLike, labels: ArrayLike, weights: NDArray, strata: ArrayLike | None = None) -> Floats:
     """ROC area under D weightings of the rows; with `strata`, the area of the pairs within a stratum: [D].
 
     The weighted share of pairs of a positive and a negative in which the positive scores higher; equal scores count
-    half. NaN where there is no pair. Sums of whole weights are exact, whatever the order of the rows.
-
-    Args:
-        scores: [N], finite.
-        labels: [N], 0 and 1.
-        weights: [D, N], how often each row counts.
-        strata: [N], codes from 0.
+    half. NaN where there is no pair. Sums of whole weights are exact, whatever the order of the rows. `scores` [N] are
+    finite, `labels` [N] 0 and 1, `strata` [N] codes from 0, and `weights` [D, N] say how often each row counts.
     """
     positive = np.asarray(labels).astype(bool)
     _, rank = np.unique(np.asarray(scores), return_inverse=True)
@@ -103,7 +87,7 @@ def weighted_roc(
     cumulative = np.zeros((len(negatives) + 1, len(weights)))
     np.cumsum(weights.T[negatives], axis=0, out=cumulative[1:])
 
-    def below(limits: NDArray, side: Literal["left", "right"] = "left") -> NDArray[np.float64]:
+    def below(limits: NDArray, side: Literal["left", "right"] = "left") -> Floats:
         return cumulative[np.searchsorted(key[negatives], limits, side)]
 
     own, start = weights.T[positive], below(first[positive])
@@ -115,18 +99,15 @@ def weighted_roc(
 
 def resampled_discovery(
     scores: ArrayLike, labels: ArrayLike, counts: NDArray, recalls: Sequence[float] = ()
-) -> dict[str, NDArray[np.float64]]:
-    """`discovery`'s areas of given resamples, each [D]; a resample of one class is NaN.
+) -> dict[str, Floats]:
+    """`roc` and `pr` of `discovery` on each of D resamples, [D]; NaN for a resample of one class.
 
-    Args:
-        scores: [N].
-        labels: [N], 0 and 1.
-        counts: [D, N], how often each clip was drawn.
-        recalls: for each also `p{percent}`, the precision of the highest threshold that reaches it.
+    `scores` and `labels` [N] are those of `discovery`; `counts` [D, N] says how often each resample has each clip.
+    `recalls` adds `p{percent}` for each, the precision at the highest threshold that reaches it.
     """
     scores, labels = _scored(scores, labels)
     order = np.argsort(-scores, kind="stable")
-    # Clips with the same score cross the threshold together: sums up to the last of each run.
+    # Clips with equal scores cross the threshold together: sums up to the last of each run.
     last = np.r_[np.flatnonzero(np.diff(scores[order])), len(scores) - 1]
     true = np.cumsum(counts[:, order] * labels[order].astype(np.float64), axis=1)[:, last]
     retrieved = np.cumsum(counts[:, order], axis=1, dtype=np.float64)[:, last]
@@ -146,28 +127,23 @@ def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def random_discovery(labels: ArrayLike) -> dict[str, float]:
+def random_discovery(labels: ArrayLike) -> Metrics:
     """Table 2's Random row: ROC area one half, precision the prevalence at every recall."""
     labels = np.asarray(labels)
     return {"roc": 0.5, "pr": float(labels.mean()), "prevalence": float(labels.mean()), "n": len(labels)}
 
 
-def split_groups(groups: ArrayLike, seed: int = 0) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Sec. 6.2: every action group with more than two sounding instances, half to queries, half to the pool.
+def split_groups(groups: ArrayLike, seed: int = 0) -> tuple[Rows, Rows]:
+    """Sec. 6.2: the clips of each action group with more than two sounding ones, half as queries, half as the gallery.
 
-    Of an odd group the extra clip is a query: the paper has 7,559 queries and 7,032 in the pool.
+    The odd clip of a group is a query: the paper has 7,559 queries and a pool of 7,032.
 
-    Args:
-        groups: [N] labels; "" marks a clip that takes no part (it does not sound, or has no group).
-        seed: of the shuffle inside each group.
-
-    Returns:
-        Row numbers of the queries and of the pool, each ascending; every group is in both.
+    `groups` [N] has "" for excluded clips (silent, or without a group); `seed` is of the shuffle inside each group.
+    Returns the row numbers of queries and gallery, each ascending; both contain every group.
     """
     labels = np.asarray(groups).astype(str)
     rng = np.random.default_rng(seed)
-    queries: list[NDArray[np.intp]] = []
-    pool: list[NDArray[np.intp]] = []
+    queries, pool = [], []
     names, counts = np.unique(labels, return_counts=True)
     for name in names[(counts > 2) & (names != "")]:
         rows = rng.permutation(np.flatnonzero(labels == name))
@@ -178,42 +154,30 @@ def split_groups(groups: ArrayLike, seed: int = 0) -> tuple[NDArray[np.intp], ND
     return np.sort(np.concatenate(queries)), np.sort(np.concatenate(pool))
 
 
-def nearest(queries: ArrayLike, pool: ArrayLike, k: int, chunk: int = 1024) -> NDArray[np.intp]:
-    """The `k` rows of `pool` [P, D] most similar in cosine to each of `queries` [Q, D], best first: [Q, k].
+def nearest(queries: ArrayLike, pool: ArrayLike, k: int, chunk: int = 1024) -> Rows:
+    """The `k` rows of `pool` [P, D] with the highest cosine to each of `queries` [Q, D], best first: [Q, k].
 
-    Equal similarities (to nine decimals) go by row number, whatever the chunk. Beside its arguments
-    it holds `chunk` x P float64 at a time.
+    Ties (to nine decimals) are broken by row number, independently of `chunk`. Needs `chunk` x P float64 at a time.
     """
     found = []
-    for _, keys in _keys(queries, pool, chunk):
+    for _, keys in _sort_keys(queries, pool, chunk):
         k = min(k, keys.shape[1])
         keys.partition(k - 1, axis=1)
         found.append(np.sort(keys[:, :k], axis=1).astype(np.int64) % keys.shape[1])
     return np.concatenate(found)
 
 
-def ranks(queries: ArrayLike, pool: ArrayLike, targets: ArrayLike, chunk: int = 1024) -> NDArray[np.intp]:
-    """The place, 1 the best, of pool row `targets[i]` in query i's list; [Q]."""
-    targets = np.asarray(targets)
-    return np.concatenate(
-        [
-            1 + np.sum(keys < np.take_along_axis(keys, targets[rows, None], axis=1), axis=1)
-            for rows, keys in _keys(queries, pool, chunk)
-        ]
-    )
-
-
 def first_correct(
     queries: ArrayLike, pool: ArrayLike, query_groups: ArrayLike, pool_groups: ArrayLike, chunk: int = 1024
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Figure 7: the best-placed pool row of each query's own group, and its place (1 is the best): each [Q]."""
+) -> tuple[Rows, Rows]:
+    """Figure 7: the best-ranked pool row of each query's own group, and its rank (1 is the best): each [Q]."""
     query_codes, pool_codes, _ = _group_codes(query_groups, pool_groups)
-    found = []
-    for rows, keys in _keys(queries, pool, chunk):
-        keys[query_codes[rows, None] != pool_codes] = np.inf
-        found.append(keys.argmin(axis=1))
-    targets = np.concatenate(found)
-    return targets, ranks(queries, pool, targets, chunk)
+    targets, ranks = [], []
+    for rows, keys in _sort_keys(queries, pool, chunk):
+        own = np.where(query_codes[rows, None] == pool_codes, keys, np.inf)
+        targets.append(own.argmin(axis=1))
+        ranks.append(1 + np.sum(keys < own.min(axis=1, keepdims=True), axis=1))
+    return np.concatenate(targets), np.concatenate(ranks)
 
 
 def retrieval(
@@ -223,109 +187,80 @@ def retrieval(
     pool_groups: ArrayLike,
     ks: Sequence[int] = (1, 5, 10),
     chunk: int = 1024,
-) -> dict[str, float]:
-    """Table 3's metrics of one direction, for each k of `ks`, as means over the queries.
+) -> Metrics:
+    """Table 3's metrics of one direction at each k of `ks`, means over the queries.
 
-    `recall@k` is set recall, the share of the query's group in the pool that is among the first k: the
-    paper's Random row is k / 7,032, which is this and not `hit@k`, the share of queries with at least one.
+    `recall@k` is set recall, the share of the query's group in the pool that is among the first k. The paper's Random
+    row, k / 7,032, shows that this is its metric, not `hit@k`, the share of queries with at least one hit.
 
-    Args:
-        queries: [Q, D] embeddings of one modality.
-        pool: [P, D] embeddings of the other.
-        query_groups: [Q] action groups.
-        pool_groups: [P] action groups; each query's group must occur here.
-        ks: cut-offs.
-        chunk: queries compared with the pool at once.
+    `queries` [Q, D] and `pool` [P, D] are embeddings of two modalities, `query_groups` [Q] and `pool_groups` [P] their
+    action groups; every query's group has to be in the pool. `chunk` queries are compared with the pool at once.
     """
     query_codes, pool_codes, sizes = _group_codes(query_groups, pool_groups)
     correct = pool_codes[nearest(queries, pool, max(ks), chunk)] == query_codes[:, None]
-    metrics = {}
-    for k in ks:
-        hits = correct[:, :k].sum(axis=1)
-        metrics[f"hit@{k}"] = float(np.mean(hits > 0))
-        metrics[f"recall@{k}"] = float(np.mean(hits / sizes))
-    return metrics
+    hits = {k: correct[:, :k].sum(axis=1) for k in ks}
+    metrics = {f"hit@{k}": float(np.mean(hits[k] > 0)) for k in ks}
+    return metrics | {f"recall@{k}": float(np.mean(hits[k] / sizes)) for k in ks}
 
 
 def retrieval_directions(
     embeddings: Mapping[str, NDArray[np.float32]],
     groups: ArrayLike,
-    split: tuple[NDArray[np.intp], NDArray[np.intp]],
+    split: tuple[Rows, Rows],
     ks: Sequence[int] = (1, 5, 10),
     chunk: int = 1024,
-) -> dict[str, dict[str, float]]:
-    """`retrieval` in those of the four directions of Table 3 whose two modalities are in `embeddings`.
+) -> dict[str, Metrics]:
+    """`retrieval` by direction of Table 3, those whose two modalities are in `embeddings`: modality -> [N, D].
 
-    Args:
-        embeddings: modality -> [N, D].
-        groups: [N] action groups.
-        split: `split_groups`' rows of queries and pool.
-        ks: cut-offs.
-        chunk: queries compared with the pool at once.
-
-    Returns:
-        direction -> metrics.
+    `groups` has the N action groups, and `split` the rows of queries and gallery (`split_groups`).
     """
-    query_rows, pool_rows = split
+    q, p = split
     groups = np.asarray(groups)
     return {
-        name: retrieval(
-            embeddings[source][query_rows],
-            embeddings[target][pool_rows],
-            groups[query_rows],
-            groups[pool_rows],
-            ks,
-            chunk,
-        )
+        name: retrieval(embeddings[source][q], embeddings[target][p], groups[q], groups[p], ks, chunk)
         for name, (source, target) in DIRECTIONS.items()
         if source in embeddings and target in embeddings
     }
 
 
-def random_retrieval(
-    query_groups: ArrayLike, pool_groups: ArrayLike, ks: Sequence[int] = (1, 5, 10)
-) -> dict[str, float]:
-    """Table 3's Random row: k / pool for set recall, the hypergeometric chance of one hit, mean over queries."""
+def random_retrieval(query_groups: ArrayLike, pool_groups: ArrayLike, ks: Sequence[int] = (1, 5, 10)) -> Metrics:
+    """Table 3's Random row: k / pool for set recall, the hypergeometric probability of a hit, mean over queries."""
+    from scipy.stats import hypergeom
+
     _, pool_codes, sizes = _group_codes(query_groups, pool_groups)
     total = len(pool_codes)
-    metrics = {}
-    for k in ks:
-        drawn = min(k, total)
-        metrics[f"hit@{k}"] = float(np.mean(hypergeom.sf(0, total, sizes, drawn)))
-        metrics[f"recall@{k}"] = drawn / total
-    return metrics
+    chance = {f"hit@{k}": float(np.mean(hypergeom.sf(0, total, sizes, min(k, total)))) for k in ks}
+    return chance | {f"recall@{k}": min(k, total) / total for k in ks}
 
 
-def clusters(embeddings: ArrayLike, n: int, at_most: int = 10_000) -> NDArray[np.intp]:
+def clusters(embeddings: ArrayLike, n: int, at_most: int = 10_000) -> Rows:
     """Agglomerative clusters of unit embeddings (Sec. 6.1, Figure 6): labels [N], 0 the largest cluster.
 
-    Ward's linkage: on the unit sphere its squared distances are cosines, and it gives clusters of
-    comparable size where average linkage leaves one that holds nearly everything. Linkage needs all pairs of
-    distances (400 MB for 10,000 rows). Of more than `at_most` rows an evenly spaced sample is linked
-    and the others join the nearest centroid.
+    Ward's linkage: on the unit sphere its squared distances are cosines, and its clusters have comparable sizes, where
+    average linkage leaves one that contains nearly everything. Linkage needs all pairs of distances (400 MB for 10,000
+    rows), so of more than `at_most` rows an evenly spaced sample is linked and the others join the nearest centroid.
     """
+    from sklearn.cluster import AgglomerativeClustering
+
     points = _unit(embeddings)
     if not 1 <= n <= len(points):
         raise ValueError(f"{n} clusters cannot be made of {len(points)} rows")
     sample = np.linspace(0, len(points) - 1, min(at_most, len(points))).astype(int)
-    labels = np.zeros(len(sample), dtype=np.intp)
-    if n > 1:
-        labels = AgglomerativeClustering(n_clusters=n, linkage="ward").fit_predict(points[sample])
+    ward = AgglomerativeClustering(n_clusters=n, linkage="ward")
+    labels = ward.fit_predict(points[sample]) if n > 1 else np.zeros(len(sample), dtype=np.intp)
     if len(sample) < len(points):
         centroids = np.stack([points[sample][labels == c].mean(axis=0) for c in range(n)])
-        offset = np.sum(centroids**2, axis=1)
-        everyone = np.argmin(offset - 2 * points @ centroids.T, axis=1)
+        everyone = np.argmin(np.sum(centroids**2, axis=1) - 2 * points @ centroids.T, axis=1)
         everyone[sample] = labels
         labels = everyone
     sizes = np.bincount(labels, minlength=n)
     first = np.array([np.flatnonzero(labels == c)[0] for c in range(n)])
-    order = np.lexsort((first, -sizes))
-    place = np.empty(n, dtype=np.intp)
-    place[order] = np.arange(n)
-    return place[labels]
+    number = np.empty(n, dtype=np.intp)
+    number[np.lexsort((first, -sizes))] = np.arange(n)
+    return number[labels]
 
 
-def members(embeddings: ArrayLike, labels: ArrayLike, cluster: int, k: int = 8) -> NDArray[np.intp]:
+def members(embeddings: ArrayLike, labels: ArrayLike, cluster: int, k: int = 8) -> Rows:
     """The `k` rows of `cluster` closest to its centroid, closest first (Figure 6 shows eight)."""
     points = _unit(embeddings)
     rows = np.flatnonzero(np.asarray(labels) == cluster)
@@ -333,39 +268,26 @@ def members(embeddings: ArrayLike, labels: ArrayLike, cluster: int, k: int = 8) 
     return rows[np.argsort(np.round(distance, 9), kind="stable")[:k]]
 
 
-def agreement(labels: ArrayLike, truth: ArrayLike) -> dict[str, float]:
-    """`purity`, the share of rows that have their cluster's most common true label, and `nmi` (arithmetic mean)."""
-    labels, truth = np.asarray(labels), np.asarray(truth).astype(str)
-    return {
-        "purity": float(contingency_matrix(truth, labels).max(axis=0).sum() / len(labels)),
-        "nmi": float(normalized_mutual_info_score(truth, labels)),
-    }
+def classification(scores: ArrayLike, labels: ArrayLike) -> Metrics:
+    """Table 4's metrics: top1, top5, mca (mean recall of a class), map and mauc (one class against the rest).
 
-
-def classification(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Table 4's metrics: top1, top5, mca (mean recall a class), map and mauc (one class against the rest).
-
-    Means over classes are unweighted and over the classes present in `labels`, as the EPIC-Sounds
-    protocol has it.
+    Means are unweighted, over the classes present in `labels`, as in the EPIC-Sounds protocol.
 
     Args:
-        scores: [N, C], higher is likelier; equal scores go by class number.
-        labels: [N] class numbers.
-
-    Raises:
-        DataError: fewer than two classes are present, a label outside 0..C-1, or a score that is not finite.
+        scores: [N, C], higher is likelier, ties are broken by class number; all finite, or `DataError`.
+        labels: [N] class numbers in 0..C-1, at least two different ones, or `DataError`.
     """
-    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
+
+    scores, labels, first = _predicted(scores, labels)
     present = np.unique(labels)
     if len(scores) != len(labels) or scores.ndim != 2:
         raise ValueError(f"scores of shape {scores.shape} do not belong to {len(labels)} labels")
     if len(present) < 2 or present[0] < 0 or present[-1] >= scores.shape[1]:
-        raise DataError(
-            f"classification needs two classes or more, all in 0..{scores.shape[1] - 1}; found {present.tolist()[:10]}"
-        )
+        found = f"found {present.tolist()[:10]}"
+        raise DataError(f"classification needs two classes or more, all in 0..{scores.shape[1] - 1}; {found}")
     if not np.isfinite(scores).all():
         raise DataError("classification scores are not finite; look at the training loss of the checkpoint")
-    first = np.argsort(-scores, axis=1, kind="stable")[:, :5]
     one_hot = labels[:, None] == present
     return {
         "top1": float(np.mean(first[:, 0] == labels)),
@@ -377,80 +299,77 @@ def classification(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
 
 
 def by_class(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
-    """What `classification` averages: n, recall (top-1), ap and auc of each of the C classes, in order.
+    """n, recall (top-1), ap and auc of each of the C classes in order, whose means are those of `classification`.
 
-    `scores` and `labels` as there. A class without events has n 0 and NaN.
+    Arguments as there. A class without events has n 0 and NaN.
     """
-    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
-    first = np.argsort(-scores, axis=1, kind="stable")[:, 0]
-    rows = []
-    for number in range(scores.shape[1]):
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    scores, labels, first = _predicted(scores, labels)
+    counts = np.bincount(labels, minlength=scores.shape[1])
+    table = pd.DataFrame({"n": counts, "recall": np.nan, "ap": np.nan, "auc": np.nan})
+    for number in np.flatnonzero(table["n"].between(1, len(labels) - 1)):
         own = labels == number
-        row = {"n": int(own.sum()), "recall": np.nan, "ap": np.nan, "auc": np.nan}
-        if 0 < row["n"] < len(labels):
-            row |= {"recall": float(np.mean(first[own] == number))}
-            row |= {"ap": float(average_precision_score(own, scores[:, number]))}
-            row |= {"auc": float(roc_auc_score(own, scores[:, number]))}
-        rows.append(row)
-    return pd.DataFrame(rows)
+        table.loc[number, "recall"] = np.mean(first[own, 0] == number)
+        table.loc[number, "ap"] = average_precision_score(own, scores[:, number])
+        table.loc[number, "auc"] = roc_auc_score(own, scores[:, number])
+    return table
 
 
-def confusion(scores: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-    """Share of each true class's events (row) that got each class (column) the highest score: [C, C].
-
-    A class without events has a row of NaN.
-    """
-    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
-    first = np.argsort(-scores, axis=1, kind="stable")[:, 0]
+def confusion(scores: ArrayLike, labels: ArrayLike) -> Floats:
+    """Share of each class's events (row) with the highest score for each class (column): [C, C], NaN without any."""
+    scores, labels, first = _predicted(scores, labels)
     counts = np.zeros((scores.shape[1], scores.shape[1]))
-    np.add.at(counts, (labels, first), 1)
+    np.add.at(counts, (labels, first[:, 0]), 1)
     with np.errstate(invalid="ignore"):
         return counts / counts.sum(axis=1, keepdims=True)
 
 
-def random_classification(labels: ArrayLike) -> dict[str, float]:
+def random_classification(labels: ArrayLike) -> Metrics:
     """Table 4's Random row: guesses drawn by class frequency p, five of them with replacement for top-5."""
     _, counts = np.unique(np.asarray(labels), return_counts=True)
     p = counts / counts.sum()
+    top5 = np.sum(p * (1 - (1 - p) ** 5))
     return {
         "top1": float(np.sum(p**2)),
-        "top5": float(np.sum(p * (1 - (1 - p) ** 5))),
+        "top5": float(top5),
         "mca": float(np.mean(p)),
         "map": float(np.mean(p)),
         "mauc": 0.5,
     }
 
 
-def _unit(embeddings: ArrayLike) -> NDArray[np.float64]:
+def _predicted(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray, Rows]:
+    """Scores and labels as arrays, and the five classes with the highest scores, best first: [N, 5]."""
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    return scores, labels, np.argsort(-scores, axis=-1, kind="stable")[..., :5]
+
+
+def _unit(embeddings: ArrayLike) -> Floats:
     points = np.asarray(embeddings, dtype=np.float64)
     if points.ndim != 2:
         raise ValueError(f"embeddings must be [N, D], not of shape {points.shape}")
     length = np.linalg.norm(points, axis=1, keepdims=True)
-    if not (np.isfinite(length).all() and (length > 0).all()):
-        row = int(np.flatnonzero(~(np.isfinite(length) & (length > 0)))[0])
-        raise DataError(
-            f"embedding {row} of {len(points)} has length {length[row, 0]}; only finite, non-zero ones have a cosine"
-        )
+    valid = np.isfinite(length) & (length > 0)
+    if not valid.all():
+        row = int(valid.argmin())
+        raise DataError(f"embedding {row} of {len(points)} has length {length[row, 0]}, but must have a direction")
     return points / length
 
 
-def _scored(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _scored(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
     scores, values = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     if scores.shape != values.shape or scores.ndim != 1:
         raise ValueError(f"scores of shape {scores.shape} do not belong to labels of shape {values.shape}")
     if not np.isfinite(scores).all():
         raise DataError(f"score of clip {int(np.flatnonzero(~np.isfinite(scores))[0])} is not finite")
     if set(np.unique(values)) != {0, 1}:
-        raise DataError(
-            f"labels must be 0 and 1, both present, for a curve to exist; found {np.unique(values).tolist()[:5]}"
-        )
+        raise DataError(f"labels must be 0 and 1, both present; found {np.unique(values).tolist()[:5]}")
     return scores, values.astype(np.int64)
 
 
-def _group_codes(
-    query_groups: ArrayLike, pool_groups: ArrayLike
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Groups as numbers, of queries and pool, and how many of each query's group the pool holds."""
+def _group_codes(query_groups: ArrayLike, pool_groups: ArrayLike) -> tuple[Rows, Rows, Rows]:
+    """Group numbers of queries and pool, and the size in the pool of each query's group."""
     queries, pool = np.asarray(query_groups), np.asarray(pool_groups)
     _, codes = np.unique(np.concatenate([queries, pool]), return_inverse=True)
     query_codes, pool_codes = codes[: len(queries)], codes[len(queries) :]
@@ -461,11 +380,11 @@ def _group_codes(
     return query_codes, pool_codes, sizes
 
 
-def _keys(queries: ArrayLike, pool: ArrayLike, chunk: int) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Per block of queries, a number for each pool row that sorts it: by falling similarity, then by row.
+def _sort_keys(queries: ArrayLike, pool: ArrayLike, chunk: int) -> Iterator[tuple[slice, Floats]]:
+    """For each block of queries, a number per pool row that sorts by falling similarity, then by row.
 
-    The rounded similarity times the pool's size plus the row number: whole numbers below 2**53, which float64
-    holds exactly, so that no two are equal and rounding in the matrix product decides nothing.
+    It is the rounded similarity times the pool's size plus the row number: whole numbers below 2**53, which float64
+    represents exactly. So no two are equal, and rounding in the matrix product decides nothing.
     """
     first, second = _unit(queries), _unit(pool)
     if len(second) * _DECIMALS >= 2**53:

@@ -124,7 +124,7 @@ def code_identity(*entries: str) -> str:
     while pending:
         name = pending.pop()
         if name not in found:
-            found[name], imported = _module(name)
+            found[name], imported = parse_module(name)
             pending += imported
     return "".join(f"{name} {digest}\n" for name, digest in sorted(found.items()))
 
@@ -140,7 +140,7 @@ def _source(name: str) -> Path | None:
     return None
 
 
-def _module(name: str) -> tuple[str, list[str]]:
+def parse_module(name: str) -> tuple[str, list[str]]:
     """A module's hash, and the modules of this package that it imports, packages on the way to them included."""
     file = _source(name)
     if file is None:

@@ -1,7 +1,7 @@
 """The trainer (Sec. 4.1, 4.4): runs a method's stages, alone or under `accelerate launch`.
 
     mc3 train --method mc3 --seed 0
-    accelerate launch -m mc3 train --config params.yaml --method mc3 --seed 0
+    accelerate launch -m mc3.cli train --config params.yaml --method mc3 --seed 0
 
 The output is `work/checkpoints/{method}-{seed}`, written as a whole at the end: `final/` and `best/` (by the mean of
 the validation ROCs; the paper evaluates the final one) for `MC3.load`, and `metrics.jsonl`, a line a step and one an

@@ -1,4 +1,4 @@
-"""A training small enough for tests: clips whose modalities agree, encoders of width 16, two steps an epoch."""
+"""A training for tests: clips whose modalities agree, encoders of width 16, two steps an epoch."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ RATE = 16000
 
 
 def make_shards(folder: Path, train_clips: int = 28, validation_clips: int = 16) -> Path:
-    """Clips whose colour, pitch and noun say the same, half of the validation ones with another clip's sound."""
+    """Clips whose colour, pitch and noun agree, half of the validation ones with another clip's sound."""
     folder.mkdir(parents=True)
     rng, rows = np.random.default_rng(0), []
     with tarfile.open(folder / "all.tar", "w") as tar:
         for i in range(train_clips + validation_clips):
             thing, split = i % len(THINGS), "train" if i < train_clips else "validation"
             positive = None if split == "train" else i // 2 % 2
-            heard = thing if positive in (None, 1) else (thing + 3) % len(THINGS)
+            audible = thing if positive in (None, 1) else (thing + 3) % len(THINGS)
             picture, fbank, sound, name = io.BytesIO(), io.BytesIO(), io.BytesIO(), f"clip-{i:03d}"
             colour = rng.normal(20, 8, (4 * 32, 32, 3)) + 25 * thing
             Image.fromarray(colour.clip(0, 255).astype(np.uint8)).save(picture, "JPEG", subsampling=0)
-            mel = rng.normal(-8, 1, (148, 128)) + 6 * (np.arange(128) // 16 == heard)
+            mel = rng.normal(-8, 1, (148, 128)) + 6 * (np.arange(128) // 16 == audible)
             np.save(fbank, mel.astype(np.float16))
-            tone = np.sin(2 * np.pi * 200 * (1 + heard) * np.arange(int(1.5 * RATE)) / RATE)
+            tone = np.sin(2 * np.pi * 200 * (1 + audible) * np.arange(int(1.5 * RATE)) / RATE)
             with wave.open(sound, "wb") as file:
                 file.setparams((1, 2, RATE, 0, "NONE", ""))
                 file.writeframes((3000 * tone + rng.normal(0, 300, len(tone))).astype("<i2").tobytes())
@@ -51,7 +51,7 @@ def make_shards(folder: Path, train_clips: int = 28, validation_clips: int = 16)
                 tar.addfile(info, data)
             text = f"C moves the {THINGS[thing]}"
             rows.append({"clip_id": name, "dataset": "ego4d", "split": split, "text": text, "positive": positive})
-    with tarfile.open(folder / "all.tar") as tar:  # where each member lies, as tarfile itself says
+    with tarfile.open(folder / "all.tar") as tar:  # the offset of each member, by tarfile
         members = {member.name: member for member in tar.getmembers()}
     index = pd.DataFrame(rows).astype({"positive": "Int8"}).assign(shard="all.tar")
     for column, suffix in (("frames", ".jpg"), ("fbank", ".npy"), ("audio", ".wav")):
@@ -86,7 +86,7 @@ def configured(settings: dict, **train_settings) -> Config:
 
 
 def processes(count: int, work: Callable[..., Any], *arguments: Any) -> None:
-    """Run `work(*arguments)` in `count` forked processes that know of each other as a launcher's would."""
+    """Run `work(*arguments)` in `count` forked processes, set up as by a launcher."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -67,7 +67,7 @@ def test_patch_grid_counts_the_windows_that_fit(length, bins, patch, stride):
     assert patch_grid((bins, length), patch, stride) == tuple(windows.shape[:2])
 
 
-def test_normalisation_takes_audiosets_mean_to_zero_and_two_deviations_to_one():
+def test_normalisation_maps_audiosets_mean_to_zero_and_two_deviations_to_one():
     mean, std = -4.2677393, 4.5689974
     values = torch.tensor([mean, mean + 2 * std, mean - std]).reshape(1, 3, 1)
     torch.testing.assert_close(normalise(values, 3).flatten(), torch.tensor([0.0, 1.0, -0.5]), atol=1e-6, rtol=0)
@@ -97,7 +97,7 @@ def test_half_and_single_precision_of_the_same_values_agree_exactly():
         assert torch.equal(model(clip), model(clip.float()))
 
 
-def test_a_clip_is_embedded_the_same_whatever_is_beside_it():
+def test_an_embedding_does_not_depend_on_the_other_clips():
     model, clips = encoder(), fbank(3, 49, 48)
     with torch.no_grad():
         together, alone = model(clips), torch.cat([model(clip[None]) for clip in clips])

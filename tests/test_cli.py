@@ -18,7 +18,7 @@ STEPS = ("discover", "weights", "repro", "compare", "profile", "train", "embed",
 
 
 def mc3_process(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "mc3", *arguments], capture_output=True, text=True, cwd=cwd)
+    return subprocess.run([sys.executable, "-m", "mc3.cli", *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 def test_help_lists_every_step_and_loads_nothing_but_the_standard_library():
@@ -141,7 +141,7 @@ def test_a_missing_file_is_named_before_anything_heavy_is_loaded(arguments):
 
 def test_a_closed_pipe_is_no_traceback():
     result = subprocess.run(
-        f"{sys.executable} -m mc3 sweep --list | true; {sys.executable} -m mc3 sweep | head -n 1",
+        f"{sys.executable} -m mc3.cli sweep --list | true; {sys.executable} -m mc3.cli sweep | head -n 1",
         shell=True, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert result.stderr == ""

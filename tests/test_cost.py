@@ -1,4 +1,4 @@
-"""What a clip costs, against torch's own counters, the field's figures, and tensors that are really kept."""
+"""The cost of a clip, against torch's counters, published figures, and the tensors that autograd keeps."""
 
 import dataclasses
 from pathlib import Path
@@ -12,14 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mc3 import cli, config, cost, methods
 from mc3.config import AudioConfig, ModelConfig, TextConfig, VideoConfig
-from mc3.model import recompute as forget
+from mc3.model import recompute
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGE = methods.get("mc3").stages[0]
 
 
 def counted(model: ModelConfig, modality: str) -> int:
-    """torch's counter, of two clips; attention spelt out, since it knows the fused kernels of GPUs only."""
+    """Operations by torch's counter; it knows only the fused kernels of GPUs, so attention is not fused."""
     encoder = cost.make_encoders(model)[modality].eval()
     made = dataclasses.replace(config.load(ROOT / "profiles" / "mini.yaml"), model=model)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
@@ -36,7 +36,7 @@ SIZES = st.fixed_dictionaries(
 @given(
     sizes=SIZES, frames=st.integers(1, 3), side=st.integers(1, 3), length=st.integers(16, 60), words=st.integers(1, 9)
 )
-def test_operations_are_those_that_torch_counts(sizes, frames, side, length, words):
+def test_operations_equal_those_that_torch_counts(sizes, frames, side, length, words):
     model = ModelConfig(
         embedding_dim=8,
         video=VideoConfig(frames=frames, image_size=16 * side, patch=16, **sizes),
@@ -47,7 +47,7 @@ def test_operations_are_those_that_torch_counts(sizes, frames, side, length, wor
         assert flops == counted(model, modality), modality
 
 
-def test_the_papers_encoders_cost_what_the_field_says():
+def test_the_papers_encoders_have_the_published_costs():
     model = config.load(ROOT / "profiles" / "ego4d.yaml").model
     flops = cost.forward_flops(model)
     # published for the whole video model 184.6 GFLOP and AST 30.0: here without the last block's unread patches
@@ -63,25 +63,25 @@ def test_the_papers_encoders_cost_what_the_field_says():
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("recompute", [False, True])
-def test_kept_bytes_are_those_that_are_really_kept(precision, recompute):
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_saved_bytes_are_those_that_autograd_keeps(precision, recomputed):
     profile = config.load(ROOT / "profiles" / "mini.yaml")
     profile = dataclasses.replace(
         profile, train=dataclasses.replace(profile.train, precision=precision, recompute=False)
     )
     encoders = torch.nn.ModuleDict(cost.make_encoders(profile.model))
-    if recompute:
-        forget(encoders)
+    if recomputed:
+        recompute(encoders)
     own = {parameter.data_ptr() for parameter in encoders.parameters()}
 
     def kept(clips: int) -> int:
-        storages, held = {}, []
+        storages, alive = {}, []
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in own:
                 storages[storage.data_ptr()] = storage.nbytes()
-                held.append(tensor)
+                alive.append(tensor)
             return tensor
 
         with (
@@ -94,7 +94,7 @@ def test_kept_bytes_are_those_that_are_really_kept(precision, recompute):
 
     two, four = kept(2), kept(4)
     a_clip, _ = cost.saved_bytes(profile, STAGE)
-    if recompute:
+    if recomputed:
         again = dataclasses.replace(profile, train=dataclasses.replace(profile.train, recompute=True))
         fewer, _ = cost.saved_bytes(again, STAGE)
         one_block = (a_clip - (four - two) / 2) / max(profile.model.video.depth, profile.model.audio.depth)
@@ -104,7 +104,7 @@ def test_kept_bytes_are_those_that_are_really_kept(precision, recompute):
         assert a_clip == pytest.approx((four - two) / 2, rel=0.02)
 
 
-def test_a_gpus_peak_is_looked_up_by_the_longest_name_that_fits(monkeypatch):
+def test_a_gpus_peak_is_that_of_the_longest_matching_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA GH200 480GB")
     assert cost.peak_flops(torch.device("cuda"), "bf16") == 989e12
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A40-48Q")
@@ -114,7 +114,7 @@ def test_a_gpus_peak_is_looked_up_by_the_longest_name_that_fits(monkeypatch):
     assert cost.peak_flops(torch.device("cpu"), "bf16") is None
 
 
-def test_mfu_is_needed_operations_by_possible_ones():
+def test_mfu_is_needed_operations_divided_by_possible_ones():
     model = config.load(ROOT / "profiles" / "ego4d.yaml").model
     timing = cost.timing(model, STAGE, 690.0, 0.02, 989e12)
     assert timing["mfu"] == pytest.approx(690 * 3 * sum(cost.forward_flops(model).values()) / 989e12)
@@ -123,16 +123,16 @@ def test_mfu_is_needed_operations_by_possible_ones():
     assert "mfu" not in cost.timing(model, STAGE, 690.0, 0.02, None)
 
 
-def test_a_dry_run_says_what_a_training_would_take_without_any_data(repository, capsys):
+def test_a_dry_run_estimates_a_training_without_data(repository, capsys):
     profile = ROOT / "profiles" / "ego4d.yaml"
     command = ["train", "--method", "imagebind", "--seed", "0", "--config", str(profile), "--dry-run"]
     assert cli.main([*command, "--processes", "8", "--peak-tflops", "100"]) == 0
-    told = capsys.readouterr().out
-    assert "250,000 clips (requested; no shards yet), 8 processes" in told
-    assert told.count("4,880 steps of 256 clips") == 2
+    printed = capsys.readouterr().out
+    assert "250,000 clips (requested; no shards yet), 8 processes" in printed
+    assert printed.count("4,880 steps of 256 clips") == 2
     flops = [cost.training_flops(config.load(profile).model, stage) for stage in methods.get("imagebind").stages]
     hours = 4880 * 256 * sum(flops) / (8 * 100e12 * 0.4) / 3600
-    assert f"{hours:.2f} h at 40% of 100 TFLOP/s a process" in told
-    assert "+ 32 clips x " in told
+    assert f"{hours:.2f} h at 40% of 100 TFLOP/s a process" in printed
+    assert "+ 32 clips x " in printed
     assert cli.main(command) == 0
     assert "--peak-tflops states the peak" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Embeddings files: the right rows in the right order, the same bytes, and words for what is missing."""
+"""Embeddings files: rows in order, equal bytes, and errors for missing inputs."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ from mc3.model import MC3
 
 @pytest.fixture(scope="module")
 def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty-four clips, half of them validation and test, and checkpoints of the start weights of two methods."""
+    """Sixty-four clips, and checkpoints of mc3, clap and align with initial weights."""
     params = small_work.make(tmp_path_factory.mktemp("embed") / "work", clips=64, events=8)
     settings = yaml.safe_load(params.read_text())
     settings["train"]["threads"] = 1
@@ -64,7 +64,7 @@ def test_each_row_is_its_clip_embedded_alone(settings: config.Config) -> None:
     assert embed.is_current(settings, "mc3", 0)
 
 
-def test_only_what_a_method_trained_is_embedded_and_align_is_a_method_too(settings: config.Config) -> None:
+def test_only_trained_modalities_are_embedded_also_of_align(settings: config.Config) -> None:
     assert sorted(store.read_tensors(embed.run(settings, "clap", 0))[0]) == ["audio", "text"]
     assert sorted(store.read_tensors(embed.run(settings, "align", 0))[0]) == ["audio", "text", "video"]
 
@@ -84,7 +84,7 @@ def test_missing_embeddings_are_named_with_the_stage_that_makes_them(mini_config
         store.embeddings(mini_config, "mc3", 4)
 
 
-def test_only_what_changed_is_embedded_again_and_what_no_method_makes_goes(
+def test_only_changed_methods_are_embedded_again_and_leftover_files_are_removed(
     settings: config.Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in ("mc3", "clap")})
@@ -109,7 +109,7 @@ def test_missing_shards_are_named_with_the_stage_that_makes_them(mini_config: co
         store.clips(mini_config)
 
 
-def test_files_are_the_same_bytes_from_any_process_and_the_library_reads_them(tmp_path: Path) -> None:
+def test_files_have_the_same_bytes_from_any_process_and_the_library_reads_them(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; import numpy as np; from mc3 import store; "
         "store.write_tensors(Path(sys.argv[1]), {'b': np.ones((3, 2), np.float32), 'a': np.arange(6).reshape(2, 3).T}, "
@@ -125,7 +125,7 @@ def test_files_are_the_same_bytes_from_any_process_and_the_library_reads_them(tm
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_rows_of_one_in_order(settings: config.Config, params: Path) -> None:
+def test_two_processes_write_the_rows_of_one_in_order(settings: config.Config, params: Path) -> None:
     alone, _ = store.read_tensors(embed.run(settings, "mc3", 0))
     settings.paths.embeddings("mc3", 0).unlink()
     program = params.with_name("embed_mc3.py")

@@ -152,19 +152,19 @@ def test_retrieval_equals_counting_by_hand_and_its_metrics_are_ordered(seed, chu
     assert metrics["recall@1"] <= metrics["recall@3"] <= metrics["recall@31"] == 1
 
 
-def test_equal_similarities_go_by_row_number():
+def test_equal_similarities_are_ranked_by_row_number():
     pool = np.ones((6, 3), dtype=np.float32)
     assert evaluate.nearest(pool[:2], pool, 4).tolist() == [[0, 1, 2, 3]] * 2
-    assert evaluate.ranks(pool[:2], pool, [5, 0]).tolist() == [6, 1]
+    assert [r.tolist() for r in evaluate.first_correct(pool[:2], pool, ["a", "b"], [*"ccccab"])] == [[4, 5], [5, 6]]
 
 
-def test_the_first_correct_item_has_the_best_place_of_its_group():
+def test_the_first_correct_item_has_the_best_rank_of_its_group():
     queries, pool, query_groups, pool_groups = retrieval_case(3)
-    rows, places = evaluate.first_correct(queries, pool, query_groups, pool_groups, chunk=5)
+    rows, ranks = evaluate.first_correct(queries, pool, query_groups, pool_groups, chunk=5)
     order = evaluate.nearest(queries, pool, len(pool))
     for i, group in enumerate(query_groups):
-        place = next(p for p, row in enumerate(order[i], 1) if pool_groups[row] == group)
-        assert (rows[i], places[i]) == (order[i, place - 1], place)
+        rank = next(n for n, row in enumerate(order[i], 1) if pool_groups[row] == group)
+        assert (rows[i], ranks[i]) == (order[i, rank - 1], rank)
 
 
 def test_a_query_without_its_group_in_the_pool_is_named():
@@ -230,7 +230,7 @@ def test_random_set_recall_with_the_papers_pool_prints_as_its_table_3():
     assert [round(100 * random[f"recall@{k}"], 1) for k in (5, 10)] == [0.1, 0.1]
 
 
-def test_thirty_thousand_against_thirty_thousand_stays_below_one_gigabyte():
+def test_retrieval_among_thirty_thousand_needs_less_than_one_gigabyte():
     points = np.random.default_rng(0).normal(size=(30_000, 16)).astype(np.float32)
     groups = np.arange(30_000) % 3_000
     tracemalloc.start()  # NumPy reports its arrays to it
@@ -242,10 +242,13 @@ def test_thirty_thousand_against_thirty_thousand_stays_below_one_gigabyte():
     assert block < peak < 1e9
 
 
-def test_evaluation_imports_no_torch():
-    program = "import sys, mc3.evaluate; print('torch' in sys.modules)"
+def test_readers_and_settings_import_without_the_heavy_libraries():
+    heavy = ("torch", "transformers", "timm", "accelerate", "sklearn", "scipy")
+    program = (
+        f"import sys, mc3.config, mc3.evaluate, mc3.methods, mc3.store; print([m for m in {heavy} if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "False"
+    assert result.stdout.strip() == "[]"
 
 
 # Clusters
@@ -259,20 +262,19 @@ def blobs(seed=0, sizes=(5, 30, 12)):
 
 
 @pytest.mark.parametrize("at_most", [10_000, 40])
-def test_separate_blobs_are_found_and_numbered_by_size_also_from_a_sample(at_most):
+def test_separate_blobs_are_found_and_numbered_by_size_even_from_a_sample(at_most):
     points, truth = blobs()
     labels = evaluate.clusters(points, 3, at_most=at_most)
     np.testing.assert_array_equal(labels, np.array([2, 0, 1])[truth])
-    assert evaluate.agreement(labels, truth) == pytest.approx({"purity": 1.0, "nmi": 1.0})
 
 
-def test_clusters_see_direction_only():
+def test_clusters_depend_on_direction_only():
     points, _ = blobs(1)
     stretched = points * np.random.default_rng(0).uniform(0.1, 10, (len(points), 1))
     np.testing.assert_array_equal(evaluate.clusters(points, 4), evaluate.clusters(stretched, 4))
 
 
-def test_members_come_by_distance_from_the_centroid():
+def test_members_are_ordered_by_distance_from_the_centroid():
     points, truth = blobs(2)
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
     rows = evaluate.members(points, truth, 1, k=8)
@@ -281,13 +283,8 @@ def test_members_come_by_distance_from_the_centroid():
     assert rows.tolist() == sorted(inside, key=distance.get)[:8]
 
 
-def test_purity_of_known_clusters():
-    assert evaluate.agreement([0, 0, 0, 1, 1], ["x", "x", "y", "y", "z"])["purity"] == pytest.approx(3 / 5)
-
-
-def test_one_cluster_tells_nothing_of_the_truth():
-    points, truth = blobs()
-    assert evaluate.agreement(evaluate.clusters(points, 1), truth)["nmi"] == pytest.approx(0, abs=1e-12)
+def test_one_cluster_contains_everything():
+    assert set(evaluate.clusters(blobs()[0], 1)) == {0}
 
 
 # Classification
@@ -320,7 +317,7 @@ def test_perfect_scores_are_perfect_in_every_metric():
     assert set(evaluate.classification(np.eye(6)[labels], labels).values()) == {1.0}
 
 
-def test_equal_scores_go_by_class_number():
+def test_equal_scores_are_ranked_by_class_number():
     assert evaluate.classification(np.zeros((7, 7)), np.arange(7))["top5"] == pytest.approx(5 / 7)
 
 

@@ -1,4 +1,4 @@
-"""The launch files start what they say, as far as one machine without GPUs can tell."""
+"""The launch files start the right processes, as far as one machine without GPUs can test."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ LAUNCH = ROOT / "profiles" / "launch"
 
 
 @pytest.mark.parametrize(("name", "machines", "processes"), [("1gpu", 1, 1), ("8gpu", 1, 8), ("2nodes", 2, 16)])
-def test_accelerates_settings_are_read_by_accelerate(name, machines, processes):
+def test_accelerate_reads_its_settings(name, machines, processes):
     found = load_config_from_file(str(LAUNCH / f"{name}.yaml"))
     assert (found.num_machines, found.num_processes) == (machines, processes)
     assert found.use_cpu is False
@@ -32,14 +32,14 @@ def test_the_command_in_a_launch_file_parses(name):
     line = next(line for line in text.splitlines() if "accelerate launch" in line)
     arguments = launch_command_parser().parse_args(line.split("accelerate launch ")[1].split())
     assert arguments.module
-    assert arguments.training_script == "mc3"
+    assert arguments.training_script == "mc3.cli"
     assert cli.parser().parse_args(arguments.training_script_args).method == "mc3"
     assert (ROOT / arguments.config_file).exists()
 
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Path:
-    """A folder with SLURM's commands as a node with two tasks' worth of processors would have them."""
+    """A folder with stand-ins for SLURM's commands."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, body in (("srun", 'exec "$@"'), ("scontrol", "echo localhost; echo other")):
@@ -49,7 +49,7 @@ def commands(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_slurm_script_trains_in_as_many_processes_as_it_is_given(mini_settings, tmp_path, commands):
+def test_the_slurm_script_starts_a_process_per_gpu(mini_settings, tmp_path, commands):
     shards = small_training.make_shards(tmp_path / "clips" / "shards")
     config = small_training.configured(small_training.settings(mini_settings, shards))
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(as_dict(config)))
@@ -64,7 +64,7 @@ def test_the_slurm_script_trains_in_as_many_processes_as_it_is_given(mini_settin
     assert (config.paths.checkpoint("align", 0) / "final" / "model.safetensors").exists()
 
 
-def test_the_slurm_script_says_which_argument_is_missing(commands):
+def test_the_slurm_script_names_a_missing_argument(commands):
     done = subprocess.run(["bash", str(LAUNCH / "train.sbatch"), "mc3"], capture_output=True, text=True)
     assert done.returncode != 0
     assert "which seed" in done.stderr

@@ -69,7 +69,7 @@ def digest(folder):
 
 
 def test_the_papers_configuration_has_the_published_sizes(tokenizer):
-    with torch.device("meta"):  # shapes without values
+    with torch.device("meta"):  # shapes only
         mc3 = MC3(build(ModelConfig, PAPER), tokenizer).eval()
     sizes = {name: sum(p.numel() for p in encoder.trunk.parameters()) for name, encoder in mc3.encoders.items()}
     # A ViT-B layer has 7,087,872 parameters; a time attention and its norm add 2,363,904.
@@ -121,7 +121,7 @@ def test_one_seed_makes_one_model(tokenizer):
     assert not torch.equal(states[0]["encoders.video.trunk.cls_token"], states[2]["encoders.video.trunk.cls_token"])
 
 
-def test_a_loaded_checkpoint_embeds_bit_for_bit_as_the_saved_one(tokenizer, tmp_path):
+def test_a_loaded_checkpoint_gives_the_bits_of_the_saved_one(tokenizer, tmp_path):
     mc3 = model(tokenizer)
     mc3.save(tmp_path / "a")
     loaded = MC3.load(tmp_path / "a")
@@ -164,7 +164,7 @@ def test_a_save_that_fails_keeps_the_old_checkpoint(tokenizer, tmp_path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
-def test_a_missing_checkpoint_is_one_sentence_with_the_command_that_makes_it(tmp_path):
+def test_a_missing_checkpoint_is_one_sentence_with_the_remedy(tmp_path):
     with pytest.raises(
         DataError, match=r"no checkpoint at .*mc3-3/final .*`mc3 train --method mc3 --seed 3`"
     ) as caught:
@@ -187,7 +187,7 @@ def test_a_truncated_checkpoint_is_one_sentence_naming_the_file(tokenizer, tmp_p
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_other_damage_names_the_checkpoint_too(tokenizer, tmp_path, name):
+def test_other_damage_names_the_checkpoint(tokenizer, tmp_path, name):
     folder = tmp_path / "align-0" / "final"
     model(tokenizer).save(folder)
     os.truncate(folder / name, 20)
@@ -212,7 +212,7 @@ def test_weights_that_do_not_fit_are_listed_by_name(tokenizer, tmp_path):
         assert fault in str(caught.value)
 
 
-def test_a_checkpoint_holds_all_that_its_use_needs(tokenizer, tmp_path):
+def test_a_checkpoint_is_self_contained(tokenizer, tmp_path):
     model(tokenizer).save(tmp_path / "here")
     shutil.move(tmp_path / "here", tmp_path / "there")
     assert MC3.load(tmp_path / "there").tokenize(["a carrot cuts"]).tolist() == [[2, 5, 6, 4, 3, 0]]

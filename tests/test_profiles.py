@@ -1,4 +1,4 @@
-"""Every profile is complete, consistent in itself and with the encoders, and the pipeline resolves under it."""
+"""Every profile is complete, consistent with itself and the encoders, and the pipeline resolves with it."""
 
 import dataclasses
 import shutil
@@ -13,6 +13,7 @@ from conftest import ROOT
 
 from mc3 import cli, config, methods, train
 from mc3.encoders import audio, weights
+from mc3.errors import ConfigError
 
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
 
@@ -47,6 +48,14 @@ def test_a_profiles_parts_fit_each_other(name):
     for recipe in (profile.probe.linear, profile.probe.official, profile.probe.finetune):
         assert len(recipe.milestones) == len(recipe.factors)
         assert max(recipe.milestones) < recipe.epochs
+
+
+def test_a_setting_of_the_last_release_is_named_with_its_new_name(tmp_path):
+    text = (ROOT / "profiles" / "mini.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("  microbatch_size: null", "  chunk: null"))
+    expected = r"params\.yaml: unknown setting train\.chunk; it is now train\.microbatch_size$"
+    with pytest.raises(ConfigError, match=expected):
+        config.load(tmp_path / "params.yaml")
 
 
 def test_the_settings_in_use_are_a_profile():
@@ -85,14 +94,14 @@ def test_the_ego4d_encoders_have_the_published_checkpoints_sizes():
     assert audio.patch_grid((128, model.audio.length), model.audio.patch, model.audio.stride) == (12, 14)
 
 
-def test_a_profile_without_a_world_says_so_in_one_line(repository, capsys):
+def test_a_profile_without_a_world_is_one_line(repository, capsys):
     assert cli.main(["profile", "ego4d"]) == 0
     assert cli.main(["world"]) == 1
     assert capsys.readouterr().err == "mc3: profile ego4d has no `world` to generate; `mc3 profile mini` has one\n"
     assert not Path("data").exists()
 
 
-def test_the_ego4d_source_without_data_is_one_line_that_names_the_first_file(repository, capsys):
+def test_missing_ego4d_data_is_one_line_that_names_the_first_file(repository, capsys):
     cli.main(["profile", "ego4d"])
     assert cli.main(["source"]) == 1
     error = capsys.readouterr().err
@@ -101,7 +110,7 @@ def test_the_ego4d_source_without_data_is_one_line_that_names_the_first_file(rep
 
 
 def test_settings_differ_between_profiles_only_in_values():
-    """One code path: a profile has no key that another lacks, but for the world that it may not have."""
+    """One code path: all profiles have the same keys, except for the world, which one may lack."""
 
     def keys(data, where=""):
         if not isinstance(data, dict):
@@ -136,7 +145,7 @@ def test_the_pipeline_has_a_stage_for_every_method_and_seed_of_a_profile(name, t
 
 
 def test_dvcs_cache_and_the_outputs_share_the_disk(tmp_path):
-    """A run of `ego4d` leaves 160 GB of shards and checkpoints, which must not be there twice."""
+    """A run of `ego4d` leaves 160 GB of shards and checkpoints, which must not exist twice."""
     (tmp_path / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", tmp_path / ".dvc")
     (tmp_path / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")

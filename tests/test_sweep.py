@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from mc3 import cli, config, cost, embed, methods, store, train
 from mc3.config import Config, override
 from mc3.errors import ConfigError, DataError
-from mc3.paper import measure, sweep
+from mc3.paper import measure, sweep, trials
 from mc3.world import plan as plans
 
 NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml") if path.stem != "dvc")
@@ -74,9 +74,9 @@ def write(name: str, **changes: object) -> None:
     Path("experiments", f"{name}.yaml").write_text(yaml.safe_dump({**PLAIN, **changes}, sort_keys=False))
 
 
-def planned(name: str, settings: Config) -> list[sweep.Trial]:
-    found = sweep.load(name)
-    return sweep.plan(name, found, settings, found.seeds or settings.seeds)
+def planned(name: str, settings: Config) -> list[trials.Trial]:
+    found = trials.load(name)
+    return trials.plan(name, found, settings, found.seeds or settings.seeds)
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -90,22 +90,21 @@ def weights(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_of_every_sweep_is_a_profile_that_fits_together(profile, name):
-    trials = planned(name, profile)
-    assert sweep.rows(sweep.load(name))
-    for trial in trials:
-        train.check(trial.config.train)
+    found = planned(name, profile)
+    assert trials.load(name).names
+    for trial in found:
         cost.make_encoders(trial.config.model)
         assert trial.config.clips.frames == trial.config.model.video.frames
         samples = round((trial.config.clips.before_sec + trial.config.clips.after_sec) * trial.config.clips.sample_rate)
         assert trial.config.model.audio.length == 1 + (samples - 400) // 160  # 25 ms windows every 10 ms
         consensus = trial.config.loss.consensus
         assert {"audio", "video", "text"} - {consensus.anchor} <= set(consensus.alpha)
-    assert len({(trial.config.paths.work, trial.seed) for trial in trials}) == len(trials)
+    assert len({(trial.config.paths.work, trial.seed) for trial in found}) == len(found)
 
 
 def test_each_ablation_has_the_profiles_own_setting_once_and_it_is_the_pipelines_training(profile):
-    trials = pd.DataFrame([vars(trial) for trial in planned("ablations", profile)])
-    assert (trials.groupby("group")["is_pipeline"].sum() == 1).all()
+    table = pd.DataFrame([vars(trial) for trial in planned("ablations", profile)])
+    assert (table.groupby("group")["is_pipeline"].sum() == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -122,13 +121,13 @@ def test_clips_and_align_stage_are_made_anew_where_a_setting_decides_them(profil
 
 def test_the_papers_choices_are_among_the_settings(profile):
     """Sec. 4.2: audio is the anchor, alpha_v .5 and alpha_l 1; Sec. 5: clips of 1.5 s; EgoVLP: 4 frames."""
-    settings = sweep.load("ablations").settings
+    settings = trials.load("ablations").settings
     for group, setting in (("anchor", "audio"), ("alpha", "video 0.5, text 1"), ("duration", "1.5 s"), ("frames", "4")):
         assert setting in settings[group]
 
 
 def test_every_method_is_tuned_at_the_same_points_of_a_halton_sequence_around_the_profile(profile):
-    settings = sweep.load("tuning").settings["tuning"]
+    settings = trials.load("tuning").settings["tuning"]
     assert settings.pop("profile") == {}
     sequence = qmc.Halton(len(SPACE), scramble=False)
     sequence.fast_forward(2)
@@ -141,11 +140,11 @@ def test_every_method_is_tuned_at_the_same_points_of_a_halton_sequence_around_th
 
 
 def test_worlds_differ_in_what_their_name_says_and_train_for_as_many_steps(profile):
-    first, *others = planned("study", profile)[:: len(sweep.load("study").seeds)]
+    first, *others = planned("study", profile)[:: len(trials.load("study").seeds)]
     assert first.setting == "as generated"
 
     def steps(of: Config) -> int:
-        clips = sum(len(plans.video_plan(of.world, "train", n).narrations) for n in range(6)) / 6
+        clips = sum(len(plans.plan_video(of.world, "train", n).narrations) for n in range(6)) / 6
         return round(of.world.videos["train"] * clips * sum(of.train.epochs.values()))
 
     for trial in others:
@@ -171,13 +170,13 @@ def test_worlds_differ_in_what_their_name_says_and_train_for_as_many_steps(profi
 )  # fmt: skip
 def test_a_rate_changes_the_share_of_its_region(profile, setting, measured, low, high):
     world = next(trial.config.world for trial in planned("study", profile) if trial.setting == setting)
-    actions = [action for video in plans.plan(world) for action in video.actions if action.actor == "C"]
+    actions = [action for video in plans.plan_videos(world) for action in video.actions if action.actor == "C"]
     assert low <= np.mean([action.region == measured for action in actions]) <= high
 
 
 def test_wrong_narrations_are_of_training_clips_alone_and_leave_all_else_as_it_was(profile):
     worlds = {trial.setting: trial.config.world for trial in planned("study", profile)}
-    pairs = zip(plans.plan(worlds["as generated"]), plans.plan(worlds["misnarrated 0.5"]), strict=True)
+    pairs = zip(plans.plan_videos(worlds["as generated"]), plans.plan_videos(worlds["misnarrated 0.5"]), strict=True)
     changed = {split: [] for split in ("train", "validation", "test")}
     for before, after in pairs:
         assert before.actions == after.actions
@@ -192,7 +191,7 @@ def test_wrong_narrations_are_of_training_clips_alone_and_leave_all_else_as_it_w
 
 def test_louder_actions_are_louder_by_as_many_decibels(profile):
     worlds = {trial.setting: trial.config.world for trial in planned("study", profile)}
-    both = zip(plans.plan(worlds["as generated"])[:5], plans.plan(worlds["signal_db 6"])[:5], strict=True)
+    both = zip(plans.plan_videos(worlds["as generated"])[:5], plans.plan_videos(worlds["signal_db 6"])[:5], strict=True)
     for before, after in both:
         assert [a.level + 6.0 for a in before.actions] == pytest.approx([a.level for a in after.actions])
 
@@ -234,7 +233,7 @@ def test_a_pipeline_that_was_not_run_is_an_error_that_says_what_to_run(pipeline)
 def test_results_of_the_pipeline_that_are_out_of_date_are_not_mixed_with_new_ones(trained, monkeypatch):
     monkeypatch.chdir(trained)
     write("x", measure=["validation", "test"])
-    with pytest.raises(DataError, match=r"mc3-0 are not up to date; `dvc repro`"):
+    with pytest.raises(DataError, match=r"mc3-0 are not up to date; run `dvc repro`"):
         sweep.run("x", config.load("params.yaml"))
 
 
@@ -299,7 +298,7 @@ def start_two_long_trainings(pipeline: Config) -> subprocess.Popen:
     rates = {str(rate): {"train.learning_rate": rate, **long} for rate in (1e-3, 2e-3)}
     write("x", settings={"rate": rates}, align="shared")
     process = subprocess.Popen(
-        [sys.executable, "-m", "mc3", "sweep", "x", "--processes", "2"],
+        [sys.executable, "-m", "mc3.cli", "sweep", "x", "--processes", "2"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
@@ -319,7 +318,7 @@ def test_sigterm_ends_all_trainings_with_their_states_saved(pipeline):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=90)
     assert process.returncode == train.STOPPED, errors
-    assert errors.count("saved; the same command") == 2
+    assert errors.count("rerun the same command to resume") == 2
     assert len(with_states(pipeline)) == 2
     assert not list(pipeline.paths.work.glob("experiments/x/*/checkpoints/mc3-0"))
 
@@ -348,19 +347,21 @@ def test_a_job_that_would_end_too_late_is_not_begun_and_the_exit_code_says_so(pi
 
 def test_a_training_is_expected_to_take_what_its_arithmetic_and_epochs_say(profile, monkeypatch):
     known = {"train@mc3-0": 40.0, "align@0": 50.0, "embed@0": 10.0}
-    assert sweep._training_seconds(profile, profile, "mc3", known) == pytest.approx(40.0)
+    assert sweep._step_seconds(profile, profile, "train", "mc3", known) == pytest.approx(40.0)
     twice = override(profile, {"train.epochs": {"align": 10, "refine": 10}})
-    assert sweep._training_seconds(profile, twice, "align", known) == pytest.approx(100.0)
-    assert sweep._training_seconds(profile, profile, "wo_consensus", known) == pytest.approx(50.0)  # as the slowest
+    assert sweep._step_seconds(profile, twice, "train", "align", known) == pytest.approx(100.0)
+    assert sweep._step_seconds(profile, profile, "train", "wo_consensus", known) == pytest.approx(
+        50.0
+    )  # as the slowest
 
 
 def test_a_sweep_that_extends_another_takes_its_trainings(pipeline):
     write("base", seeds=[0, 1])
     assert sweep.run("base", pipeline)
     write("more", seeds=[0, 1], extends="base", methods=["mc3", "wo_consensus"], reference="mc3")
-    trials = planned("more", pipeline)
-    assert [trial.is_pipeline for trial in trials] == [True, True]
-    assert [trial.config_of("mc3").paths.work.parent.name for trial in trials] == ["base", "base"]
+    found = planned("more", pipeline)
+    assert [trial.is_pipeline for trial in found] == [True, True]
+    assert [trial.config_of("mc3").paths.work.parent.name for trial in found] == ["base", "base"]
 
 
 def test_a_world_is_measured_on_its_own_clips_once_and_its_files_are_removed(repository, monkeypatch, capsys):
@@ -444,16 +445,16 @@ def test_a_difference_is_paired_by_seed_with_students_interval():
 
 
 def test_the_best_setting_of_each_method_on_validation_is_chosen_the_first_of_equals():
-    trials = trials_of({"a": [0.5], "b": [0.6]}, ("", "1", "2"))
-    trials.loc[(trials["method"] == "b") & (trials["setting"] == "2"), "validation_av_roc"] += 0.1
-    table = measure.summary(trials, None, choose=True)
+    table = trials_of({"a": [0.5], "b": [0.6]}, ("", "1", "2"))
+    table.loc[(table["method"] == "b") & (table["setting"] == "2"), "validation_av_roc"] += 0.1
+    table = measure.summary(table, None, choose=True)
     assert table.loc[table["chosen"], ["method", "setting"]].to_numpy().tolist() == [["a", ""], ["b", "2"]]
 
 
 def test_unequal_budgets_are_an_error_and_not_a_table():
-    trials = trials_of({"a": [0.5], "b": [0.6]}, ("", "1"))
+    table = trials_of({"a": [0.5], "b": [0.6]}, ("", "1"))
     with pytest.raises(ValueError, match="different numbers of trials"):
-        measure.summary(trials.iloc[:-1], None, choose=True)
+        measure.summary(table.iloc[:-1], None, choose=True)
 
 
 def test_a_chosen_setting_and_the_profiles_are_measured_on_test_and_no_other(pipeline, monkeypatch):

@@ -76,13 +76,13 @@ def test_dropout_follows_the_settings_and_only_in_training():
         assert torch.equal(still(ids), dropping.eval()(ids))
 
 
-def test_narrations_are_cut_and_padded_to_max_length():
+def test_narrations_are_truncated_and_padded_to_max_length():
     ids = tokenize(fit_tokenizer(wordpiece(), SMALL), ["Cuts a carrot", "washes the pan cuts a carrot the pan", ""])
     assert ids.tolist() == [[2, 4, 5, 6, 3, 0, 0, 0], [2, 7, 8, 9, 4, 5, 6, 3], [2, 3, 0, 0, 0, 0, 0, 0]]
     assert ids.dtype == torch.int64
 
 
-def test_fitting_leaves_the_given_tokenizer_alone_and_reads_files_too(tmp_path):
+def test_fitting_copies_a_tokenizer_or_reads_a_file(tmp_path):
     given_one = wordpiece()
     path = tmp_path / "tokenizer.json"
     given_one.save(str(path))
@@ -92,14 +92,14 @@ def test_fitting_leaves_the_given_tokenizer_alone_and_reads_files_too(tmp_path):
     assert fit_tokenizer(path, SMALL).to_str() == fitted.to_str()
 
 
-def test_a_tokenizer_that_does_not_fit_is_an_error_that_says_why():
+def test_a_tokenizer_that_does_not_fit_is_an_error_with_the_reason():
     with pytest.raises(ConfigError, match=r"10 tokens, but model\.text\.vocab_size is 9"):
         fit_tokenizer(wordpiece(), TextConfig(**{**SMALL.__dict__, "vocab_size": 9}))
     with pytest.raises(ConfigError, match=r"\[PAD\] at id 3"):
         fit_tokenizer(wordpiece(["[UNK]", "[CLS]", "[SEP]", "[PAD]"]), SMALL)
 
 
-def test_every_parameter_learns_but_words_and_positions_that_do_not_occur():
+def test_every_parameter_learns():
     model = encoder()
     model(torch.tensor([[2, 4, 5, 6, 3]])).square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []

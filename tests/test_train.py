@@ -1,4 +1,4 @@
-"""The trainer: what is random and what is not, what moves and what does not, and what survives a kill."""
+"""The trainer: determinism, frozen encoders, checkpoints, resuming after kills, several processes."""
 
 import dataclasses
 import json
@@ -48,7 +48,7 @@ def output(folder: Path) -> dict[str, bytes]:
 
 
 def states(config: Config, method: str = "align") -> list[Path]:
-    """The states to go on from, the newest last."""
+    """The saved states, newest last."""
     return sorted((config.paths.work / "runs" / f"{method}-0").glob("state-*.pt"))
 
 
@@ -60,7 +60,7 @@ def steps_of(folder: Path) -> list[dict]:
     return [line for line in lines_of(folder) if "loss" in line]
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(settings):
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(settings):
     config = configured(settings)
     first = output(train.run(config, "align", SEED))
     assert set(first) >= {"final/model.safetensors", "final/config.json", "best/model.safetensors", "metrics.jsonl"}
@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(settings):
     assert output(train.run(config, "align", 1))["final/model.safetensors"] != first["final/model.safetensors"]
 
 
-def test_methods_of_a_seed_start_from_the_same_weights_each(settings):
+def test_all_methods_of_a_seed_start_from_the_same_weights(settings):
     config = configured(settings)
     starts = {m: train.start(config, methods.get(m), SEED) for m in ("align", "clap", "imagebind", "wo_align")}
     for model in starts.values():
@@ -80,7 +80,7 @@ def test_methods_of_a_seed_start_from_the_same_weights_each(settings):
     )
 
 
-def test_refining_starts_from_the_align_checkpoint_and_says_how_to_make_it(settings):
+def test_refining_starts_from_the_align_checkpoint_or_names_the_command_that_makes_it(settings):
     config = configured(settings)
     with pytest.raises(DataError, match="mc3 train --method align --seed 0"):
         train.run(config, "mc3", SEED)
@@ -95,7 +95,7 @@ def test_refining_starts_from_the_align_checkpoint_and_says_how_to_make_it(setti
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
-def test_every_recipe_trains_what_it_says_on_the_loss_it_says(settings, method):
+def test_every_recipe_trains_its_encoders_on_its_loss(settings, method):
     config = configured(settings)
     recipe = methods.get(method)
     if recipe.start == "align":
@@ -120,7 +120,7 @@ def test_every_recipe_trains_what_it_says_on_the_loss_it_says(settings, method):
         assert row["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_frozen_encoders_do_not_move_by_a_bit(settings, monkeypatch):
+def test_frozen_encoders_keep_every_bit(settings, monkeypatch):
     ends = []
     stage = train.Trainer.train_stage
 
@@ -136,7 +136,7 @@ def test_frozen_encoders_do_not_move_by_a_bit(settings, monkeypatch):
     assert all(name.startswith("encoders.audio.") for name in moved)
 
 
-def test_training_finds_what_two_modalities_share(settings, monkeypatch):
+def test_training_learns_what_two_modalities_share(settings, monkeypatch):
     entry = {"label": "", "start": "init", "stages": [{"epochs": "align", "pairs": ["video-text"]}]}
     monkeypatch.setitem(methods.METHODS, "pair", entry)
     settings["model"]["text"] |= {"dim": 64, "dropout": 0.0}
@@ -145,7 +145,7 @@ def test_training_finds_what_two_modalities_share(settings, monkeypatch):
     losses = [row["loss"] for row in steps_of(train.run(config, "pair", SEED))]
     chance = 2 * math.log(14)
     assert losses[0] > 0.95 * chance
-    assert np.mean(losses[-4:]) < 0.8 * chance  # eight things in fourteen clips: it cannot come to 0
+    assert np.mean(losses[-4:]) < 0.8 * chance  # fourteen clips of eight things cannot reach 0
 
 
 def test_best_is_the_checkpoint_of_the_epoch_with_the_highest_mean_roc(settings):
@@ -164,7 +164,7 @@ def test_best_is_the_checkpoint_of_the_epoch_with_the_highest_mean_roc(settings)
     assert found["final"] == pytest.approx({"av_roc": rocs[-1]["av_roc"], "al_roc": rocs[-1]["al_roc"]})
 
 
-def test_roc_is_validated_only_for_modalities_that_were_trained(settings):
+def test_validation_covers_only_trained_modalities(settings):
     lines = (train.run(configured(settings), "imagebind", SEED) / "metrics.jsonl").read_text().splitlines()
     validated = [line for line in map(json.loads, lines) if "av_roc" in line or "al_roc" in line]
     assert [(line["stage"], "av_roc" in line, "al_roc" in line) for line in validated] == [(1, True, True)]
@@ -173,7 +173,7 @@ def test_roc_is_validated_only_for_modalities_that_were_trained(settings):
     assert "av_roc" not in lines
 
 
-def test_without_labels_there_is_no_validation_and_training_goes_on(settings):
+def test_training_without_labels_skips_validation(settings):
     work = Path(settings["paths"]["work"])
     source = (work / "shards").resolve()
     (work / "shards").unlink()
@@ -189,7 +189,7 @@ def test_without_labels_there_is_no_validation_and_training_goes_on(settings):
     assert len(steps_of(folder)) == 2
 
 
-def test_a_loss_that_is_not_finite_stops_with_advice_and_leaves_what_was_there(settings):
+def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_old_output(settings):
     config = configured(settings)
     before = output(train.run(config, "align", SEED))
     wild = configured(settings, learning_rate=1e30, warmup_steps=0, schedule="constant", gradient_clip=1e9)
@@ -211,15 +211,15 @@ def test_a_loss_that_is_not_finite_stops_with_advice_and_leaves_what_was_there(s
         ({"batch_size": 29}, "train.batch_size is 29, but there are 28 training clips"),
     ],
 )
-def test_a_setting_that_cannot_be_is_named(settings, changes, named):
+def test_an_invalid_setting_is_named(settings, changes, named):
     with pytest.raises(ConfigError, match=named):
         train.run(configured(settings, **changes), "align", SEED)
 
 
-def test_the_loss_curve_is_the_one_on_record(settings):
-    """A change of any loss, schedule, order, crop or initial weight shows here; if it is meant, record the new curve.
+def test_the_loss_curves_are_the_recorded_ones(settings):
+    """Fails after a change of any loss, schedule, order, crop or initial weight; if intended, record the new curves.
 
-    Recorded are align and MC3 of `small_training` in float32; other machines round otherwise.
+    The curves are of align and MC3 of `small_training` in float32; other machines round differently.
     """
     config = configured(settings, epochs={"align": 4, "refine": 4})
     found = {method: [row["loss"] for row in steps_of(train.run(config, method, SEED))] for method in ("align", "mc3")}
@@ -233,9 +233,9 @@ LONG = {"epochs": {"align": 3, "refine": 2}, "checkpoint_every": 3, "log_every":
 
 
 @pytest.mark.parametrize("method", ["align", "imagebind", "clap", "cm_acc", "cmc_bank"])
-def test_a_run_that_broke_at_any_step_ends_with_the_bytes_of_an_unbroken_one(settings, monkeypatch, method):
+def test_a_run_interrupted_at_any_step_ends_with_the_bytes_of_an_uninterrupted_one(settings, monkeypatch, method):
     config = configured(settings, **LONG)
-    unbroken = output(train.run(config, method, SEED))
+    uninterrupted = output(train.run(config, method, SEED))
     total = len(steps_of(config.paths.work / "checkpoints" / f"{method}-0"))
     step = train.Trainer.train_step
     for breaks in range(1, total, total // 3):
@@ -255,17 +255,17 @@ def test_a_run_that_broke_at_any_step_ends_with_the_bytes_of_an_unbroken_one(set
         resumed = []
         with monkeypatch.context() as patched:
             patched.setattr(train.Trainer, "train_step", lambda self, *a, r=resumed: r.append(a) or step(self, *a))
-            assert output(train.run(config, method, SEED)) == unbroken
+            assert output(train.run(config, method, SEED)) == uninterrupted
         saved = [0, 2, 3, 4, 6, 8, 9, 10]  # ends of epochs, and every third step of a stage of six and one of four
         assert len(resumed) == total - max(at for at in saved if at <= breaks)
         assert states(config, method) == []
 
 
-def test_twenty_kills_at_random_moments_leave_the_bytes_of_an_unbroken_run(settings):
+def test_twenty_kills_at_random_moments_end_with_the_bytes_of_an_uninterrupted_run(settings):
     config = configured(settings, **LONG)
     folder = config.paths.checkpoint("align", 0)
     began = time.monotonic()
-    unbroken = output(train.run(config, "align", SEED))
+    uninterrupted = output(train.run(config, "align", SEED))
     duration = time.monotonic() - began
     fork, rng = multiprocessing.get_context("fork"), np.random.default_rng(0)
     kills = finished = 0
@@ -279,15 +279,15 @@ def test_twenty_kills_at_random_moments_leave_the_bytes_of_an_unbroken_run(setti
         assert child.exitcode in (0, -signal.SIGKILL)
         kills += child.exitcode != 0
         if folder.exists():
-            assert output(folder) == unbroken  # an older one, whole, or the new one
+            assert output(folder) == uninterrupted  # an older one, whole, or the new one
         if child.exitcode == 0:
             assert states(config) == []
             shutil.rmtree(folder)
             finished += 1
 
 
-def broken_off(config: Config, at: int) -> None:
-    """A run that dies after `at` steps, its states left."""
+def interrupted(config: Config, at: int) -> None:
+    """A run that fails after `at` steps and leaves its states."""
     step, taken = train.Trainer.train_step, []
 
     def breaking(self, *args):
@@ -303,41 +303,41 @@ def broken_off(config: Config, at: int) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut short", "one byte", "empty"])
-def test_a_damaged_state_is_known_by_its_hash_and_the_one_before_is_gone_on_from(settings, capsys, damage):
+def test_a_damaged_state_is_detected_and_the_one_before_is_used(settings, capsys, damage):
     config = configured(settings, **LONG)
-    unbroken = output(train.run(config, "align", SEED))
-    broken_off(config, 5)
+    uninterrupted = output(train.run(config, "align", SEED))
+    interrupted(config, 5)
     older, newest = states(config)
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes({"cut short": bytes(data[:-100]), "one byte": bytes(data), "empty": b""}[damage])
-    assert output(train.run(config, "align", SEED)) == unbroken
-    told = capsys.readouterr().err
-    assert f"{newest} is damaged; resuming from an earlier state" in told
-    assert f"from step {int(older.name.split('-')[1])} of 6 steps" in told
+    assert output(train.run(config, "align", SEED)) == uninterrupted
+    errors = capsys.readouterr().err
+    assert f"{newest} is damaged; resuming from an earlier state" in errors
+    assert f"from step {int(older.name.split('-')[1])} of 6 steps" in errors
 
 
-def test_states_that_are_all_damaged_mean_starting_anew(settings, capsys):
+def test_training_starts_anew_if_all_states_are_damaged(settings, capsys):
     config = configured(settings, **LONG)
-    unbroken = output(train.run(config, "align", SEED))
-    broken_off(config, 5)
+    uninterrupted = output(train.run(config, "align", SEED))
+    interrupted(config, 5)
     for state in states(config):
         state.write_bytes(state.read_bytes()[:1000])
-    assert output(train.run(config, "align", SEED)) == unbroken
+    assert output(train.run(config, "align", SEED)) == uninterrupted
     assert capsys.readouterr().err.count("is damaged") == 2
 
 
 @pytest.mark.parametrize("file", ["state.part", "output/metrics.jsonl"])
-def test_a_full_disk_is_one_sentence_and_leaves_the_last_good_state(settings, file):
+def test_a_full_disk_is_one_sentence_and_keeps_the_last_intact_state(settings, file):
     config = configured(settings, **LONG)
-    unbroken = output(train.run(config, "align", SEED))
-    broken_off(config, 3)
+    uninterrupted = output(train.run(config, "align", SEED))
+    interrupted(config, 3)
     folder, good = config.paths.work / "runs" / "align-0", states(config)
-    held, step = (folder / file).read_bytes() if (folder / file).exists() else None, train.Trainer.train_step
+    content, step = (folder / file).read_bytes() if (folder / file).exists() else None, train.Trainer.train_step
 
     def fill(self, *args):
         (folder / file).unlink(missing_ok=True)
-        (folder / file).symlink_to("/dev/full")  # what is written there meets a disk without room
+        (folder / file).symlink_to("/dev/full")  # every write there fails as on a full disk
         return step(self, *args)
 
     with pytest.MonkeyPatch.context() as patched:
@@ -346,9 +346,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_last_good_state(settings, fi
             train.run(config, "align", SEED)
     assert states(config) == good
     (folder / file).unlink(missing_ok=True)
-    if held is not None:
-        (folder / file).write_bytes(held)
-    assert output(train.run(config, "align", SEED)) == unbroken
+    if content is not None:
+        (folder / file).write_bytes(content)
+    assert output(train.run(config, "align", SEED)) == uninterrupted
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(settings):
@@ -358,7 +358,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(settings):
         train.run(config, "align", SEED)
 
 
-def test_two_trainings_of_one_name_do_not_write_over_each_other(settings):
+def test_a_second_training_of_the_same_name_is_refused(settings):
     config = configured(settings, **LONG)
     fork = multiprocessing.get_context("fork")
     holding, done = fork.Event(), fork.Event()
@@ -376,18 +376,18 @@ def test_two_trainings_of_one_name_do_not_write_over_each_other(settings):
         train.run(config, "align", SEED)
     done.set()
     child.join()
-    train.run(config, "align", SEED)  # the lock went with its process
+    train.run(config, "align", SEED)  # the lock ends with its process
 
 
-def test_processes_that_would_each_train_alone_are_refused(settings, monkeypatch):
+def test_processes_that_do_not_know_each_other_are_refused(settings, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=r"2 processes were started.*ACCELERATE_USE_CPU=true"):
         train.run(configured(settings), "align", SEED)
 
 
-def test_sigterm_saves_and_exits_with_75_and_the_next_run_goes_on(settings):
+def test_sigterm_saves_and_exits_with_75_and_the_next_run_resumes(settings):
     config = configured(settings, **LONG, warmup_steps=2)
-    unbroken = output(train.run(config, "align", SEED))
+    uninterrupted = output(train.run(config, "align", SEED))
     step, taken = train.Trainer.train_step, []
 
     def terminated(self, *args):
@@ -402,11 +402,11 @@ def test_sigterm_saves_and_exits_with_75_and_the_next_run_goes_on(settings):
             train.run(config, "align", SEED)
         assert stopped.value.code == 75
         patched.setattr(train.Trainer, "train_step", lambda self, *a: taken.append(a) or step(self, *a))
-        assert output(train.run(config, "align", SEED)) == unbroken
+        assert output(train.run(config, "align", SEED)) == uninterrupted
     assert len(taken) == len(steps_of(config.paths.checkpoint("align", 0)))  # no step twice
 
 
-def test_a_state_of_other_settings_or_clips_is_not_gone_on_from(settings, monkeypatch):
+def test_a_state_of_other_settings_is_not_resumed(settings, monkeypatch):
     config = configured(settings, **LONG)
     with monkeypatch.context() as patched:
         save = checkpoint.Run.save
@@ -427,7 +427,7 @@ def test_a_state_of_other_settings_or_clips_is_not_gone_on_from(settings, monkey
     assert [row["step"] for row in steps_of(folder)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_other_initial_weights_in_the_same_file_are_other_settings(settings, tmp_path):
+def test_other_initial_weights_in_the_same_file_change_the_fingerprint(settings, tmp_path):
     config = configured(settings)
     model = MC3.initial(config, SEED)
     path = tmp_path / "video.safetensors"
@@ -443,9 +443,9 @@ def test_other_initial_weights_in_the_same_file_are_other_settings(settings, tmp
 
 
 def launched(config: Config, params: Path) -> None:
-    """As the README says for machines without GPUs, where `accelerate launch` makes only one process."""
+    """Started by torchrun, as docs/training.md says for machines without GPUs."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
-    command += ["-m", "mc3", "train", "--config", str(params), "--method", "wo_align", "--seed", "0"]
+    command += ["-m", "mc3.cli", "train", "--config", str(params), "--method", "wo_align", "--seed", "0"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -453,12 +453,12 @@ def launched(config: Config, params: Path) -> None:
 
 
 def forked(config: Config, params: Path) -> None:
-    """The same processes without a launcher, which spares each the imports."""
+    """The same processes forked, which saves their imports."""
     small_training.processes(3, train.run, config, "wo_align", SEED)
 
 
 @pytest.mark.parametrize("start", [forked, pytest.param(launched, marks=pytest.mark.slow)])
-def test_three_processes_with_unequal_shares_end_with_the_weights_of_one(settings, tmp_path, start):
+def test_three_processes_with_unequal_shares_reach_the_weights_of_one(settings, tmp_path, start):
     settings["model"]["text"]["dropout"] = 0.0  # each process draws its own
     settings["loss"]["consensus"]["stop_gradient"] = False
     config = configured(settings)
@@ -471,19 +471,19 @@ def test_three_processes_with_unequal_shares_end_with_the_weights_of_one(setting
     start(config, params)
     three = load_file(alone / "final" / "model.safetensors")
     for name, tensor in one.items():
-        # A bias of attention's keys shifts all scores of a query alike, so its gradient is 0 but for rounding,
-        # and Adam divides rounding by itself: what such a bias does is noise, in one process as in three.
+        # A bias of attention's keys shifts all scores of a query alike, so its gradient is 0 except for rounding, which
+        # Adam divides by itself: such a bias is noise, in one process as in three.
         if name.endswith("k_lin.bias"):
             continue
         ours, theirs = three[name], tensor
         if name.endswith("qkv.bias"):
             ours, theirs = ours.view(3, -1)[[0, 2]], theirs.view(3, -1)[[0, 2]]
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5, msg=name)
-    for a, b in zip(lines_of(alone), lines, strict=True):  # the validation's too: each clip was embedded once
+    for a, b in zip(lines_of(alone), lines, strict=True):  # validation too: each clip was embedded once
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
 
 
-# What a step sees ----------------------------------------------------------------------------------------------------
+# Batches and crops ---------------------------------------------------------------------------------------------------
 
 
 @given(clips=st.integers(1, 60), size=st.integers(1, 60), epochs=st.integers(1, 4), seed=st.integers(0, 99))
@@ -506,7 +506,7 @@ def test_orders_differ_between_epochs_stages_and_seeds():
 
 
 @given(low=st.floats(0.05, 1.0), more=st.floats(0.0, 1.0), seed=st.integers(0, 99))
-def test_crops_lie_inside_the_picture_and_have_the_area_and_aspect_asked_for(low, more, seed):
+def test_crops_lie_inside_the_frame_with_the_requested_area_and_aspect(low, more, seed):
     high = min(1.0, low + more)
     theta = batches.crops(64, [low, high], True, torch.Generator().manual_seed(seed))
     width, height = theta[:, 0, 0].abs(), theta[:, 1, 1]
@@ -519,7 +519,7 @@ def test_crops_lie_inside_the_picture_and_have_the_area_and_aspect_asked_for(low
     assert torch.all(theta[:, [0, 1], [1, 0]] == 0)
 
 
-def test_half_of_the_clips_are_mirrored_or_none():
+def test_half_of_the_crops_are_mirrored_or_none():
     mirrored = [
         (batches.crops(2000, [0.5, 1.0], flip, torch.Generator().manual_seed(0))[:, 0, 0] < 0).float().mean()
         for flip in (True, False)
@@ -528,7 +528,7 @@ def test_half_of_the_clips_are_mirrored_or_none():
     assert mirrored[1] == 0
 
 
-def test_a_whole_crop_is_the_picture_and_a_mirrored_one_its_mirror():
+def test_a_whole_crop_is_the_frame_and_a_mirrored_one_its_mirror_image():
     video = torch.randint(0, 256, (2, 3, 16, 16, 3), dtype=torch.uint8)
     theta = torch.eye(2, 3).repeat(2, 1, 1)
     theta[1, 0, 0] = -1
@@ -537,7 +537,7 @@ def test_a_whole_crop_is_the_picture_and_a_mirrored_one_its_mirror():
     torch.testing.assert_close(mirror, video[1].flip(2).float(), rtol=0, atol=1e-3)
 
 
-def test_a_crop_is_that_part_of_every_frame_resized():
+def test_a_crop_is_the_same_part_of_every_frame_resized():
     video = torch.randint(0, 256, (1, 4, 32, 32, 3), dtype=torch.uint8)
     theta = torch.tensor([[[0.5, 0.0, 0.25], [0.0, 0.5, -0.5]]])  # columns 12-27, rows 0-15
     found = batches.augment(video, theta, 32)[0].movedim(-1, 1)
@@ -546,7 +546,7 @@ def test_a_crop_is_that_part_of_every_frame_resized():
     torch.testing.assert_close(found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], rtol=0, atol=1e-3)
 
 
-def test_the_rate_warms_up_in_a_line_and_falls_as_a_cosine(mini_config):
+def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine(mini_config):
     settings = dataclasses.replace(mini_config.train, learning_rate=1e-3, warmup_steps=20, schedule="cosine")
     rates = [train.learning_rate(settings, step, 120) for step in range(120)]
     assert rates[:20] == pytest.approx([1e-3 * (i + 1) / 20 for i in range(20)])
@@ -560,16 +560,16 @@ def test_the_rate_warms_up_in_a_line_and_falls_as_a_cosine(mini_config):
     assert {train.learning_rate(settings, step, 5) for step in range(5)} == {1e-3}
 
 
-def test_clips_are_read_from_shards_when_they_do_not_fit_in_memory(settings, monkeypatch):
+def test_clips_that_do_not_fit_in_memory_are_read_from_the_shards(settings, monkeypatch):
     config = configured(settings)
     model = MC3.initial(config, SEED)
-    held = open_clips(config, "train", model.tokenizer, ("video", "audio"))
+    cached = open_clips(config, "train", model.tokenizer, ("video", "audio"))
     monkeypatch.setattr(shards_module, "IN_MEMORY_BYTES", 28 * 4 * 32 * 32 * 3)
     read = open_clips(config, "train", model.tokenizer, ("video", "audio"))
     assert isinstance(read, ClipDataset)
-    assert len(held._decoded["video"]) == 28
+    assert len(cached._decoded["video"]) == 28
     assert "video" not in read._decoded
-    assert torch.equal(held[3]["video"], read[3]["video"])
+    assert torch.equal(cached[3]["video"], read[3]["video"])
 
 
 def test_worker_processes_change_nothing(settings):

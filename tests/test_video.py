@@ -36,7 +36,7 @@ def one_query(query, keys, values):
 
 
 def slow_divided_attention(layer, x, frames):
-    """The attention as it is described: for each token, list whom it attends to, one head at a time."""
+    """Attention by definition: for each token, the list of tokens that it attends to, one head at a time."""
     weight, bias = (p.detach().double().numpy() for p in (layer.qkv.weight, layer.qkv.bias))
     out_weight, out_bias = (p.detach().double().numpy() for p in (layer.proj.weight, layer.proj.bias))
     x = x.double().numpy()
@@ -105,7 +105,7 @@ def test_full_size_trunk_is_the_published_architecture(frames):
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_state_dict_has_egovlps_names_and_no_others():
+def test_the_state_dict_has_exactly_egovlps_names():
     block = [f"norm{i}" for i in (1, 2, 3)]
     block += [f"{a}.{b}" for a in ("attn", "timeattn") for b in ("qkv", "proj")] + ["mlp.fc1", "mlp.fc2"]
     layers = ["patch_embed.proj", "norm"] + [f"blocks.{i}.{name}" for i in range(3) for name in block]
@@ -119,11 +119,11 @@ def test_state_dict_has_egovlps_names_and_no_others():
 def test_every_parameter_learns():
     model = encoder()
     model(pixels(2, 4, 32, 32, 3)).square().sum().backward()
-    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert silent == []
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
 
 
-def test_a_clip_is_embedded_the_same_whatever_is_beside_it():
+def test_an_embedding_does_not_depend_on_the_other_clips():
     model, clips = encoder(), pixels(3, 4, 32, 32, 3)
     with torch.no_grad():
         together = model(clips)
@@ -169,7 +169,7 @@ def test_other_sizes_are_resized_on_the_short_side_and_cropped_as_torchvision_do
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)
 
 
-def test_a_fitting_clip_is_not_touched():
+def test_a_clip_of_the_right_size_is_not_changed():
     clip = pixels(1, 2, 32, 32, 3)
     assert resize_and_crop(clip, 32) is clip
 

@@ -90,7 +90,7 @@ def seed():
     torch.manual_seed(0)
 
 
-def test_egovlps_file_with_a_pickled_configuration_is_read_whole(tmp_path):
+def test_an_egovlp_file_with_a_pickled_configuration_is_read_completely(tmp_path):
     state = save_egovlp(tmp_path / "egovlp.pth")
     with pytest.raises(pickle.UnpicklingError, match=r"parse_config_of_egovlp"):
         torch.load(tmp_path / "egovlp.pth", weights_only=True)
@@ -107,7 +107,7 @@ def test_egovlps_file_with_a_pickled_configuration_is_read_whole(tmp_path):
 
 
 @pytest.mark.parametrize(("published_frames", "frames"), [(4, 4), (16, 16), (16, 4), (4, 16)])
-def test_converted_egovlp_video_weights_compute_what_the_published_model_does(tmp_path, published_frames, frames):
+def test_converted_egovlp_video_weights_compute_the_published_model(tmp_path, published_frames, frames):
     state = save_egovlp(tmp_path / "egovlp.pth", published_frames)
     config = VideoConfig(**{**CONFIG.video.__dict__, "frames": frames})
     tensors, card = weights.convert(
@@ -124,7 +124,7 @@ def test_converted_egovlp_video_weights_compute_what_the_published_model_does(tm
         torch.testing.assert_close(encoder(clip), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_converted_text_weights_compute_what_distilbert_does(tmp_path):
+def test_converted_text_weights_compute_distilbert(tmp_path):
     state = save_egovlp(tmp_path / "egovlp.pth")
     encoder = TextEncoder(CONFIG.text, WIDTH).eval()
     encoder.load_state_dict(weights.convert(tmp_path / "egovlp.pth", "egovlp", CONFIG)[0]["text"])
@@ -174,7 +174,7 @@ def test_lavilas_copy_gives_egovlps_weights_rounded_to_half_precision(tmp_path):
 
 
 @pytest.mark.parametrize("modality", ["video", "text"])
-def test_the_authors_checkpoints_hold_audio_with_its_projection_and_one_more_modality(tmp_path, modality):
+def test_the_authors_checkpoints_have_audio_with_its_projection_and_a_second_modality(tmp_path, modality):
     state = audio_state() | (video_state(16) if modality == "video" else text_state())
     torch.save({"state_dict": parallel(state)}, tmp_path / "a.pth")
     tensors, _ = weights.convert(tmp_path / "a.pth", "soundingactions", CONFIG)
@@ -199,7 +199,7 @@ def image_model():
 
 
 @pytest.mark.parametrize("form", ["pth", "safetensors", "before torch 1.6"])
-def test_an_image_model_becomes_an_audio_model_as_ast_does_it(tmp_path, form):
+def test_an_image_model_becomes_an_audio_model_as_in_ast(tmp_path, form):
     state = image_model()
     path = tmp_path / ("deit.safetensors" if form == "safetensors" else "deit.pth")
     if form == "safetensors":
@@ -250,7 +250,7 @@ def ast_state(positions):
     )
 
 
-def test_an_ast_of_ten_seconds_is_cut_to_the_middle_of_its_time_axis(tmp_path):
+def test_an_ast_of_ten_seconds_keeps_the_middle_of_its_time_axis(tmp_path):
     state = ast_state(12 * 101)
     torch.save(parallel(state), tmp_path / "ast.pth")
     tensors, card = weights.convert(tmp_path / "ast.pth", "ast", CONFIG)
@@ -263,7 +263,7 @@ def test_an_ast_of_ten_seconds_is_cut_to_the_middle_of_its_time_axis(tmp_path):
 
 
 @pytest.mark.parametrize("length", [149, 1024])
-def test_a_converted_ast_computes_what_transformers_ast_does(tmp_path, length):
+def test_a_converted_ast_computes_transformers_ast(tmp_path, length):
     audio = AudioConfig(**{**CONFIG.audio.__dict__, "length": length})
     state = ast_state(weights.patch_grid((128, length), 16, 10)[1] * 12)
     torch.save(parallel(state), tmp_path / "ast.pth")
@@ -282,7 +282,7 @@ def test_a_converted_ast_computes_what_transformers_ast_does(tmp_path, length):
         torch.testing.assert_close(encoder.features(clips), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_an_ssast_that_notes_its_inputs_size_is_fitted_from_it(tmp_path):
+def test_an_ssast_is_adapted_from_the_input_size_in_its_file(tmp_path):
     state = vit("v.", ["cls_token", "dist_token"], 8 * 64, 1) | {
         "mask_embed": random(1, 1, DIM), "p_input_fdim": torch.tensor([128.0]), "p_input_tdim": torch.tensor([1024.0]),
         **dense("cpredlayer.0", DIM, DIM), **dense("gpredlayer.2", 256, DIM),
@@ -333,7 +333,7 @@ def test_another_kind_a_missing_and_a_truncated_file_are_errors_that_name_it(tmp
 
 
 class Bomb:
-    """Pickles as a call of `function`."""
+    """An object that is pickled as a call of `function`."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -355,7 +355,7 @@ def bombs(target):
 
 @pytest.mark.parametrize("name", list(bombs("")))
 @pytest.mark.parametrize("form", ["zip", "before torch 1.6", "bare pickle"])
-def test_a_checkpoint_that_would_run_code_runs_none(tmp_path, name, form):
+def test_code_in_a_checkpoint_never_runs(tmp_path, name, form):
     target, path = tmp_path / "written", tmp_path / "bomb.pth"
     content = {"config": bombs(target)[name], "state_dict": parallel(video_state() | text_state())}
     if form == "bare pickle":
@@ -364,9 +364,9 @@ def test_a_checkpoint_that_would_run_code_runs_none(tmp_path, name, form):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
         torch.load(path, weights_only=False)
-    assert target.exists()  # read with trust, it writes its file
+    assert target.exists()  # unsafe loading writes its file
     target.unlink()
-    if form == "zip" and name in ("exec", "eval", "popen"):  # calls made inert, the tensors beside them are read
+    if form == "zip" and name in ("exec", "eval", "popen"):  # the calls are inert, and the tensors are read
         assert set(weights.convert(path, "egovlp", CONFIG)[0]) == {"video", "text"}
     else:
         with pytest.raises(
@@ -377,16 +377,14 @@ def test_a_checkpoint_that_would_run_code_runs_none(tmp_path, name, form):
     assert not target.exists()
 
 
-def test_reading_leaves_torchs_list_of_trusted_classes_as_it_was(tmp_path):
+def test_reading_does_not_change_torchs_trusted_classes(tmp_path):
     save_egovlp(tmp_path / "egovlp.pth")
     before = torch.serialization.get_safe_globals()
     weights.convert(tmp_path / "egovlp.pth", "egovlp", CONFIG)
     assert torch.serialization.get_safe_globals() == before
 
 
-def test_the_command_writes_files_that_a_profile_can_name_and_the_same_ones_each_time(
-    tmp_path, mini_settings, monkeypatch, capsys
-):
+def test_the_command_writes_the_same_files_for_a_profile_each_time(tmp_path, mini_settings, monkeypatch, capsys):
     settings = mini_settings
     for part in ("video", "audio", "text"):
         settings["model"][part] = dict(getattr(CONFIG, part).__dict__)

@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         top.print_help()
         return 0
     args = top.parse_args(arguments)
+    args.main = main
     try:
         return args.command(args) or 0
     except BrokenPipeError:  # the reader of our output, `head` for example, has closed it

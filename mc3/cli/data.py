@@ -9,9 +9,7 @@ from mc3.cli.parser import Commands, load_config
 
 def source(args: argparse.Namespace) -> int:
     """Run the command that the profile names as its source of raw data."""
-    from mc3.cli import main
-
-    return main([*load_config(args).source.command.split(), "--config", args.config])
+    return args.main([*load_config(args).source.command.split(), "--config", args.config])
 
 
 def world(args: argparse.Namespace) -> None:

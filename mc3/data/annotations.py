@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
 from collections import Counter
@@ -76,8 +75,7 @@ def read_rows(
     Raises:
         DataError: as `read_text` does, or if the header is damaged or lacks one of `columns`.
     """
-    lines = io.StringIO(read_text(path, what))
-    header = lines.readline()
+    header, *lines = read_text(path, what).split("\n")
     separator = "\t" if "\t" in header else ","
     names, problem = _split(header, separator)
     if problem or '"' in "".join(names):

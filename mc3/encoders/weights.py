@@ -1,14 +1,12 @@
-"""Checkpoints that others published, to the safetensors files that a profile's `init` names.
+"""Conversion of published checkpoints to the safetensors files that a profile's `init` names.
 
-Every tensor of a checkpoint is mapped, adapted or dropped by a rule written here; one that no rule
-knows, and one that the encoders need and the file lacks, is an error that names it. Checkpoints are
-pickles: they are read by torch's weights-only loader, and objects in them that are not tensors
-(EgoVLP's carries its whole configuration) become inert, so that no code of the file's choice runs.
+A rule maps, adapts or drops every tensor of a checkpoint. A tensor without a rule, or one that the encoders need and
+the file lacks, is an error that names it. Checkpoints are pickles: torch's weights-only loader reads them, and objects
+that are not tensors (EgoVLP's whole configuration) are replaced by inert ones, so that no code of the file runs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
@@ -27,6 +26,7 @@ from mc3.encoders.audio import AudioEncoder, patch_grid
 from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import VideoEncoder
 from mc3.errors import ConfigError, DataError
+from mc3.files import sha256, write_atomic
 
 ENCODERS: dict[str, Callable[[Any, int], nn.Module]] = {
     "video": VideoEncoder,
@@ -37,10 +37,10 @@ ENCODERS: dict[str, Callable[[Any, int], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """One publisher's format.
+    """The format of a publisher.
 
-    `names` maps the start of a name in the file to `modality.start` here, first match first, and
-    `drop` is a pattern of the names that have no place here; both after `module.` is cut off.
+    `names` maps prefixes of tensor names to `modality.prefix`, in order of precedence; `drop` is a pattern of names
+    that are not needed. Both apply after `module.` is removed.
     """
 
     licence: str
@@ -79,42 +79,33 @@ KINDS = {
 
 
 def write(source: str | Path, kind: str, config: ModelConfig, out: str | Path) -> list[Path]:
-    """Convert a checkpoint to `out`/{modality}.safetensors, one a modality it has, and `out`/card.json.
+    """Convert a checkpoint to `out`/{modality}.safetensors for each of its modalities, and `out`/card.json.
 
-    Each file appears only once it is whole. Returns their paths; errors are those of `convert`.
+    Returns their paths. Each file is written atomically. Errors are those of `convert`.
     """
     tensors, card = convert(source, kind, config)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
-    for modality, state in tensors.items():
-        written.append(out / f"{modality}.safetensors")
-        part = written[-1].with_suffix(".part")
-        save_file(state, part, metadata={"format": "pt"})
-        part.replace(written[-1])
-    written.append(out / "card.json")
-    part = written[-1].with_suffix(".part")
-    part.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    part.replace(written[-1])
-    return written
+    content = {f"{modality}.safetensors": serialise(state, {"format": "pt"}) for modality, state in tensors.items()}
+    content["card.json"] = (json.dumps(card, indent=2) + "\n").encode()
+    for name, data in content.items():
+        write_atomic(Path(out, name), data)
+    return [Path(out, name) for name in content]
 
 
 def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Read a published checkpoint as the weights of this package's encoders.
+    """The weights of this package's encoders in a published checkpoint.
 
     Args:
-        source: the file as published (.pth, .pt, .bin or .safetensors).
+        source: the published file (.pth, .pt, .bin or .safetensors).
         kind: a key of `KINDS`.
-        config: the sizes that the encoders will have; position embeddings are fitted to them.
+        config: sizes of the encoders, to which position embeddings are adapted.
 
     Returns:
-        Tensors float32 by modality, then by the encoder's own names (`trunk.*`, and `projection.*` where
-        the file has one), and a card that says what they come from and what was done.
+        Tensors float32 by modality, then by the encoder's names (`trunk.*`, and `projection.*` if the file has one),
+        and a card: where they come from and what was changed.
 
     Raises:
-        ConfigError: no such kind.
-        DataError: the file cannot be read without running code, or its tensors are not those of its kind
-            or not of the settings' sizes.
+        ConfigError: an unknown kind.
+        DataError: the file cannot be read without running code, or its tensors do not match its kind or the settings.
     """
     source = Path(source)
     if kind not in KINDS:
@@ -147,7 +138,7 @@ def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[st
     card = {
         "kind": kind,
         "source": source.name,
-        "sha256": _sha256(source),
+        "sha256": sha256(source),
         "licence": KINDS[kind].licence,
         "mapped": {
             modality: {"tensors": len(weights), "parameters": sum(t.numel() for t in weights.values())}
@@ -161,10 +152,10 @@ def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[st
 
 
 class Inert:
-    """What stands for any object of a checkpoint that is not a tensor: takes everything, keeps and does nothing."""
+    """Replaces any object of a checkpoint that is not a tensor; accepts all arguments and does nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> Inert:
-        """Whatever the arguments."""
+        """An empty object, whatever the arguments."""
         return object.__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -175,10 +166,10 @@ class Inert:
 
 
 def read(source: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name, without running anything that it contains.
+    """The tensors of a checkpoint file by name, read without running any code in it.
 
     Raises:
-        DataError: it is missing, damaged, not a checkpoint, or asks for what weights-only loading refuses.
+        DataError: it is missing, damaged, not a checkpoint, or needs what weights-only loading refuses.
     """
     if not source.is_file():
         raise DataError(f"no weights at {source}; download them from their publisher first")
@@ -188,15 +179,18 @@ def read(source: Path) -> dict[str, Tensor]:
         try:
             foreign = get_unsafe_globals_in_checkpoint(source)
             mapped = True
-        except ValueError:  # the format before torch 1.6: names cannot be listed, so only known ones will load
+        except ValueError:  # the format before torch 1.6: names cannot be listed, so only known ones load
             foreign, mapped = [], False
         with safe_globals([(Inert, name) for name in foreign]):
             data = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can fail in any way
-        asked = re.search(r"GLOBAL (\S+)|unrecognized function", str(error))
-        name = (asked[1] or "a call of its own making") if asked else ""
-        fault = f"asks for {name}, which could run code" if asked else "is damaged or not a checkpoint"
-        raise DataError(f"{source} {fault}; nothing was loaded, get the publisher's own file again") from error
+        refused = re.search(r"GLOBAL (\S+)|unrecognized function", str(error))
+        fault = (
+            f"asks for {refused[1] or 'an unknown call'}, which could run code"
+            if refused
+            else "is damaged or not a checkpoint"
+        )
+        raise DataError(f"{source} {fault}; nothing was loaded, download the publisher's file again") from error
     for key in ("state_dict", "model"):
         if isinstance(data, dict) and isinstance(data.get(key), dict):
             data = data[key]
@@ -206,18 +200,17 @@ def read(source: Path) -> dict[str, Tensor]:
 
 
 def fit_frames(embedding: Tensor, frames: int) -> Tensor:
-    """Temporal positions [1, F, D] to [1, frames, D]: the first ones, or zeros after them.
+    """Temporal positions [1, F, D] -> [1, frames, D]: the first ones, or padded with zeros.
 
-    EgoVLP trains its first four and leaves the others at their initial zero.
+    EgoVLP trains its first four; the others keep their initial zeros.
     """
     return pad(embedding[:, :frames], (0, 0, 0, max(0, frames - embedding.shape[1])))
 
 
 def fit_grid(embedding: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Position embeddings [1, 2 + rows * columns, D] of one grid to those of another, as AST does it.
+    """Position embeddings [1, 2 + rows * columns, D] of grid `source` for grid `target`, as in AST.
 
-    An axis that gets shorter keeps its centre; one that gets longer is interpolated linearly. The class
-    and the distillation token keep theirs.
+    A shorter axis keeps its centre; a longer one is interpolated linearly. Class and distillation token are unchanged.
     """
     grid = embedding[:, 2:].unflatten(1, source).movedim(-1, 1)  # [1, D, rows, columns]
     for axis, size in ((2, target[0]), (3, target[1])):
@@ -233,7 +226,7 @@ def fit_grid(embedding: Tensor, source: tuple[int, int], target: tuple[int, int]
 def _adapt(
     kind: str, modality: str, weights: dict[str, Tensor], state: Mapping[str, Tensor], config: ModelConfig
 ) -> dict[str, str]:
-    """Fit in place what depends on the number of frames, the colour channels and the grid; say what was done."""
+    """Adapt in place the tensors that depend on frames, colour channels or grid; returns the changes by name."""
     done: dict[str, str] = {}
 
     def change(name: str, fit: Callable[[Tensor], Tensor], how: str) -> None:
@@ -259,13 +252,13 @@ def _adapt(
 
 
 def _source_grid(kind: str, positions: int, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """The rows and columns of a checkpoint's patches, or None where only the settings' own will do."""
+    """The grid of a checkpoint's patches; None if it is unknown, so that it has to be that of the settings."""
     if kind == "deit":
         grids = [(round(positions**0.5), round(positions**0.5))]
-    elif kind == "ssast":  # notes its input's size, which it cuts into patches without overlap
-        noted = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-        patch = noted["v.patch_embed.proj.weight"].shape[-1] if "v.patch_embed.proj.weight" in noted else 16
-        size = [int(noted[name]) for name in ("p_input_fdim", "p_input_tdim") if name in noted]
+    elif kind == "ssast":  # has its input's size; its patches do not overlap
+        plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        patch = plain["v.patch_embed.proj.weight"].shape[-1] if "v.patch_embed.proj.weight" in plain else 16
+        size = [int(plain[name]) for name in ("p_input_fdim", "p_input_tdim") if name in plain]
         grids = [patch_grid((size[0], size[1]), patch, patch)] if len(size) == 2 else []
     elif kind == "ast":  # published with these strides, for ten seconds (AudioSet) and one (Speech Commands)
         grids = [patch_grid((128, frames), 16, stride) for frames in (1024, 128) for stride in (10, 12, 14, 16)]
@@ -275,7 +268,7 @@ def _source_grid(kind: str, positions: int, state: Mapping[str, Tensor]) -> tupl
 
 
 def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """What keeps `tensors` from being loaded as `expected`, in words; empty if nothing does."""
+    """The differences in names and shapes between `tensors` and `expected`, as text; empty if there are none."""
     faults = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
     faults += [f"left over {name}" for name in sorted(tensors.keys() - expected.keys())]
     faults += [
@@ -287,7 +280,7 @@ def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> s
 
 
 def _check(source: Path, modality: str, weights: Mapping[str, Tensor], config: ModelConfig) -> None:
-    """Every tensor of the encoder, or of its trunk alone, with its shape and finite; or an error that lists."""
+    """Raise `DataError` unless `weights` are those of the encoder, or of its trunk alone, and finite."""
     with torch.device("meta"):
         encoder = ENCODERS[modality](getattr(config, modality), config.embedding_dim)
     expected = encoder.state_dict()
@@ -301,8 +294,3 @@ def _check(source: Path, modality: str, weights: Mapping[str, Tensor], config: M
 
 def _some(names: list[str]) -> str:
     return "; ".join(names[:8]) + (f"; and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""`python -m mc3` and `accelerate launch -m mc3` are the `mc3` command."""
+"""`python -m mc3.cli` and `accelerate launch -m mc3.cli` are the `mc3` command."""
 
 import sys
 

@@ -1,0 +1,122 @@
+"""What a sweep is: experiments/NAME.yaml, and the trials that it stands for.
+
+Settings (dotted overrides of the profile) x methods x seeds, and what is measured. Each setting has a work folder,
+work/experiments/NAME/SETTING, which takes the pipeline's clips and align checkpoints where the overrides do not touch
+them; the profile's own setting is the pipeline's training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mc3 import methods
+from mc3.config import Config, build, override
+from mc3.errors import ConfigError
+
+FOLDER = Path("experiments")
+MEASURES = ("validation", "test", "retrieval", "tables", "worlds")
+CLIP_SETTINGS = ("world.", "ego4d.", "clips.", "model.text.tokenizer", "model.text.vocab_size")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """experiments/NAME.yaml.
+
+    about: the question, in a sentence. methods: rows of `mc3.methods`, or ["all"]. seeds: null for the profile's.
+    base: overrides of every setting. settings: {group: {setting: overrides}}, dotted as in "loss.temperature"; {} is
+    the profile's own. align: "own" trains an align stage under overrides that decide it, "shared" always starts from
+    the pipeline's. measure: of `MEASURES`. reference: the method that the others are compared with. choose: the best
+    setting of each method on validation is marked, and it and the profile's are measured on test. keep: whether clips,
+    checkpoints and embeddings stay when a setting is measured. extends: a sweep of the profile's setting whose seeds
+    count as the pipeline's, so that nothing is trained twice; null for none.
+    """
+
+    about: str
+    methods: list[str]
+    seeds: list[int] | None
+    base: dict[str, Any]
+    settings: dict[str, dict[str, dict[str, Any]]]
+    align: str
+    measure: list[str]
+    reference: str | None
+    choose: bool
+    keep: bool
+    extends: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """The methods, "all" spelled out. `ConfigError` for one that does not exist."""
+        return [methods.get(name).name for name in (methods.METHODS if self.methods == ["all"] else self.methods)]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting on a seed. `config` has its overrides and its own folders, `pipeline` is where the profile's are."""
+
+    group: str
+    setting: str
+    seed: int
+    config: Config
+    pipeline: Config
+    is_profile: bool  # the overrides change nothing
+    is_pipeline: bool  # and the pipeline has trained this seed
+    own_clips: bool
+    own_align: bool
+
+    @property
+    def name(self) -> str:
+        """What is printed."""
+        return f"{self.group}: {self.setting}, seed {self.seed}" if self.setting else f"seed {self.seed}"
+
+    def config_of(self, method: str) -> Config:
+        """Where a method's training is: the pipeline's, if it has trained it."""
+        return self.pipeline if self.is_pipeline and method in methods.METHODS else self.config
+
+
+def load(name: str) -> Sweep:
+    """Read experiments/NAME.yaml. Raises `ConfigError` naming the file and what is wrong."""
+    file = FOLDER / f"{name}.yaml"
+    try:
+        sweep: Sweep = build(Sweep, yaml.safe_load(file.read_text()))
+        for key, found, known in (("measure", sweep.measure, MEASURES), ("align", [sweep.align], ("own", "shared"))):
+            if wrong := [value for value in found if value not in known]:
+                raise ConfigError(f"{key} has {wrong[0]!r}; known: {', '.join(known)}")
+    except (ConfigError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return sweep
+
+
+def plan(name: str, sweep: Sweep, config: Config, seeds: Sequence[int]) -> list[Trial]:
+    """Every setting on every seed, in the order of the file."""
+    pipeline, trials = config, []
+    if sweep.extends is not None:
+        base = load(sweep.extends)
+        first, *_ = plan(sweep.extends, base, config, base.seeds or config.seeds)
+        pipeline = override(first.config, {"seeds": base.seeds or config.seeds})
+    for group, settings in sweep.settings.items():
+        for setting, overrides in settings.items():
+            changes = {**sweep.base, **overrides}
+            changed = override(config, changes)
+            is_profile = changed == config
+            own_clips = any(key.startswith(CLIP_SETTINGS) for key in changes) and not is_profile
+            refine_only = sweep.align == "shared" or all(key.startswith("loss.consensus") for key in changes)
+            slug = re.sub(r"[^a-z0-9._+-]+", "-", f"{group} {setting}".lower()).strip("-")
+            work = config.paths.work / "experiments" / name / slug
+            folders: dict[str, Any] = {"paths.work": str(work)}
+            if own_clips:
+                folders["paths.shards"] = str(work / "shards")
+            if own_clips and any(key.startswith("world.") for key in changes):
+                folders |= {"paths.raw": str(work / "raw"), "source.out": str(work / "raw")}
+            for seed in seeds:
+                at = override(changed, {**folders, "seeds": [seed]})
+                is_pipeline = is_profile and seed in pipeline.seeds
+                own_align = own_clips or not (refine_only or is_profile) or seed not in pipeline.seeds
+                own = {"own_clips": own_clips, "own_align": own_align}
+                trials.append(Trial(group, setting, seed, at, pipeline, is_profile, is_pipeline, **own))
+    return trials
