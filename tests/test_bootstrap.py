@@ -1,4 +1,4 @@
-"""Intervals of paired differences are as wide as theory says, and the numbers under them are the tables' own."""
+"""Intervals of paired differences have the width that theory gives, and are of the tables' own numbers."""
 
 import dataclasses
 
@@ -86,7 +86,7 @@ def test_an_interval_of_a_mean_is_students_whether_clips_or_few_videos_vary() ->
     assert (high - low) / 2 == pytest.approx(half, rel=0.15)
 
 
-def test_what_differs_between_seeds_is_in_the_interval() -> None:
+def test_an_interval_includes_the_variance_between_seeds() -> None:
     rng = np.random.default_rng(0)
     clips = rng.normal(size=400)
     shifts = np.array([-0.3, -0.1, 0.0, 0.1, 0.3])
@@ -101,16 +101,16 @@ def test_what_differs_between_seeds_is_in_the_interval() -> None:
 
 
 @pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.05), (3, 0.3), (5, 0.3)])
-def test_ninety_five_in_a_hundred_intervals_hold_the_true_difference(seeds: int, spread: float) -> None:
+def test_95_percent_of_intervals_cover_the_true_difference(seeds: int, spread: float) -> None:
     rng = np.random.default_rng(seeds)
     videos = np.repeat(np.arange(20), 10)
-    held, times = 0, 300
+    covered, times = 0, 300
     for _ in range(times):
         by_video, by_seed = 0.3 * rng.normal(size=20), spread * rng.normal(size=(seeds, 1))
         values = 0.2 + by_seed + by_video[videos] + rng.normal(size=(1, 200)) + 0.5 * rng.normal(size=(seeds, 200))
         _, low, high = of_means(values, videos, draws=200)
-        held += low <= 0.2 <= high
-    assert 0.91 * times <= held <= 0.99 * times
+        covered += low <= 0.2 <= high
+    assert 0.91 * times <= covered <= 0.99 * times
 
 
 def test_the_same_row_twice_has_no_difference_and_no_width(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,7 @@ def test_figure_5s_precision_is_the_curves(settings: Config, measured: dict[str,
         assert measured["figure5"].cells[Cell("cmc", f"av_p{round(100 * recall)}")][0, 0] == pytest.approx(reached)
 
 
-def test_regions_and_clusters_are_measured_as_the_world_was_made(measured: dict[str, bootstrap.Measured]) -> None:
+def test_regions_and_clusters_follow_the_small_world(measured: dict[str, bootstrap.Measured]) -> None:
     regions = measured["figure2"].cells
     assert regions[Cell("mc3", "av_mean_I")][:, 0].mean() > regions[Cell("mc3", "av_mean_others")][:, 0].mean() + 0.1
     assert regions[Cell("mc3", "al_roc_II")][:, 0].mean() > 0.8  # the text of region II points elsewhere
@@ -218,7 +218,7 @@ def test_regions_and_clusters_are_measured_as_the_world_was_made(measured: dict[
     assert verbs[Cell("mc3", "same_verb")][:, 0].mean() > verbs[Cell("random", "same_verb")][:, 0].mean() + 0.05
 
 
-def test_differences_are_of_every_row_in_every_metric_and_say_what_of(
+def test_differences_cover_every_row_and_metric_and_name_their_sample(
     settings: Config, measured: dict[str, bootstrap.Measured]
 ) -> None:
     found = bootstrap.differences(measured)
@@ -248,7 +248,7 @@ def test_the_forest_has_the_papers_metrics_and_rows_in_order(measured: dict[str,
     assert "Random" not in set(drawn["label"])
 
 
-def test_without_mc3_there_is_nothing_to_compare_with(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_reference_row_there_are_no_differences(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     others = {name: entry for name, entry in methods.METHODS.items() if name != "mc3"}
     monkeypatch.setattr(methods, "METHODS", others)
     measured = bootstrap.measure(settings, draws=5)

@@ -1,4 +1,4 @@
-"""The paper's sentences are judged by their weakest comparison, on rows that exist, whatever comes out."""
+"""Claims are judged by their weakest comparison, on the rows that exist."""
 
 import dataclasses
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_of_several_comparisons_the_weakest_decides_and_is_named() -> None:
     assert four["difference"] == -4
 
 
-def test_equal_rows_are_inconclusive_and_rows_that_are_not_there_are_not_measured() -> None:
+def test_equal_rows_are_inconclusive_and_missing_rows_are_not_measured() -> None:
     table = made(mc3_av_roc=5, cmc_av_roc=3, random_av_roc=3)
     assert judged(table, *claims.over(["cmc"], ["random"], ["av_roc"]))["verdict"] == claims.INCONCLUSIVE
     absent = judged(table, *claims.over(["mc3"], ["imagebind"], ["av_roc"]))
@@ -98,7 +98,7 @@ def test_every_claim_names_rows_and_metrics_that_are_measured(measured: dict[str
             assert merged or set(check.above + check.below) <= set(measured[claim.source].cells), claim.name
 
 
-def test_the_papers_tables_bear_out_its_sentences_but_for_one_number(
+def test_the_papers_tables_support_its_claims_but_for_one_number(
     measured: dict[str, bootstrap.Measured],
 ) -> None:
     checked = claims.checks(measured)
@@ -144,7 +144,7 @@ def test_every_result_table_and_section_of_the_paper_has_its_claims() -> None:
         assert set(pd.read_csv(tables.PAPER / file)) - {"method", "protocol", *("audio", "vision", "language")} <= used
 
 
-def test_the_small_world_is_judged_as_it_was_made(measured: dict[str, bootstrap.Measured]) -> None:
+def test_verdicts_follow_the_small_world(measured: dict[str, bootstrap.Measured]) -> None:
     verdicts = claims.table(claims.checks(measured)).set_index("claim")["verdict"]
     assert verdicts["av_learned"] == claims.HOLDS
     assert verdicts["retrieval_learned"] == claims.HOLDS

@@ -39,7 +39,7 @@ def subcommand(words: list[str]) -> argparse.ArgumentParser:
     parser = cli.parser()
     for word in words:
         groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-        if not groups:
+        if not groups or word.startswith("-"):
             break
         parser = groups[0].choices[word]
     return parser

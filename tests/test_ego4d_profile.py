@@ -374,7 +374,7 @@ def test_results_say_that_they_are_of_this_profile(lab):
         assert provenance["settings"]["profile"] == "ego4d"
         assert provenance["dirty"] is False
         assert provenance["settings"]["ego4d"]["train_clips"] == QUANTITIES["ego4d.train_clips"]
-    assert "ego4d" in (lab[0] / "figures" / "report.html").read_text()
+    assert "ego4d" in (lab[0] / "figures" / "report" / "index.html").read_text()
 
 
 def test_dvc_finds_nothing_to_do_afterwards(lab):

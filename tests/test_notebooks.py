@@ -30,8 +30,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository's top with a small work folder, params.yaml and the notebooks."""
     top = tmp_path_factory.mktemp("clone")
     small_work.make(top)
-    for folder in ("notebooks", "experiments"):
-        shutil.copytree(ROOT / folder, top / folder, ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(ROOT / "notebooks", top / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    shutil.copytree(ROOT / "experiments", top / "experiments")
     shutil.copy(ROOT / "requirements.lock", top)
     settings = config.load(top / "params.yaml")
     differences = bootstrap.differences(bootstrap.measure(settings, draws=20))

@@ -73,7 +73,9 @@ def test_one_command_writes_every_table_figure_and_the_report(clone: Path) -> No
         provenance = json.loads((clone / "figures" / f"{name}.provenance.json").read_text())
         assert re.fullmatch(r"[0-9a-f]{40}", provenance["commit"])
         assert provenance["dirty"] is False
-    assert "<table" in (clone / "figures" / "report.html").read_text()
+        assert "<html" in (clone / "figures" / "report" / f"{name}.html").read_text()
+    assert "<table" in (clone / "figures" / "report" / "discovery.html").read_text()
+    assert "discovery.html" in (clone / "figures" / "report" / "index.html").read_text()
 
 
 def test_the_readmes_python_finds_moments_in_a_video(clone: Path) -> None:
@@ -97,12 +99,12 @@ def test_dvc_shows_metrics(clone: Path) -> None:
 def test_a_method_added_in_methods_py_is_a_row_of_every_table(clone: Path) -> None:
     for table in ("table2_discovery", "table3_retrieval", "table4_epic_sounds"):
         assert "Mine" in set(pd.read_csv(clone / "figures" / f"{table}.csv")["label"]), table
-    assert "Mine" in (clone / "figures" / "report.html").read_text()
+    assert "Mine" in (clone / "figures" / "report" / "discovery.html").read_text()
 
 
 def test_a_second_repro_runs_nothing(clone: Path) -> None:
     assert ran(run("dvc repro", clone)) == []
-    assert "up to date" in run("dvc status", clone)
+    assert [name for name in json.loads(run("dvc status --json", clone)) if "experiments/" not in name] == []
 
 
 def test_saving_a_notebook_with_outputs_makes_no_result_stale(clone: Path) -> None:
@@ -119,14 +121,38 @@ def test_saving_a_notebook_with_outputs_makes_no_result_stale(clone: Path) -> No
     run("dvc repro", clone)
 
 
-def test_touching_a_plot_runs_notebooks_and_report_only(clone: Path) -> None:
+def test_a_comment_makes_no_result_stale_and_a_change_of_a_plot_those_that_draw(clone: Path) -> None:
     plots = clone / "mc3" / "paper" / "plots" / "results.py"
     before = plots.read_text()
-    plots.write_text(before + "\n# a remark\n")
+    plots.write_text(before.replace('"""', '"""Other words. ', 1) + "\n# a remark\n")
+    assert ran(run("dvc repro", clone)) == ["sources"]
+    plots.write_text(before + "\nSPARE = 1\n")
+    run("dvc repro sources", clone)
     status = json.loads(run("dvc status --json", clone))
-    assert set(status) <= {*NOTEBOOKS, "report"}
-    assert "discovery" in status
+    stale = {name for name in status if not name.startswith("experiments/")}
+    assert "discovery" in stale
+    assert stale <= {*NOTEBOOKS, "report"}
     plots.write_text(before)
+    run("dvc repro sources", clone)
+
+
+def test_a_change_in_a_dataset_class_makes_what_reads_clips_stale(clone: Path) -> None:
+    shards = clone / "mc3" / "data" / "shards.py"
+    before = shards.read_text()
+    shards.write_text(before + "\nSPARE = 1\n")
+    run("dvc repro sources", clone)
+    stale = set(json.loads(run("dvc status --json", clone)))
+    assert {"align@0", "train@mc3-0", "embed@0", "probe@0"} <= stale
+    assert not {"raw", "manifest"} & stale
+    shards.write_text(before)
+    run("dvc repro sources", clone)
+
+
+def test_stages_find_mc3_in_a_shell_without_the_environment(clone: Path) -> None:
+    (clone / ".venv").symlink_to(sys.prefix)
+    dvc = "PATH=/usr/bin:/bin .venv/bin/dvc repro --force --single-item sources"
+    assert ran(run(dvc, clone)) == ["sources"]
+    (clone / ".venv").unlink()
 
 
 def test_changing_one_method_leaves_the_others_trained(clone: Path) -> None:
@@ -134,9 +160,8 @@ def test_changing_one_method_leaves_the_others_trained(clone: Path) -> None:
     before = methods.read_text()
     start, end = before.split('"mine"')
     methods.write_text(start + '"mine"' + end.replace('"consensus": 1.0', '"consensus": 0.5', 1))
-    assert [name for name in json.loads(run("dvc status --json", clone)) if name.startswith(("align", "train"))] == [
-        "train@mine-0"
-    ]
+    stale = json.loads(run("dvc status --json", clone))
+    assert [name for name in stale if name.startswith(("align@", "train@"))] == ["train@mine-0"]
     methods.write_text(before)
 
 

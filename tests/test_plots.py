@@ -1,4 +1,4 @@
-"""The figures show what they are given, stay inside their frame, and are the same bytes every time."""
+"""Figures draw their data, stay inside the page, and are the same bytes every time."""
 
 from pathlib import Path
 

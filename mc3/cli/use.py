@@ -14,7 +14,9 @@ def discover(args: argparse.Namespace) -> None:
     folder = args.checkpoint
     if folder is None:
         config = load_config(args)
-        folder = config.paths.final("mc3", config.seeds[0])
+        from mc3 import methods
+
+        folder = config.paths.final(methods.with_role("reference"), config.seeds[0])
     from mc3 import discover
     from mc3.model import MC3
 
@@ -39,7 +41,7 @@ def add(commands: Commands) -> None:
     """Add the commands of this group."""
     step = commands.add("discover", discover, "mc3 discover my_video.mp4")
     step.add_argument("video", type=Path, help="a video file with sound")
-    step.add_argument("--checkpoint", type=Path, help="a checkpoint's folder (default: mc3 of the first seed)")
+    step.add_argument("--checkpoint", type=Path, help="a checkpoint's folder (default: MC3 of the first seed)")
     step.add_argument("--every", type=float, default=0.5, metavar="SEC", help="step between windows (default: 0.5)")
     step.add_argument("--text", action="append", default=[], help="compare the sound with this too; may be repeated")
     step.add_argument("--top", type=int, default=10, help="how many moments to print (default: 10)")

@@ -24,7 +24,7 @@ def seed_of(*parts: int) -> int:
 def draw(clips: int, size: int, epochs: int, seed: int, stage: int) -> np.ndarray:
     """Row numbers of every batch of a stage, [steps, size].
 
-    Each epoch is shuffled anew and drops its incomplete last batch.
+    Each epoch is reshuffled and drops its incomplete last batch.
 
     Raises:
         ConfigError: there are fewer clips than a batch has.

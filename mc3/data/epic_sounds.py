@@ -316,7 +316,7 @@ def _in_folder(folder: Path) -> dict[str, Sound]:
             if not header.audio_rate:
                 fault = f"is not in {file.name}, which has no audio stream"
             elif not length:
-                fault = f"has no duration in {file.name}'s header; write the file anew, for example as FLAC"
+                fault = f"has no duration in {file.name}'s header; write the file again, for example as FLAC"
         found[file.stem] = Sound(file, length, fault)
     if not found:
         raise DataError(f"no media files in {folder}; name them {{video_id}}.wav, .flac or as their format is called")

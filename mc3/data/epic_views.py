@@ -191,7 +191,7 @@ def _cut(config: Config, split: str, index: pd.DataFrame) -> tuple[NDArray[np.in
     if times["start"].isna().any():
         lost = times["clip_id"][times["start"].isna()].iloc[0]
         raise DataError(
-            f"{lost} is in the shards but not in the annotations; `mc3 manifest`, `mc3 shards` make them anew"
+            f"{lost} is in the shards but not in the annotations; `mc3 manifest`, `mc3 shards` make them again"
         )
     lengths = np.round((times["stop"] - times["start"]).to_numpy() * RATE).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])

@@ -69,5 +69,5 @@ def read(path: Path) -> pd.DataFrame:
         raise DataError(f"no manifest at {path}; `mc3 manifest` writes it")
     manifest = pd.read_parquet(path)
     if list(manifest.columns) != list(COLUMNS):
-        raise DataError(f"{path} has other columns than a manifest; `mc3 manifest` writes it anew")
+        raise DataError(f"{path} has other columns than a manifest; `mc3 manifest` writes it again")
     return manifest.astype(COLUMNS)

@@ -147,7 +147,7 @@ def read_index(folder: Path) -> pd.DataFrame:
     for shard, end in ends.groupby(index["shard"]).max().items():
         file = folder / str(shard)
         if not file.exists() or file.stat().st_size < end:
-            raise DataError(f"{file} is missing or cut short; `mc3 shards` writes it anew")
+            raise DataError(f"{file} is missing or cut short; `mc3 shards` writes it again")
     return index
 
 

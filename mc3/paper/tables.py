@@ -267,11 +267,7 @@ def _method(name: str) -> dict[str, Any]:
 
 def _over_seeds(per_seed: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     frame = pd.DataFrame(per_seed)
-    row: dict[str, Any] = {"seeds": len(frame)}
-    for name in frame:
-        row[str(name)] = float(frame[name].mean())
-        row[f"{name}_std"] = float(frame[name].std(ddof=1)) if len(frame) > 1 else np.nan
-    return row
+    return {"seeds": len(frame), **frame.mean(), **frame.std(ddof=1).add_suffix("_std")}
 
 
 def _percent(metrics: Mapping[str, float]) -> dict[str, float]:
