@@ -1,11 +1,16 @@
-"""Files are written completely or not at all."""
+"""Files are written completely or not at all; a code identity changes with the code that runs, and nothing else."""
 
 import multiprocessing
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-from mc3.files import write_atomic
+from mc3 import files
+from mc3.files import code_identity, write_atomic
+from mc3.paper.notebook import STAGES
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path):
@@ -32,3 +37,77 @@ def test_processes_that_write_one_file_never_mix_their_content(tmp_path: Path):
     assert [process.exitcode for process in processes] == [0, 0]
     assert path.read_bytes() in (10_000 * b"a", 10_000 * b"b")
     assert list(tmp_path.iterdir()) == [path]
+
+
+ENTRIES = {"raw": "mc3.world", **STAGES} | {p.stem: str(p) for p in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+TRAINED = {"train", "embed", "probe", "sweep"}  # their code trains, or loads what was trained
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package, whose code identities the test sees."""
+    copy = tmp_path / "mc3"
+    shutil.copytree(ROOT / "mc3", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(files, "PACKAGE", copy)
+    return copy
+
+
+def identities() -> dict[str, str]:
+    return {stage: code_identity(entry) for stage, entry in ENTRIES.items()}
+
+
+def stale(package: Path, file: str, before: str, after: str) -> set[str]:
+    """The stages that are out of date when `before` is replaced by `after` in a file of the package."""
+    first, path = identities(), package / file
+    text = path.read_text()
+    assert re.search(before, text, re.M), f"{file} has no {before}"
+    path.write_text(re.sub(before, after, text, count=1, flags=re.M))
+    return {stage for stage, identity in identities().items() if identity != first[stage]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (r"^import ", "# a remark\nimport "),
+        (r'\A"""', '"""Other words. '),
+        (r"^    def __len__\(self\) -> int:", "    def __len__(self) -> 'Any':"),
+        (r"^    def __len__\(self\)", "    def __len__(\n        self,\n    )"),
+    ],
+    ids=["comment", "docstring", "annotation", "layout"],
+)
+def test_comments_docstrings_annotations_and_layout_make_nothing_stale(package: Path, before: str, after: str):
+    assert stale(package, "data/shards.py", before, after) == set()
+
+
+def test_a_file_that_one_stage_alone_uses_makes_no_other_stale(package: Path):
+    assert stale(package, "world/sound.py", r"\Z", "\nADDED = 1\n") == {"raw"}
+    assert stale(package, "cli/reproduce.py", r"\Z", "\nADDED = 1\n") == set()
+
+
+def test_a_change_in_the_dataset_class_trains_and_embeds_again_and_leaves_the_data_alone(package: Path):
+    found = stale(package, "data/shards.py", r"^class ClipDataset.*:$", r"\g<0>\n    ADDED = 1\n")
+    assert found >= {*TRAINED, "data", "clusters", "retrieval", "study"}
+    assert not found & {"raw", "manifest", "report", "training", "tuning", "seeds"}
+
+
+def test_how_methods_are_read_makes_its_users_stale_and_one_method_nothing(package: Path):
+    assert stale(package, "methods.py", r'"consensus": 1\.0', '"consensus": 0.5') == set()
+    found = stale(package, "methods.py", r"\Z", "\nADDED = 1\n")
+    assert found >= {*TRAINED, "claims", "discovery"}
+    assert not found & {"raw", "manifest", "shards"}
+
+
+def test_a_change_in_evaluation_makes_exactly_its_importers_stale(package: Path):
+    importers = {stage for stage, identity in identities().items() if "\nmc3.evaluate " in identity}
+    assert stale(package, "evaluate.py", r"\Z", "\nADDED = 1\n") == importers
+    assert importers >= {"claims", "discovery", "probe", "train"}
+    assert not importers & {"raw", "manifest", "shards"}
+
+
+def test_a_notebooks_own_code_makes_it_stale_and_its_prose_does_not(tmp_path: Path):
+    book = shutil.copy(ROOT / "notebooks" / "data.ipynb", tmp_path)
+    first = code_identity(str(book))
+    Path(book).write_text(Path(book).read_text().replace("What a clip is", "About clips"))
+    assert code_identity(str(book)) == first
+    Path(book).write_text(Path(book).read_text().replace("dpi=150", "dpi=151"))
+    assert code_identity(str(book)) != first

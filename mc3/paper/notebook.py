@@ -82,14 +82,18 @@ def sources(notebooks: Path, out: Path) -> list[Path]:
 def codes(config: Config, out: Path) -> list[Path]:
     """Write STAGE.code, the code that each stage runs, to `out`, touching only what differs; returns the paths.
 
-    A notebook's NAME.code, of the canonical copies in `out`, also has the page template and the neighbouring pages.
+    A notebook's NAME.code, of the canonical copies in `out`, also has the page template and the neighbouring pages;
+    that of the report the template and all titles.
     """
     stages = {"raw": str(config.source.code).replace("/", "."), **STAGES}
     files = {f"{name}.code": code_identity(entry) for name, entry in stages.items() if find_spec(entry)}
     template = f"{TEMPLATE.name} {sha256(TEMPLATE.read_bytes()).hexdigest()}\n"
-    for book in out.glob("*.ipynb"):
-        links = "".join(f"{relation} {page}: {title}\n" for relation, page, title in neighbours(book.stem, out))
-        files[f"{book.stem}.code"] = code_identity(str(book), "mc3.paper.notebook") + template + links
+    books = {book.stem: book for book in out.glob("*.ipynb")}
+    for name, book in books.items():
+        links = "".join(f"{relation} {page}: {title}\n" for relation, page, title in neighbours(name, out))
+        files[f"{name}.code"] = code_identity(str(book), "mc3.paper.notebook") + template + links
+    titles = "".join(f"{page}: {' - '.join(heading(books[page]))}\n" for page in pages() if page in books)
+    files["report.code"] += template + titles
     return _update(out, {name: text.encode() for name, text in files.items()}, ".code")
 
 
@@ -228,18 +232,15 @@ def _own_kernel() -> Iterator[None]:
     """Let "python3" mean this interpreter, whatever kernels the user or another environment registered."""
     from ipykernel.kernelspec import write_kernel_spec
 
-    before = os.environ.get("JUPYTER_PATH")
+    before = os.environ.get("JUPYTER_PATH", "")
     with tempfile.TemporaryDirectory() as folder:
         # Errors only: a kernel of this machine's own warns at each start that its port is not encrypted.
         write_kernel_spec(Path(folder) / "kernels" / "python3", extra_arguments=["--IPKernelApp.log_level=40"])
-        os.environ["JUPYTER_PATH"] = folder if before is None else os.pathsep.join((folder, before))
+        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (folder, before)))
         try:
             yield
         finally:
-            if before is None:
-                del os.environ["JUPYTER_PATH"]
-            else:
-                os.environ["JUPYTER_PATH"] = before
+            os.environ["JUPYTER_PATH"] = before
 
 
 def start(config: str) -> Config:

@@ -206,9 +206,13 @@ def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame
 
 
 def show(table: pd.DataFrame, caption: str = "") -> HTML:
-    """Any table as HTML for a notebook: every row, escaped, three decimals or three digits of smaller numbers."""
+    """Any table as HTML for a notebook: every row, escaped, three decimals or three digits of smaller numbers.
+
+    Column names are put into words by `header`.
+    """
     from IPython.display import HTML
 
+    table = table.rename(columns=lambda name: header(str(name)))
     text = table.to_html(index=False, border=0, escape=True, float_format=format_number, na_rep="–")
     start = text.index(">") + 1
     return HTML(f"{text[:start]}\n  <caption>{html.escape(caption)}</caption>{text[start:]}")
