@@ -12,8 +12,9 @@ import yaml
 from raw_files import clicks, write_media, write_raw
 
 from mc3 import cli, config, world
-from mc3.data import inventory, manifest, media, prepare
+from mc3.data import manifest, media, prepare
 from mc3.errors import DataError
+from mc3.extra import inventory
 
 SECONDS = 12.0
 

@@ -161,10 +161,10 @@ def test_an_absent_or_foreign_manifest_is_named_with_the_command(tmp_path):
         manifest.read(tmp_path / "manifest.parquet")
 
 
-@pytest.mark.parametrize("module", ["manifest", "inventory", "media", "prepare", "shards"])
+@pytest.mark.parametrize("module", ["data.manifest", "data.media", "data.prepare", "data.shards", "extra.inventory"])
 def test_reading_annotations_and_planning_shards_import_no_model_library(module: str):
     program = (
-        f"import sys, mc3.data.{module}\n"
+        f"import sys, mc3.{module}\n"
         "print({name.split('.')[0] for name in sys.modules} & {'torch', 'torchaudio', 'transformers', 'timm'})"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)

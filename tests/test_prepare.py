@@ -22,8 +22,9 @@ from test_shards import build, contents
 from mc3 import cli
 from mc3 import config as settings
 from mc3.config import Config
-from mc3.data import manifest, prepare, submit
+from mc3.data import manifest, prepare
 from mc3.errors import ConfigError, DataError
+from mc3.extra import submit
 
 CLIPS = settings.load(Path(__file__).parents[1] / "profiles" / "mini.yaml").clips
 

@@ -22,7 +22,7 @@ def world(args: argparse.Namespace) -> None:
 def plan_ego4d(args: argparse.Namespace) -> None:
     """List the videos to download: how many, hours, with or without sound, about how many bytes."""
     config = load_config(args)
-    from mc3.data import inventory
+    from mc3.extra import inventory
 
     inventory.plan(config)
 
@@ -30,7 +30,7 @@ def plan_ego4d(args: argparse.Namespace) -> None:
 def check_ego4d(args: argparse.Namespace) -> None:
     """Check the downloaded videos: missing, truncated, without sound, shorter than their annotations."""
     config = load_config(args)
-    from mc3.data import inventory
+    from mc3.extra import inventory
 
     inventory.write(config)
 
@@ -64,7 +64,8 @@ def shards(args: argparse.Namespace) -> None:
     if args.slurm and (args.submit is None or not all(name and value for name, _, value in pairs)):
         raise ConfigError("--slurm takes KEY=VALUE and goes with --submit, e.g. --submit 16 --slurm partition=cpu")
     config = load_config(args)
-    from mc3.data import prepare, submit
+    from mc3.data import prepare
+    from mc3.extra import submit
 
     if args.submit is not None:
         submit.submit(config, args.submit, {name: yaml.safe_load(value) for name, _, value in pairs})

@@ -1,1 +1,1 @@
-"""Beyond the paper: EPIC-KITCHENS narrations, real recordings, a challenge submission."""
+"""Beyond the paper: Ego4D's videos on disk, SLURM, EPIC-KITCHENS narrations, real recordings, a challenge."""
