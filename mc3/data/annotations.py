@@ -72,8 +72,7 @@ def read_rows(
     Rows with misplaced quotes or with more or fewer cells than the header (EgoClip's table has some) go to `report`;
     without a report they are errors. Empty lines are skipped. `what` describes the file in messages.
 
-    Raises:
-        DataError: as `read_text` does, or if the header is damaged or lacks one of `columns`.
+    Raises `DataError` as `read_text` does, or if the header is damaged or lacks one of `columns`.
     """
     header, *lines = read_text(path, what).split("\n")
     separator = "\t" if "\t" in header else ","
@@ -86,10 +85,10 @@ def read_rows(
         cells, problem = _split(line, separator)
         if not problem and cells and len(cells) != len(names):
             problem = f"{len(cells)} cells where the header has {len(names)}"
-        if problem and report is None:
-            raise DataError(f"{path}, line {number}: {problem}; fetch it again")
         if problem and report is not None:
             report.drop(path, f"line {number}", problem)
+        elif problem:
+            raise DataError(f"{path}, line {number}: {problem}; fetch it again")
         elif cells:
             yield number, dict(zip(names, cells, strict=True))
 
@@ -120,23 +119,15 @@ def fragments(path: Path, what: str) -> set[str]:
 def usable_rows(
     table: pd.DataFrame, id_column: str, problem: Callable[[int], str | None], path: Path, report: Report
 ) -> list[int]:
-    """Positions of the usable rows of an EPIC table; the others go to `report` with their line.
+    """Positions of the usable rows of an EPIC table, from `read_table(path, ...)`; the others go to `report`.
 
-    Args:
-        table: from `read_table(path, ...)`, with columns `id_column` and video_id.
-        id_column: the column that names each row, once.
-        problem: what else is wrong with the row at a position, None if nothing is.
-        path: the table's file.
-        report: receives the unusable rows.
-
-    Raises:
-        DataError: no row is left.
+    Rows are named, once each, by `id_column`. `problem(i)` says what else is wrong with row `i`, None if nothing is.
+    Raises `DataError` if no row is left.
     """
-    ids, videos, duplicated = table[id_column], table["video_id"], table[id_column].duplicated()
+    duplicated = table[id_column].duplicated()
     kept = []
     for i in range(len(table)):
-        unsafe = (f"unsafe {name} {value!r}" for name, value in ((id_column, ids[i]), ("video_id", videos[i]))
-                  if not is_safe_id(value))  # fmt: skip
+        unsafe = (f"unsafe {c} {table[c][i]!r}" for c in (id_column, "video_id") if not is_safe_id(table[c][i]))
         reason = next(unsafe, None) or (f"duplicated {id_column}" if duplicated[i] else problem(i))
         if reason is None:
             kept.append(i)

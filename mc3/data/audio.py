@@ -60,15 +60,9 @@ def _resampler(own_rate: int, rate: int) -> Any:
 def fbank(waveform: np.ndarray, rate: int = 16000, mel_bins: int = 128) -> np.ndarray:
     """AST's input before normalisation (Gong et al. 2021): natural log-mel energies, 25 ms windows every 10 ms.
 
-    The mean is subtracted, then Kaldi's filter bank is applied: htk_compat, Hann window, pre-emphasis .97, no dither.
-
-    Args:
-        waveform: float32 [S] in [-1, 1], at least 25 ms long.
-        rate: its sample rate.
-        mel_bins: number of bands between 20 Hz and half the rate.
-
-    Returns:
-        float32 [L, mel_bins] with L = 1 + (S - 25 ms) // 10 ms: 148 for 1.5 s.
+    The mean is subtracted, then Kaldi's filter bank is applied: htk_compat, Hann window, pre-emphasis .97, no dither,
+    `mel_bins` bands between 20 Hz and half the rate. From float32 [S] in [-1, 1], at least 25 ms long, it makes float32
+    [L, mel_bins] with L = 1 + (S - 25 ms) // 10 ms: 148 for 1.5 s.
     """
     import torch
     import torchaudio

@@ -24,10 +24,7 @@ def seed_of(*parts: int) -> int:
 def draw(clips: int, size: int, epochs: int, seed: int, stage: int) -> np.ndarray:
     """Row numbers of every batch of a stage, [steps, size].
 
-    Each epoch is reshuffled and drops its incomplete last batch.
-
-    Raises:
-        ConfigError: there are fewer clips than a batch has.
+    Each epoch is reshuffled and drops its incomplete last batch. Raises `ConfigError` if clips do not fill a batch.
     """
     if clips < size:
         raise ConfigError(f"train.batch_size is {size}, but there are {clips} training clips; make it smaller")
@@ -55,15 +52,9 @@ def crops(count: int, scale: list[float], flip: bool, generator: torch.Generator
 
 
 def augment(video: Tensor, theta: Tensor, size: int) -> Tensor:
-    """Crop and resize clips on their device, all frames of a clip alike.
+    """Crop and resize clips on their device, all frames of a clip alike: float32 [B, T, size, size, 3] in 0..255.
 
-    Args:
-        video: uint8 [B, T, H, W, 3].
-        theta: [B, 2, 3] of `crops`.
-        size: side of the output.
-
-    Returns:
-        float32 [B, T, size, size, 3] in 0..255.
+    `video` is uint8 [B, T, H, W, 3] and `theta` [B, 2, 3] of `crops`.
     """
     frames = video.movedim(-1, 2).flatten(1, 2).float()
     grid = affine_grid(theta, [*frames.shape[:2], size, size], align_corners=False)
@@ -73,15 +64,9 @@ def augment(video: Tensor, theta: Tensor, size: int) -> Tensor:
 
 
 def log_mel(sound: Tensor, rate: int, bins: int) -> Tensor:
-    """`mc3.data.audio.fbank` of many clips at once, on their device.
+    """`mc3.data.audio.fbank` of many clips at once, on their device: float32 [B, L, bins].
 
-    Args:
-        sound: int16, or float in [-1, 1], [B, S].
-        rate: samples a second.
-        bins: mel bands between 20 Hz and half the rate.
-
-    Returns:
-        float32 [B, L, bins]: natural log-mel energies of 25 ms windows every 10 ms, L = 1 + (S - 25 ms) // 10 ms.
+    `sound` is int16, or float in [-1, 1], [B, S]; L = 1 + (S - 25 ms) // 10 ms.
     """
     from torchaudio.compliance.kaldi import get_mel_banks
 

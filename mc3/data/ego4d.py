@@ -21,7 +21,9 @@ from mc3.files import is_safe_id
 WEARER = re.compile(r"\s*#\s*c\b[\s:,]*", re.IGNORECASE)
 TAG = re.compile(r"#\s*[oc]\b", re.IGNORECASE)
 UNSURE = re.compile(r"#\s*unsure\b", re.IGNORECASE)
-TRUE, FALSE = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
+LABELS = dict.fromkeys(("1", "1.0", "true", "yes"), True) | dict.fromkeys(("0", "0.0", "false", "no"), False)
+ENDINGS = {"s": ("",), "es": ("",), "ies": ("y",), "ves": ("f", "fe"), "ing": ("e", ""), "ed": ("e", ""), "ied": ("y",)}
+Narration = tuple[str, float, str]  # its place in the file or its video, time in seconds, text
 
 
 def clean(narration: str) -> str | None:
@@ -53,9 +55,7 @@ class Taxonomy:
             try:
                 words = ast.literal_eval(group)
             except (ValueError, SyntaxError):
-                raise DataError(
-                    f"{path}, line {line}: group {group!r} is no list of words; fetch the file again"
-                ) from None
+                raise DataError(f"{path}, line {line}: group {group!r} is no list of words; fetch it again") from None
             name, *others = [_tokens(name) for name in re.split(r"_?[(),]+", label)]
             for word in map(_tokens, words):
                 rank = 2 if word == name else 1 if word in others else 0
@@ -94,8 +94,7 @@ def _tokens(text: str) -> tuple[str, ...]:
 def _stems(word: str) -> Iterator[str]:
     """The word itself, then words that it may be an inflection of; wrong ones are in no taxonomy."""
     yield word
-    for ending, stems in (("s", ("",)), ("es", ("",)), ("ies", ("y",)), ("ves", ("f", "fe")),
-                          ("ing", ("e", "")), ("ed", ("e", "")), ("ied", ("y",))):  # fmt: skip
+    for ending, stems in ENDINGS.items():
         if word.endswith(ending) and len(word) > len(ending) + 1:
             root = word[: -len(ending)]
             yield from (root + stem for stem in stems)
@@ -133,8 +132,8 @@ def read_videos(path: Path, report: Report) -> dict[str, Video]:
     return videos
 
 
-def read_narrations(path: Path, report: Report) -> Iterator[tuple[str, list[tuple[str, float, str]]]]:
-    """Yield (uid, [(row, time in seconds, raw text)]) for each video of a file of narrations, sorted by uid.
+def read_narrations(path: Path, report: Report) -> Iterator[tuple[str, list[Narration]]]:
+    """Yield each video of a file of narrations with its narrations, sorted by uid.
 
     The file is narration.json in either shape, with both passes. If its name does not end in .json, it is a table with
     columns video_uid, narration_time, clip_text, like EgoClip's and Ego4DSounds' (whose windows are not used).
@@ -149,7 +148,7 @@ def read_narrations(path: Path, report: Report) -> Iterator[tuple[str, list[tupl
     if not by_video:
         raise DataError(f"{path} has no narrations; fetch it again with Ego4D's own command `ego4d`")
     for uid in sorted(by_video, key=str):
-        rows = []
+        rows: list[Narration] = []
         entry = by_video[uid] if isinstance(by_video[uid], dict) else {}
         for number in ("narration_pass_1", "narration_pass_2"):
             for i, narration in enumerate((entry.get(number) or {}).get("narrations") or []):
@@ -161,8 +160,8 @@ def read_narrations(path: Path, report: Report) -> Iterator[tuple[str, list[tupl
         yield str(uid), rows
 
 
-def _narrations_of_table(path: Path, report: Report) -> Iterator[tuple[str, list[tuple[str, float, str]]]]:
-    videos: dict[str, list[tuple[str, float, str]]] = {}
+def _narrations_of_table(path: Path, report: Report) -> Iterator[tuple[str, list[Narration]]]:
+    videos: dict[str, list[Narration]] = {}
     for line, row in read_rows(path, ("video_uid", "narration_time", "clip_text"), "a table of narrations", report):
         try:
             narration = (f"line {line}", float(row["narration_time"]), row["clip_text"])
@@ -187,21 +186,18 @@ def read_labels(path: Path, report: Report) -> pd.DataFrame:
         if column not in table:
             table[column] = ""
     table["row"] = [f"line {line}" for line in table["line"]]
-    rows, decided = [], []
-    for i, (row, votes, positive) in enumerate(zip(table["row"], table["votes"], table["positive"], strict=True)):
-        ones, zeros = votes.count("1"), votes.count("0")
-        majority = None if ones == zeros else ones > zeros
-        label = True if positive.lower() in TRUE else False if positive.lower() in FALSE else None
-        if majority is None and label is None:
-            report.drop(path, row, "neither a majority of votes nor a label")
-        elif majority is not None and label is not None and majority != label:
-            report.drop(path, row, "`positive` contradicts the majority of votes")
-        else:
-            rows.append(i)
-            decided.append(label if majority is None else majority)
-    kept = table.iloc[rows].assign(positive=decided)
-    times = pd.to_numeric(kept["narration_time"], errors="coerce")
-    return kept.assign(narration_time=times).reset_index(drop=True)
+    table["narration_time"] = pd.to_numeric(table["narration_time"], errors="coerce")
+    lead = table["votes"].str.count("1") - table["votes"].str.count("0")
+    label = table["positive"].str.lower().map(LABELS)
+    faults = {
+        "`positive` contradicts the majority of votes": (lead != 0) & label.notna() & (label != (lead > 0)),
+        "neither a majority of votes nor a label": (lead == 0) & label.isna(),
+    }
+    for reason, bad in faults.items():
+        for row in table.loc[bad, "row"]:
+            report.drop(path, row, reason)
+    decided = table.assign(positive=label.where(lead == 0, lead > 0))[~np.logical_or(*faults.values())]
+    return decided.astype({"positive": bool}).reset_index(drop=True)
 
 
 def groups(tags: Sequence[str], found: Sequence[str], taxonomy: Taxonomy) -> list[str]:
@@ -230,17 +226,16 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
     """The manifest's Ego4D clips: every labelled one, and `ego4d.train_clips` sampled narrations.
 
     Training clips come from videos with sound that no line of a label file names, not even a malformed or dropped one
-    (Sec. 5: the labels are for evaluation only). Unusable rows go to `report`.
-
-    Raises:
-        DataError: a file is missing or unusable, or a label file has no video of the metadata or labels of one kind.
+    (Sec. 5: the labels are for evaluation only). Unusable rows go to `report`. Raises `DataError` if a file is missing
+    or unusable, or a label file has no video of the metadata or labels of one kind only.
     """
     raw, files = config.paths.raw, config.ego4d
     verbs, nouns = Taxonomy(raw / files.verb_taxonomy), Taxonomy(raw / files.noun_taxonomy)
     videos = read_videos(raw / files.metadata, report)
-    seen: set[str] = set()
+    seen, labelled = set[str](), set[str]()
     rows: list[dict[str, Any]] = []
     for split, name in sorted(files.labels.items()):
+        labelled |= fragments(raw / name, "the sounding-action labels")
         labels = read_labels(raw / name, report)
         if videos.keys().isdisjoint(labels["video_uid"]):
             raise DataError(
@@ -264,9 +259,8 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
                 continue
             clip = _clip(config, split, uid, time, text, label.verb, label.noun)
             seen.add(clip["clip_id"])
-            clip["action_group"] = label.action_group or clip["action_group"]
-            rows.append({**clip, "positive": int(label.positive), "votes": label.votes})
-    labelled = set().union(*(fragments(raw / name, "the sounding-action labels") for name in files.labels.values()))
+            group = label.action_group or clip["action_group"]
+            rows.append({**clip, "action_group": group, "positive": int(label.positive), "votes": label.votes})
     candidates = _candidates(config, videos, labelled, report)
     rng = np.random.default_rng(files.sampling_seed)
     chosen = np.sort(rng.permutation(len(candidates))[: files.train_clips])
@@ -277,9 +271,7 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
     return rows
 
 
-def _candidates(
-    config: Config, videos: dict[str, Video], labelled: set[str], report: Report
-) -> list[tuple[str, float, str]]:
+def _candidates(config: Config, videos: dict[str, Video], labelled: set[str], report: Report) -> list[Narration]:
     """(uid, time, text) of all narrations that may be trained on, sorted: the file's order does not matter."""
     file = config.ego4d.narrations
     total, candidates = 0, []

@@ -36,22 +36,13 @@ MEMBERS = {"frames": "jpg", "fbank": "npy", "audio": "wav"}
 
 
 class ClipDataset(Dataset):
-    """Map-style dataset of the clips of one data set and split.
+    """Map-style dataset of the clips of one data set, "ego4d" or "epic_sounds"; `index` is their rows of index.parquet.
 
-    Args:
-        folder: `paths.shards`.
-        dataset: "ego4d" or "epic_sounds".
-        split: "train", "validation" or "test", or several joined by "+", in the index's order.
-        modalities: which of "audio", "sound", "video", "text" an item has.
-        tokenizer: of the text; by default the folder's own.
-        max_length: the number of tokens to which a text is cut or padded.
-        in_memory: decode everything now, for data that fit.
+    `split` is "train", "validation" or "test", or several joined by "+", in the index's order. Items have those of
+    "audio", "sound", "video", "text" that `modalities` names; a text is cut or padded to `max_length` tokens of
+    `tokenizer`, by default the folder's own. `in_memory` decodes everything now, for data that fit.
 
-    Attributes:
-        index: DataFrame, the clips' rows of index.parquet.
-
-    Raises:
-        DataError: the shards are missing or do not fit their index.
+    Raises `DataError` if the shards are missing or do not fit their index.
     """
 
     def __init__(
@@ -66,8 +57,7 @@ class ClipDataset(Dataset):
     ):
         self.folder, self.modalities = Path(folder), tuple(modalities)
         index = read_index(self.folder)
-        rows = (index["dataset"] == dataset) & index["split"].isin(split.split("+"))
-        self.index = index[rows].reset_index(drop=True)
+        self.index = rows_of(index, dataset, split)
         if self.index.empty:
             known = sorted(set(index["dataset"] + " " + index["split"]))
             raise DataError(f"{self.folder} has no clips of {dataset} {split}; it has {', '.join(known)}")
@@ -129,11 +119,10 @@ class ClipDataset(Dataset):
 
 def open_clips(config: Config, split: str, tokenizer: Tokenizer, modalities: Sequence[str]) -> ClipDataset:
     """Ego4D's clips of a split (or several, "a+b"), decoded now if they fit in `IN_MEMORY_BYTES`."""
-    index = read_index(config.paths.shards)
-    rows = index[(index["dataset"] == "ego4d") & index["split"].isin(split.split("+"))]
-    audio_bytes = rows["audio_size" if "sound" in modalities else "fbank_size"].sum()
-    decoded = len(rows) * config.clips.frames * config.clips.frame_size**2 * 3 + audio_bytes
-    fits, length = bool(decoded < IN_MEMORY_BYTES), config.model.text.max_length
+    rows = rows_of(read_index(config.paths.shards), "ego4d", split)
+    pixels = len(rows) * config.clips.frames * config.clips.frame_size**2 * 3
+    fits = bool(pixels + rows["audio_size" if "sound" in modalities else "fbank_size"].sum() < IN_MEMORY_BYTES)
+    length = config.model.text.max_length
     return ClipDataset(config.paths.shards, "ego4d", split, modalities, tokenizer, length, in_memory=fits)
 
 
@@ -149,6 +138,11 @@ def read_index(folder: Path) -> pd.DataFrame:
         if not file.exists() or file.stat().st_size < end:
             raise DataError(f"{file} is missing or cut short; `mc3 shards` writes it again")
     return index
+
+
+def rows_of(index: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame:
+    """The rows of an index for one data set and split (or several, "a+b"), numbered from 0."""
+    return index[(index["dataset"] == dataset) & index["split"].isin(split.split("+"))].reset_index(drop=True)
 
 
 def encode(words: Tokenizer, texts: Sequence[str], max_length: int) -> torch.Tensor:
