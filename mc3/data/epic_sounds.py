@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,8 @@ RATE = 24000
 CLASSES = 44
 VIDEO_INFO = "EPIC_100_video_info.csv"  # EPIC-KITCHENS-100's durations, in the raw folder or beside the sound; optional
 DURATION_SEC, DURATION_SHARE = 2.0, 0.05  # sound and video differ by less than the larger; another rate by 8 % or more
-SUFFIXES = {
-    ".aac", ".aif", ".aiff", ".avi", ".flac", ".m4a", ".m4v", ".mka", ".mkv", ".mov", ".mp3", ".mp4", ".oga", ".ogg",
-    ".opus", ".ts", ".wav", ".webm", ".wma",
-}  # fmt: skip
+SUFFIXES = {".aac", ".aif", ".aiff", ".avi", ".flac", ".m4a", ".m4v", ".mka", ".mkv", ".mov", ".mp3", ".mp4", ".oga",
+            ".ogg", ".opus", ".ts", ".wav", ".webm", ".wma"}  # fmt: skip
 AGREE_SEC = 0.01  # timestamps are rounded to milliseconds; samples must agree with them
 OVERHANG_SEC = 1.0  # an event may end this much after its sound does
 SCALES = (  # samples / (RATE * seconds), and the mistake; all have occurred in published annotations
@@ -46,12 +44,11 @@ COLUMNS = ("annotation_id", "video_id", "start_timestamp", "stop_timestamp", "st
 
 def seconds(timestamp: str) -> float:
     """A timestamp HH:MM:SS.sss in seconds; NaN in any other form."""
-    parts = timestamp.split(":")
     try:
-        hours, minutes, rest = int(parts[0]), int(parts[1]), float(parts[2])
-    except (IndexError, ValueError):
+        hours, minutes, rest = timestamp.split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(rest)
+    except ValueError:
         return math.nan
-    return 3600 * hours + 60 * minutes + rest if len(parts) == 3 else math.nan
 
 
 def problem(start: float, stop: float, start_sample: float, stop_sample: float) -> str | None:
@@ -99,23 +96,19 @@ def read_events(path: Path, report: Report) -> pd.DataFrame:
         return problem(start[i], stop[i], samples[0][i], samples[1][i]) or class_problem[i]
 
     kept = usable_rows(table, "annotation_id", row_problem, path, report)
-    events = pd.DataFrame({"annotation_id": table["annotation_id"], "video_id": table["video_id"],
-                           "start": start, "stop": stop, "class_id": class_id})  # fmt: skip
+    events = table[["annotation_id", "video_id"]].assign(start=start, stop=stop, class_id=class_id)
     return events.iloc[kept].reset_index(drop=True).astype({"class_id": "Int16"})
 
 
 def clips(config: Config, report: Report) -> list[dict[str, Any]]:
     """The manifest's EPIC-Sounds clips, a row for each event; `start_sec` and `end_sec` are its `window`.
 
-    Events of videos without usable sound, or after its end, go to `report`.
-
-    Raises:
-        DataError: the sound is missing, or has none of an annotation file's videos, or a split other than "test" has no
-            classes.
+    Events of videos without usable sound, or after its end, go to `report`. Raises `DataError` if the sound is missing,
+    or has none of an annotation file's videos, or a split other than "test" has no classes.
     """
     files, shortest = config.epic_sounds, config.clips.before_sec + config.clips.after_sec
     found, folder = sounds(config), config.paths.raw / config.epic_sounds.audio
-    rows, seen = [], set()
+    rows: list[dict[str, Any]] = []
     for split, name in sorted(files.annotations.items()):
         events = read_events(config.paths.raw / name, report)
         if split != "test" and events["class_id"].isna().any():
@@ -125,14 +118,8 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
                 f"{folder} has none of the videos of {config.paths.raw / name}; "
                 "extract the sound of these videos as EPIC-Sounds' authors describe"
             )
-        for event in events.itertuples():
-            reason = _sound_problem(event, found, files.audio.name)
-            if reason is None and event.annotation_id in seen:
-                reason = "annotation_id is in another split too"
-            if reason is not None:
-                report.drop(name, f"annotation_id {event.annotation_id}", reason)
-                continue
-            seen.add(event.annotation_id)
+        seen = {row["clip_id"] for row in rows}
+        for event in _with_sound(events, found, folder.name, name, report, seen).itertuples():
             start, end = window(event.start, event.stop, shortest, config.clips.max_event_sec)
             rows.append({
                 "clip_id": event.annotation_id, "dataset": "epic_sounds", "split": split,
@@ -143,16 +130,26 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
     return rows
 
 
-def _sound_problem(event: Any, found: Mapping[str, Sound], name: str) -> str | None:
-    """Why an event (video_id, start, stop) has no sound in `found`, whose file is called `name`; None if it has."""
-    sound = found.get(event.video_id)
-    if sound is None:
-        return f"no sound in {name}"
-    if sound.fault is not None:
-        return f"sound of {event.video_id} {sound.fault}"
-    if event.start >= sound.seconds or event.stop > sound.seconds + OVERHANG_SEC:
-        return "event beyond the end of the sound"
-    return None
+def _with_sound(
+    events: pd.DataFrame, found: Mapping[str, Sound], audio: str, file: Path, report: Report, seen: Collection[str] = ()
+) -> pd.DataFrame:
+    """The events of `file` that have sound in `found`, read from `audio`, and are not `seen`; others go to `report`."""
+    kept = []
+    for event in events.itertuples():
+        sound = found.get(event.video_id)
+        if sound is None:
+            reason = f"no sound in {audio}"
+        elif sound.fault is not None:
+            reason = f"sound of {event.video_id} {sound.fault}"
+        elif event.start >= sound.seconds or event.stop > sound.seconds + OVERHANG_SEC:
+            reason = "event beyond the end of the sound"
+        elif event.annotation_id in seen:
+            reason = "annotation_id is in another split too"
+        else:
+            kept.append(event.Index)
+            continue
+        report.drop(file, f"annotation_id {event.annotation_id}", reason)
+    return events.loc[kept]
 
 
 def clips_of(path: Path, video: str, windows: Sequence[tuple[float, float]], rate: int) -> Iterator[np.ndarray]:
@@ -202,14 +199,9 @@ def check(config: Config) -> dict[str, Any]:
     """Compare annotations and sound, print what fits, and write the result to work/epic_sounds_check.json.
 
     It begins by writing work/epic_video_ids.txt, the videos whose sound is needed, for which the annotations suffice.
-    Arrays of an HDF5 file are read whole, to find values outside [-1, 1].
-
-    Returns:
-        "splits": for each split its usable events, refused events by reason, videos, videos with sound, hours, classes;
-        "faults": unusable sounds by video; "refused": the rows.
-
-    Raises:
-        DataError: an annotation file cannot be used, the sound is missing, or no video's sound can be used.
+    Arrays of an HDF5 file are read whole, to find values outside [-1, 1]. The result, which is returned too, has
+    "splits" with counts, "faults", the unusable sounds by video, and "refused", the rows. Raises `DataError` if an
+    annotation file cannot be used, the sound is missing, or no video's sound can be used.
     """
     raw, work, names = config.paths.raw, config.paths.work, config.epic_sounds.annotations
     path = raw / config.epic_sounds.audio
@@ -223,30 +215,23 @@ def check(config: Config) -> dict[str, Any]:
     write_atomic(ids, "".join(f"{video}\n" for video in needed).encode())
     print(f"{len(needed)} videos are needed; their ids are in {ids}")
     found = sounds(config)
-    faults = {video: found[video].fault or _values(path, video) for video in needed if video in found}
-    faults = {video: fault for video, fault in faults.items() if fault}
+    known = [video for video in needed if video in found]
+    faults = {video: fault for video in known if (fault := found[video].fault or _values(path, video))}
     summary: dict[str, Any] = {}
     for split, table in events.items():
-        reasons = [_sound_problem(event, found, path.name) for event in table.itertuples()]
-        for annotation_id, reason in zip(table["annotation_id"], reasons, strict=True):
-            if reason is not None:
-                reports[split].drop(names[split], f"annotation_id {annotation_id}", reason)
-        fits = table[[reason is None for reason in reasons]]
+        fits = _with_sound(table, found, path.name, names[split], reports[split])
         videos = set(table["video_id"])
         with_sound = sorted(videos & set(found))
         counts = summary[split] = {
-            "events": len(fits),
-            "refused": reports[split].by_reason(),
-            "videos": len(videos),
-            "videos_with_sound": len(with_sound),
+            "events": len(fits), "refused": reports[split].by_reason(),
+            "videos": len(videos), "videos_with_sound": len(with_sound),
             "hours_of_events": round(float((fits["stop"] - fits["start"]).sum()) / 3600, 3),
             "hours_of_sound": round(sum(found[video].seconds for video in with_sound) / 3600, 3),
             "classes": int(fits["class_id"].nunique()),
-        }
+        }  # fmt: skip
         print(
-            f"{split}: {counts['events']} events of {counts['classes']} classes can be cut, "
-            f"{counts['hours_of_events']} h; {counts['videos_with_sound']} of {counts['videos']} videos have sound, "
-            f"{counts['hours_of_sound']} h"
+            "{split}: {events} events of {classes} classes can be cut, {hours_of_events} h; {videos_with_sound} of "
+            "{videos} videos have sound, {hours_of_sound} h".format(split=split, **counts)
         )
         for reason, rows in counts["refused"].items():
             print(f"    {rows} refused: {reason}")
@@ -279,7 +264,7 @@ def _classes(table: pd.DataFrame) -> tuple[pd.Series, list[str | None]]:
         name_of = dict(counts.drop_duplicates("id")[["id", "name"]].itertuples(index=False))
         id_of = dict(counts.drop_duplicates("name")[["name", "id"]].itertuples(index=False))
         for i, (value, name) in enumerate(pairs.itertuples(index=False)):
-            if problems[i] is None and (name_of[value] != name or id_of[name] != value):
+            if known[i] and (name_of[value] != name or id_of[name] != value):
                 problems[i] = f"class {name!r} with class_id {value:.0f}, against the rest of the file"
     return number, problems
 

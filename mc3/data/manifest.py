@@ -55,12 +55,10 @@ def summary(manifest: pd.DataFrame) -> pd.DataFrame:
     """By data set and split, the numbers of videos, clips, positive and negative clips, and classes."""
     groups = manifest.groupby(["dataset", "split"], sort=True)
     return groups.agg(
-        videos=("video_uid", "nunique"),
-        clips=("clip_id", "size"),
-        positive=("positive", lambda p: int((p == 1).sum())),
-        negative=("positive", lambda p: int((p == 0).sum())),
+        videos=("video_uid", "nunique"), clips=("clip_id", "size"),
+        positive=("positive", lambda p: int((p == 1).sum())), negative=("positive", lambda p: int((p == 0).sum())),
         classes=("class_id", "nunique"),
-    ).reset_index()
+    ).reset_index()  # fmt: skip
 
 
 def read(path: Path) -> pd.DataFrame:
