@@ -29,7 +29,7 @@ from mc3.config import Config
 from mc3.data import epic_sounds
 from mc3.data.annotations import Report
 from mc3.data.epic_sounds import RATE
-from mc3.data.shards import ClipDataset, read_index
+from mc3.data.shards import ClipDataset, read_index, rows_of
 from mc3.encoders.audio import FBANK_MEAN
 from mc3.errors import ConfigError, DataError
 from mc3.files import atomic, write_atomic
@@ -44,19 +44,12 @@ MASK_SEC = 0.125  # SpecAugment's longest time mask, for either kind
 
 
 class Views(ABC):
-    """Windows of the events of one split.
+    """Windows of the events of one split."""
 
-    Attributes:
-        index: DataFrame, a row for each event.
-        frames: log-mel frames in a window.
-        mask: the longest time mask of SpecAugment, in frames.
-        length: of a window, in the elements that an event is stored in (log-mel frames or samples).
-    """
-
-    index: pd.DataFrame
-    frames: int
-    mask: int
-    length: int
+    index: pd.DataFrame  # a row for each event
+    frames: int  # log-mel frames in a window
+    mask: int  # the longest time mask of SpecAugment, in frames
+    length: int  # of a window, in the elements that an event is stored in (log-mel frames or samples)
 
     @abstractmethod
     def _event(self, i: int) -> Tensor:
@@ -109,12 +102,8 @@ class AstViews(Views):
     """Windows [frames, mel] of the shards' log-mels; short ones are padded with the value that normalises to 0."""
 
     def __init__(self, clips: ClipDataset, frames: int) -> None:
-        self.clips, self.index = clips, clips.index
+        self.clips, self.index, self.mask = clips, clips.index, int(MASK_SEC / 0.01)
         self.frames = self.length = frames
-        self.mask = int(MASK_SEC / 0.01)
-
-    def __len__(self) -> int:
-        return len(self.clips)
 
     def batch(self, windows: Sequence[Tensor], device: torch.device) -> Tensor:
         """See `Views`."""
@@ -138,8 +127,7 @@ class OfficialViews(Views):
     frames, mask, length = FRAMES, int(MASK_SEC * RATE / HOP), CROP
 
     def __init__(self, config: Config, split: str) -> None:
-        index = read_index(config.paths.shards)
-        self.index = index[(index["dataset"] == "epic_sounds") & (index["split"] == split)].reset_index(drop=True)
+        self.index = rows_of(read_index(config.paths.shards), "epic_sounds", split)
         self.mel_bins = config.model.audio.mel_bins
         self._samples, self._offsets = _cut(config, split, self.index)
 
@@ -162,14 +150,8 @@ def log_mel(waveform: Tensor, mel_bins: int = 128) -> Tensor:
     """The spectrogram of EPIC-Sounds' baselines: natural log of mel magnitudes (not energies) at 24 kHz.
 
     Frames are centred on every 120th sample, with silence beyond the ends; Hann windows of 240 samples; HTK's mel scale
-    from 0 to 12 kHz, triangles of height 1.
-
-    Args:
-        waveform: [..., S] in [-1, 1].
-        mel_bins: the number of bands.
-
-    Returns:
-        [..., 1 + S // 120, mel_bins]: 400 frames for 1.999 s.
+    from 0 to 12 kHz, triangles of height 1. From [..., S] in [-1, 1] it makes [..., 1 + S // 120, mel_bins]: 400 frames
+    for 1.999 s.
     """
     return (_mel(mel_bins, waveform.device)(waveform) + FLOOR).log().transpose(-1, -2)
 
@@ -188,10 +170,9 @@ def _cut(config: Config, split: str, index: pd.DataFrame) -> tuple[NDArray[np.in
     times = index[["clip_id", "video_uid", "path"]].merge(
         events, left_on="clip_id", right_on="annotation_id", how="left", validate="one_to_one"
     )
-    if times["start"].isna().any():
-        lost = times["clip_id"][times["start"].isna()].iloc[0]
+    if lost := times.loc[times["start"].isna(), "clip_id"].tolist():
         raise DataError(
-            f"{lost} is in the shards but not in the annotations; `mc3 manifest`, `mc3 shards` make them again"
+            f"{lost[0]} is in the shards but not in the annotations; `mc3 manifest`, `mc3 shards` make them again"
         )
     lengths = np.round((times["stop"] - times["start"]).to_numpy() * RATE).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])

@@ -100,21 +100,13 @@ def square(frame: av.VideoFrame, size: int, scaler: VideoReformatter) -> np.ndar
 def clips_of(path: Path, windows: Sequence[tuple[float, float]], frames: int, size: int, rate: int) -> Iterator[Clip]:
     """Cut many windows out of a file in one pass, decoding only what they need.
 
-    Pictures that are neither shown nor needed to decode another are skipped, and gaps that contain a key frame are
-    jumped in `SEEKABLE` containers; neither changes the result.
+    Windows are (start, end) in seconds, ascending by start; they may overlap and extend beyond the file's ends. Each
+    yields, in order, a `Clip` with the `frames` pictures on screen at `frame_times` (the nearest, beyond the ends) as
+    `square` cuts them, and round((end - start) * rate) samples, silent where the file has no sound. With 0 `frames` or
+    `rate` there are no pictures or no sound. Pictures that are neither shown nor needed to decode another are skipped,
+    and gaps that contain a key frame are jumped in `SEEKABLE` containers; neither changes the result.
 
-    Args:
-        path: the media file, which is opened once.
-        windows: (start, end) in seconds, ascending by start; they may overlap and extend beyond the file's ends.
-        frames: pictures in a window, those on screen at `frame_times` (the nearest, beyond the ends); 0: no pictures.
-        size: side of the pictures, see `square`.
-        rate: sample rate of the waveform, which is silent where the file has no sound; 0: no sound.
-
-    Yields:
-        One `Clip` for each window, in order, with round((end - start) * rate) samples.
-
-    Raises:
-        DataError: the file is missing, damaged, or ends before its header says.
+    Raises `DataError` if the file is missing, damaged, or ends before its header says.
     """
     if any(b[0] < a[0] for a, b in itertools.pairwise(windows)):
         raise ValueError("windows must ascend by their start")
@@ -126,9 +118,6 @@ def clips_of(path: Path, windows: Sequence[tuple[float, float]], frames: int, si
         samples = _Samples(path, audio, zero, rate) if audio and rate else None
         readers: list[Any] = [reader for reader in (pictures, samples) if reader]
         streams = [reader.stream for reader in readers]
-        if not streams:
-            yield from (Clip(None, None) for _ in windows)
-            return
         for stream in streams:
             stream.codec_context.thread_count = 1  # parallelism is over files, one process each
         packets, ended, may_jump = container.demux(streams), False, True
@@ -140,7 +129,7 @@ def clips_of(path: Path, windows: Sequence[tuple[float, float]], frames: int, si
             return container.demux(streams)
 
         for start, end in windows:
-            reached = max(reader.reached for reader in readers)
+            reached = max((reader.reached for reader in readers), default=math.inf)
             target = max(0.0, start - SEEK_MARGIN_SEC)
             if may_jump and not ended and target > reached and _jumps(streams[0], zero, reached, target):
                 packets = seek(target, jumped=True)
@@ -265,8 +254,7 @@ class _Pictures:
                 rest = self.queue[MAX_QUEUE - REORDERED :]
                 self._choose(MAX_QUEUE - REORDERED, min(self._time(p.pts) for p in rest), closed=False)
                 self.next_entry = max(0, self.next_entry - MAX_QUEUE + REORDERED)
-        if not packet.size and self.jumped and self.last is None:
-            self.lost = True
+        self.lost |= not packet.size and self.jumped and self.last is None
 
     def _choose(self, count: int, until: float, closed: bool = True) -> None:
         """Decode those of the first `count` packets that pictures shown before `until` depend on.
@@ -280,13 +268,12 @@ class _Pictures:
             self.decided += 1
         packets, self.queue = self.queue[:count], self.queue[count:]
         shown = [p.pts in self.chosen or self._time(p.pts) >= until for p in packets]
+        needed = count
         if closed and not any(p.pts in self.chosen for p in self.queue):
-            last = max((i for i, is_shown in enumerate(shown) if is_shown), default=-1)
-        else:
-            last = count - 1
-        for packet, is_shown in zip(packets[: last + 1], shown, strict=False):
+            needed = max((i for i, is_shown in enumerate(shown, 1) if is_shown), default=0)
+        for packet, is_shown in zip(packets[:needed], shown, strict=False):
             self._decode(packet, is_shown)
-        if last + 1 < count and self.pending and self.queue:
+        if needed < count and self.pending and self.queue:
             for frame in self.stream.codec_context.decode(None):
                 self.push(frame)
             self.stream.codec_context.flush_buffers()
@@ -312,13 +299,11 @@ class _Pictures:
                 self.zero += self._time(stamp)  # the decoder's delay
             time = self._time(stamp)
         if self.last is None:
-            if self.jumped and time > self.wanted[self.next]:
-                self.lost = True
+            self.lost |= self.jumped and time > self.wanted[self.next]
             self.last = frame
-        if self.lost:
-            return
-        self._show_until(time)
-        self.last, self.position = frame, time
+        if not self.lost:
+            self._show_until(time)
+            self.last, self.position = frame, time
 
     def covers(self, end: float) -> bool:
         return self.next == len(self.wanted) or self.wanted[self.next] >= end
@@ -368,18 +353,15 @@ class _Samples:
 
     def feed(self, packet: Any) -> None:
         for frame in packet.decode():
-            self.push(frame)
-
-    def push(self, frame: av.AudioFrame) -> None:
-        given = None if frame.time is None else round((frame.time - self.zero) * self.own_rate)
-        first = given or 0
-        if self.edge is not None and (given is None or abs(given - self.edge) < JITTER_SEC * self.own_rate):
-            first = self.edge
-        for part in self.mono.resample(frame):
-            samples = np.frombuffer(bytes(part.planes[0]), np.float32, part.samples)
-            self.chunks.append((first, samples))
-            first += len(samples)
-        self.edge = first
+            given = None if frame.time is None else round((frame.time - self.zero) * self.own_rate)
+            first = given or 0
+            if self.edge is not None and (given is None or abs(given - self.edge) < JITTER_SEC * self.own_rate):
+                first = self.edge
+            for part in self.mono.resample(frame):
+                samples = np.frombuffer(bytes(part.planes[0]), np.float32, part.samples)
+                self.chunks.append((first, samples))
+                first += len(samples)
+            self.edge = first
 
     def covers(self, end: float) -> bool:
         return self.edge is not None and self.edge >= math.ceil(end * self.own_rate) + self.margin + 1

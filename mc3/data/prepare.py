@@ -67,10 +67,9 @@ class ShardJob:
     @property
     def key(self) -> str:
         """Hash of everything that the shard depends on; an interrupted run's shard is kept if it has the same."""
-        media_files = sorted({row["path"] for row in self.rows})
-        stats = [(self.raw / name).stat() for name in media_files if (self.raw / name).exists()]
-        cut = {**vars(self.clips), "workers": 0}
-        facts = [cut, self.rows, [(s.st_size, s.st_mtime_ns) for s in stats]]
+        files = [self.raw / path for path in sorted({row["path"] for row in self.rows})]
+        stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
+        facts = [{**vars(self.clips), "workers": 0}, self.rows, stats]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
@@ -92,10 +91,8 @@ def write(config: Config) -> Path:
 
     The bytes do not depend on the number of processes (`clips.workers`) nor on which of them cut what. Shards finished
     by an interrupted run, `write_share` or `submit` are kept. Videos that cannot be decoded are listed in
-    `work/shards_report.json` and left out; time and memory are in `work/runs/prepare/summary.json`.
-
-    Raises:
-        DataError: the manifest is missing, or more than 1 % of the videos (and more than one) fail.
+    `work/shards_report.json` and left out; time and memory are in `work/runs/prepare/summary.json`. Raises `DataError`
+    if the manifest is missing, or more than 1 % of the videos (and more than one) fail.
     """
     work = config.paths.work
     folder, partial = config.paths.shards, work / "shards.partial"
@@ -103,7 +100,13 @@ def write(config: Config) -> Path:
     jobs = plan(table, config, partial)
     done = _run(jobs, config.clips.workers)
     failures = [failure for facts in done for failure in facts["failures"]]
-    _check_failures(failures, table)
+    videos = len(table[["dataset", "video_uid"]].drop_duplicates())
+    if len(failures) > max(1, FAILED_VIDEOS * videos):
+        reasons = "; ".join([f["reason"] for f in failures[:5]] + ["..."] * (len(failures) > 5))
+        raise DataError(
+            f"{len(failures)} of {videos} videos cannot be used, more than {FAILED_VIDEOS:.0%}: {reasons}; "
+            "get them again, or take them out of the manifest"
+        )
     records = pd.DataFrame([record for facts in done for record in facts["records"]])
     index = table.merge(records, on="clip_id", how="inner", validate="one_to_one")
     texts = table.loc[(table["dataset"] == "ego4d") & (table["split"] == "train"), "text"]
@@ -115,13 +118,8 @@ def write(config: Config) -> Path:
     if folder.exists():
         shutil.rmtree(folder)
     partial.replace(folder)
-    report = {
-        "shards": len(jobs),
-        "clips": len(index),
-        "bytes": sum(facts["bytes"] for facts in done),
-        "dropped_clips": len(table) - len(index),
-        "failed_videos": failures,
-    }
+    report = {"shards": len(jobs), "clips": len(index), "bytes": sum(facts["bytes"] for facts in done),
+              "dropped_clips": len(table) - len(index), "failed_videos": failures}  # fmt: skip
     write_atomic(work / "shards_report.json", (json.dumps(report, indent=1) + "\n").encode())
     for failure in failures:
         print(f"dropped {failure['clips']} clips of {failure['video_uid']}: {failure['reason']}")
@@ -134,11 +132,8 @@ def write_share(config: Config, rank: int, world: int) -> None:
     """Cut the share of process `rank` of `world` and write `work/runs/prepare/rank-{rank}.json`.
 
     Shares depend on manifest, settings and `world` only. An interrupted share continues at its first unfinished shard.
-    `write` joins the shares.
-
-    Raises:
-        ConfigError: `rank` is not one of 0 .. `world` - 1.
-        DataError: the manifest is missing.
+    `write` joins the shares. Raises `ConfigError` if `rank` is not one of 0 .. `world` - 1, `DataError` if there is no
+    manifest.
     """
     if not 0 <= rank < world:
         raise ConfigError(f"rank {rank} is not one of a world of {world}; ranks count from 0 to {world - 1}")
@@ -146,9 +141,9 @@ def write_share(config: Config, rank: int, world: int) -> None:
     jobs = share(plan(manifest.read(work / "manifest.parquet"), config, work / "shards.partial"), rank, world)
     started = time.monotonic()
     done = _run(jobs, config.clips.workers)
-    facts = {"rank": rank, "world": world, "host": socket.gethostname(), **_totals(done)}
-    facts["elapsed_sec"] = time.monotonic() - started
-    facts["failures"] = [failure for each in done for failure in each["failures"]]
+    facts = {"rank": rank, "world": world, "host": socket.gethostname(), **_totals(done),
+             "elapsed_sec": time.monotonic() - started,
+             "failures": [failure for each in done for failure in each["failures"]]}  # fmt: skip
     path = work / "runs" / "prepare" / f"rank-{rank}.json"
     write_atomic(path, (json.dumps(facts, indent=1) + "\n").encode())
     print(f"rank {rank} of {world}: {facts['clips']} clips in {len(jobs)} shards; {path}")
@@ -228,8 +223,7 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
             return facts
     job.done_marker.unlink(missing_ok=True)  # it must not vouch for the new shard
     began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
-    records: list[dict[str, Any]] = []
-    failures: list[dict[str, Any]] = []
+    records, failures = list[dict[str, Any]](), list[dict[str, Any]]()
     frame = pd.DataFrame(job.rows)
     try:
         with (
@@ -252,15 +246,12 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
                     del records[count:]
         now = resource.getrusage(resource.RUSAGE_SELF)
         facts = {
-            "key": key,
-            "records": records,
-            "failures": failures,
-            "videos": frame["video_uid"].nunique(),
-            "bytes": job.path.stat().st_size,
+            "key": key, "records": records, "failures": failures,
+            "videos": frame["video_uid"].nunique(), "bytes": job.path.stat().st_size,
             "wall_sec": time.monotonic() - began,
             "cpu_sec": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
             "peak_rss_bytes": now.ru_maxrss * 1024,
-        }
+        }  # fmt: skip
         with atomic(job.done_marker) as path:
             path.write_text(json.dumps(facts))
     except FileNotFoundError:
@@ -269,14 +260,12 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
 
 
 def _cut(job: ShardJob, video: str, rows: pd.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Yield (clip_id, bytes of its members) for each clip of one video."""
     settings, path = job.clips, job.raw / rows["path"].iloc[0]
     windows = list(zip(rows["start_sec"], rows["end_sec"], strict=True))
     if rows["dataset"].iloc[0] == "ego4d":
         clips = media.clips_of(path, windows, settings.frames, settings.frame_size, settings.sample_rate)
     else:
-        sounds = epic_sounds.clips_of(path, video, windows, settings.sample_rate)
-        clips = (media.Clip(None, waveform) for waveform in sounds)
+        clips = (media.Clip(None, sound) for sound in epic_sounds.clips_of(path, video, windows, settings.sample_rate))
     for clip_id, clip in zip(rows["clip_id"], clips, strict=True):
         if clip.waveform is None:
             raise DataError(f"{path} has no audio stream, though the metadata say so; fetch it again")
@@ -319,26 +308,11 @@ def _append(tar: tarfile.TarFile, clip_id: str, members: dict[str, bytes]) -> di
     return {**record, "sha256": digest.hexdigest()}
 
 
-def _check_failures(failures: list[dict[str, Any]], table: pd.DataFrame) -> None:
-    videos = table[["dataset", "video_uid"]].drop_duplicates().shape[0]
-    if len(failures) > max(1, FAILED_VIDEOS * videos):
-        reasons = "; ".join([f["reason"] for f in failures[:5]] + ["..."] * (len(failures) > 5))
-        raise DataError(
-            f"{len(failures)} of {videos} videos cannot be used, more than {FAILED_VIDEOS:.0%}: {reasons}; "
-            "get them again, or take them out of the manifest"
-        )
-
-
 def _totals(done: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Sums over shards; seconds are those of the worker processes that finished them."""
-    sums = {name: sum(facts[name] for facts in done) for name in ("videos", "bytes", "wall_sec", "cpu_sec")}
-    clips = sum(len(facts["records"]) for facts in done)
-    return {
-        "clips": clips,
-        **sums,
-        "clips_per_core_sec": clips / sums["cpu_sec"] if done else 0.0,
-        "peak_rss_bytes": max((facts["peak_rss_bytes"] for facts in done), default=0),
-    }
+    totals: dict[str, Any] = {"clips": sum(len(facts["records"]) for facts in done)}
+    totals |= {name: sum(facts[name] for facts in done) for name in ("videos", "bytes", "wall_sec", "cpu_sec")}
+    totals["clips_per_core_sec"] = totals["clips"] / totals["cpu_sec"] if done else 0.0
+    return totals | {"peak_rss_bytes": max((facts["peak_rss_bytes"] for facts in done), default=0)}
 
 
 def _summarise(done: Sequence[dict[str, Any]], jobs: Sequence[ShardJob], work: Path) -> None:

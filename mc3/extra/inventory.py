@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import shutil
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,30 +52,27 @@ class Header:
 
 
 def needed(config: Config) -> pd.DataFrame:
-    """The videos of the manifest's Ego4D clips, determined by the manifest's own code.
+    """The videos of the manifest's Ego4D clips, determined by the manifest's own code: a row for each, sorted.
 
-    Returns:
-        A row for each video, sorted: video_uid (index), path (relative to `paths.raw`), splits ("test+validation"),
-        clips, duration_sec (from ego4d.json), and the times of the last narration and the last picture that its clips
-        need: narrated_sec, picture_sec.
-
-    Raises:
-        DataError: an annotation file is missing or unusable, or no clip is usable.
+    Columns: video_uid (index), path (relative to `paths.raw`), splits ("test+validation"), clips, duration_sec (from
+    ego4d.json), and the times of the last narration and the last picture that its clips need: narrated_sec,
+    picture_sec. Raises `DataError` if an annotation file is missing or unusable, or no clip is usable.
     """
-    report = Report(config.paths.raw)
-    clips = pd.DataFrame(ego4d.clips(config, report))
+    clips = pd.DataFrame(ego4d.clips(config, Report(config.paths.raw)))
     if clips.empty:
         raise DataError(f"no clip of {config.ego4d.narrations} can be used; `mc3 manifest` lists the reasons")
-    videos = ego4d.read_videos(config.paths.raw / config.ego4d.metadata, Report(config.paths.raw))
+    videos = _videos(config)
     wanted = clips.groupby("video_uid").agg(
-        path=("path", "first"),
-        splits=("split", lambda split: "+".join(sorted(set(split)))),
-        clips=("clip_id", "size"),
-        narrated_sec=("narration_time", "max"),
-    )
+        path=("path", "first"), splits=("split", lambda split: "+".join(sorted(set(split)))),
+        clips=("clip_id", "size"), narrated_sec=("narration_time", "max"),
+    )  # fmt: skip
     before, after = config.clips.before_sec, config.clips.after_sec
     last = [frame_times(t - before, t + after, config.clips.frames)[-1] for t in wanted["narrated_sec"]]
     return wanted.assign(duration_sec=[videos[uid].duration_sec for uid in wanted.index], picture_sec=last)
+
+
+def _videos(config: Config) -> dict[str, ego4d.Video]:
+    return ego4d.read_videos(config.paths.raw / config.ego4d.metadata, Report(config.paths.raw))
 
 
 def plan(config: Config) -> Path:
@@ -85,17 +82,14 @@ def plan(config: Config) -> Path:
     downloader refuses a list with them. Raises what `needed` raises.
     """
     wanted = needed(config)
-    groups = wanted.groupby("splits").agg(
-        videos=("clips", "size"), clips=("clips", "sum"), hours=("duration_sec", "sum")
-    )
+    sums = {"videos": ("clips", "size"), "clips": ("clips", "sum"), "hours": ("duration_sec", "sum")}
+    groups = wanted.groupby("splits").agg(**sums)
     print(groups.assign(hours=(groups["hours"] / 3600).round(1)).reset_index().to_string(index=False))
-    released = _released(config)
-    gone = sorted(set(wanted.index) - released) if released else []
-    if gone:
+    if gone := _unreleased(config, wanted):
         more = f" and {len(gone) - SHOWN} more" if len(gone) > SHOWN else ""
         print(f"{len(gone)} of them are not in this release's manifest.csv: {', '.join(gone[:SHOWN])}{more}")
     wanted = wanted.drop(index=gone)
-    videos = ego4d.read_videos(config.paths.raw / config.ego4d.metadata, Report(config.paths.raw))
+    videos = _videos(config)
     silent = [v.duration_sec for v in videos.values() if not v.has_audio]
     print(
         f"to download: {len(wanted)} videos, {_hours(wanted['duration_sec'])}, all with audio; "
@@ -137,9 +131,7 @@ def write(config: Config) -> Path:
 
     It has a row for each video, sorted, with `COLUMNS`; duration_sec is the length of the file itself, `problem` is
     empty for a good file. Headers are cached in `work/inventory.cache.jsonl`, so a repeated check reads new files only.
-
-    Raises:
-        DataError: no needed video is there, or so many are unusable that `mc3 shards` would refuse them.
+    Raises `DataError` if no needed video is there, or so many are unusable that `mc3 shards` would refuse them.
     """
     raw, wanted = config.paths.raw, needed(config)
     files = {uid: raw / path for uid, path in wanted["path"].items()}
@@ -159,14 +151,16 @@ def write(config: Config) -> Path:
                 "bytes": present[video.Index].stat().st_size,
                 "duration_sec": f"{header.pictures_sec or header.sound_sec:.3f}",
                 "has_audio": header.sound_sec > 0,
-                "problem": "; ".join(problems(header, video.duration_sec, video.narrated_sec, video.picture_sec)),
+                "problem": "; ".join(_problems(header, video.duration_sec, video.narrated_sec, video.picture_sec)),
             }
         rows.append(row)
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"bytes": "Int64", "has_audio": "boolean"})
     path = config.source.out if config.source.command == COMMAND else config.paths.work / "inventory.csv"
     write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode())
-    _print_summary(table, wanted, path)
-    unusable = sum(not UNUSABLE.isdisjoint(_kinds(problem)) for problem in table["problem"])
+    faults = table[["path", "problem"]].assign(problem=table["problem"].str.split("; ")).explode("problem")
+    faults[["kind", "facts"]] = faults["problem"].str.extract("([^:]*)(.*)")  # of "truncated: 3.0 of 9.0 s"
+    _print_summary(table, faults[faults["kind"] != ""], wanted, path)
+    unusable = faults.loc[faults["kind"].isin(UNUSABLE), "path"].nunique()
     if unusable > max(1, FAILED_VIDEOS * len(table)):
         raise DataError(
             f"{unusable} of {len(table)} videos cannot be used ({path}), more than the {FAILED_VIDEOS:.0%} that "
@@ -175,15 +169,8 @@ def write(config: Config) -> Path:
     return path
 
 
-def problems(header: Header, duration: float, narrated: float, picture: float) -> list[str]:
-    """A file's problems, each as "kind: facts"; empty for a good file.
-
-    Args:
-        header: the file's.
-        duration: the length that the metadata promise, in seconds.
-        narrated: the last narration with a clip, in seconds.
-        picture: the last picture that a clip needs, in seconds.
-    """
+def _problems(header: Header, duration: float, narrated: float, picture: float) -> list[str]:
+    """A file's problems, each as "kind: facts"; times as `needed` gives them."""
     if header.fault:
         return [f"unreadable: {header.fault}"]
     found = []
@@ -229,7 +216,11 @@ def _end(stream: Any, size: int, whole: float, zero: float) -> tuple[float, bool
 
 def _headers(files: dict[str, Path], cache: Path, workers: int) -> dict[str, Header]:
     """Headers by uid, from `cache` if the file's size and time are the same there."""
-    known = _read_cache(cache)
+    known: dict[tuple[str, int, int], Header] = {}
+    for line in cache.read_text(encoding="utf-8").splitlines() if cache.exists() else []:
+        with suppress(ValueError, TypeError):  # empty, or left unfinished by a killed run
+            *key, header = json.loads(line)
+            known[tuple(key)] = Header(**header)
     keys = {uid: (str(path), path.stat().st_size, path.stat().st_mtime_ns) for uid, path in files.items()}
     headers = {uid: known[key] for uid, key in keys.items() if key in known}
     new = [uid for uid in files if uid not in headers]
@@ -249,27 +240,16 @@ def _headers(files: dict[str, Path], cache: Path, workers: int) -> dict[str, Hea
     return headers
 
 
-def _read_cache(cache: Path) -> dict[tuple[str, int, int], Header]:
-    known = {}
-    for line in cache.read_text(encoding="utf-8").splitlines() if cache.exists() else []:
-        try:
-            path, size, changed, header = json.loads(line)
-            known[path, size, changed] = Header(**header)
-        except (ValueError, TypeError):  # empty, or left unfinished by a killed run
-            continue
-    return known
-
-
-def _released(config: Config) -> set[str]:
-    """The videos in the release's manifest.csv; none if it is not there."""
+def _unreleased(config: Config, wanted: pd.DataFrame) -> list[str]:
+    """The wanted videos that are not in the release's manifest.csv; none if there is no such file."""
     for folder in (config.paths.raw / config.ego4d.videos, config.paths.raw):
         if (folder / "manifest.csv").exists():
-            return set(read_table(folder / "manifest.csv", ("video_uid",), "Ego4D's list of videos")["video_uid"])
-    return set()
+            released = read_table(folder / "manifest.csv", ("video_uid",), "Ego4D's list of videos")
+            return sorted(set(wanted.index) - set(released["video_uid"]))
+    return []
 
 
-def _print_summary(table: pd.DataFrame, wanted: pd.DataFrame, path: Path) -> None:
-    """Print totals, then each kind of problem with its first videos."""
+def _print_summary(table: pd.DataFrame, faults: pd.DataFrame, wanted: pd.DataFrame, path: Path) -> None:
     good, present = table["problem"] == "", table["bytes"].notna()
     print(
         f"{path}: {present.sum()} of {len(table)} videos are there, "
@@ -277,17 +257,10 @@ def _print_summary(table: pd.DataFrame, wanted: pd.DataFrame, path: Path) -> Non
         f"{good.sum()} are good, "
         f"with {wanted.loc[list(table.loc[good, 'video_uid']), 'clips'].sum()} of {wanted['clips'].sum()} clips"
     )
-    counts = Counter(kind for problem in table["problem"] for kind in _kinds(problem))
-    for kind, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        print(f"{count} {kind}")
-        for row in table[[kind in _kinds(problem) for problem in table["problem"]]].head(SHOWN).itertuples():
-            facts = next(part for part in row.problem.split("; ") if part.startswith(kind)).removeprefix(kind)
-            print(f"    {row.path}{facts}")
-
-
-def _kinds(problem: str) -> list[str]:
-    """The kinds of problem in a row: for "truncated: 3.0 of 9.0 s; no audio", truncated and no audio."""
-    return [part.partition(":")[0] for part in problem.split("; ") if part]
+    for kind, rows in sorted(faults.groupby("kind"), key=lambda group: -len(group[1])):
+        print(f"{len(rows)} {kind}")
+        for row in rows.head(SHOWN).itertuples():
+            print(f"    {row.path}{row.facts}")
 
 
 def _hours(seconds: Iterable[float]) -> str:

@@ -18,14 +18,9 @@ LIMIT_MIN = 24 * 60  # of a task; submitit's default is five minutes
 def submit(config: Config, tasks: int, slurm: dict[str, Any]) -> Path:
     """Cut in `tasks` SLURM tasks of `clips.workers` processes each (local ones without SLURM), then `prepare.write`.
 
-    Args:
-        config: the settings.
-        tasks: the number of shares.
-        slurm: parameters of sbatch by submitit's names, e.g. partition, account, time (minutes), mem.
-
-    Raises:
-        ConfigError: submitit does not know a parameter, or SLURM refused the tasks.
-        DataError: tasks failed; the message names them and their logs. Finished shards are kept.
+    `slurm` has parameters of sbatch by submitit's names, e.g. partition, account, time (minutes), mem. Raises
+    `ConfigError` if submitit does not know one or SLURM refused the tasks, `DataError` if tasks failed; the message
+    names them and their logs. Finished shards are kept.
     """
     import submitit
 
@@ -59,7 +54,6 @@ def submit(config: Config, tasks: int, slurm: dict[str, Any]) -> Path:
 
 
 def _task(plain: dict[str, Any], rank: int, world: int) -> None:
-    """Run `write_share` in a task, with settings as `as_dict` gives them."""
     prepare.write_share(settings.build(Config, plain), rank, world)
 
 
