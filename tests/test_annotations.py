@@ -89,7 +89,7 @@ def test_rows_between_two_quotes_on_different_lines_are_kept(mini_config: Config
     report = Report(raw)
     left = ego4d.read_labels(path, report)
     assert [d["row"] for d in report.dropped] == ["line 11", "line 46"]
-    assert left["row"].tolist() == [row for row in whole["row"] if row not in ("line 11", "line 46")]
+    assert left["line"].tolist() == [line for line in whole["line"] if line not in (11, 46)]
 
 
 def test_an_unclosed_quote_costs_one_event(tmp_path: Path):

@@ -296,7 +296,7 @@ def test_labels_that_say_nothing_or_contradict_themselves_are_listed(tmp_path: P
     rows = ["1\t1,0,1", "0\t1,0,1", "\t1,0", "maybe\t"]
     path.write_text("\n".join([f"{HEADER}positive\tvotes", *(f"1.0\tv\t#C C cuts\t{row}" for row in rows)]))
     report = Report(Path())
-    assert ego4d.read_labels(path, report)["row"].tolist() == ["line 2"]
+    assert ego4d.read_labels(path, report)["line"].tolist() == [2]
     assert [d["row"] for d in report.dropped] == ["line 3", "line 4", "line 5"]
 
 

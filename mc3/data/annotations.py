@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,14 @@ class Report:
         """List `clips` clips lost at `row` of `file`, and why."""
         name = file.relative_to(self.root) if self.root in file.parents else file
         self.dropped.append({"file": name.as_posix(), "row": row, "reason": reason, "clips": clips})
+
+    def sift(self, table: pd.DataFrame, row: str, reasons: Iterable[str | None], file: Path) -> pd.DataFrame:
+        """The rows of a table with no reason against them; the others are dropped, named `row` and its value there."""
+        reasons = list(reasons)
+        for value, reason in zip(table[row], reasons, strict=True):
+            if reason is not None:
+                self.drop(file, f"{row} {value}", reason)
+        return table.loc[[reason is None for reason in reasons]]
 
     def by_reason(self) -> dict[str, int]:
         """The number of clips lost for each reason, the most frequent first."""
@@ -125,14 +133,12 @@ def usable_rows(
     Raises `DataError` if no row is left.
     """
     duplicated = table[id_column].duplicated()
-    kept = []
-    for i in range(len(table)):
+
+    def reason(i: int) -> str | None:
         unsafe = (f"unsafe {c} {table[c][i]!r}" for c in (id_column, "video_id") if not is_safe_id(table[c][i]))
-        reason = next(unsafe, None) or (f"duplicated {id_column}" if duplicated[i] else problem(i))
-        if reason is None:
-            kept.append(i)
-        else:
-            report.drop(path, f"line {table['line'][i]}", reason)
+        return next(unsafe, None) or (f"duplicated {id_column}" if duplicated[i] else problem(i))
+
+    kept = report.sift(table, "line", map(reason, table.index), path).index.tolist()
     if not kept:
         raise DataError(f"{path}: every row is at fault, the first because: {report.dropped[-len(table)]['reason']}")
     return kept

@@ -177,7 +177,7 @@ def read_labels(path: Path, report: Report) -> pd.DataFrame:
 
     All published layouts are read: with three annotators' `votes` ("1,0,1"), decided by majority (Sec. 5); with
     `positive`, and perhaps `action_group`; Ego4DSounds' (EgoClip's columns and `positive`). A row needs votes or a
-    label, which must agree if it has both. All columns are text but `narration_time` and `positive`; `row` is the line.
+    label, which must agree if it has both. All columns are text but `narration_time`, `positive` and `line`.
     """
     table = read_table(path, ("video_uid", "narration_time", "clip_text"), "the sounding-action labels", report)
     if "votes" not in table and "positive" not in table:
@@ -185,18 +185,13 @@ def read_labels(path: Path, report: Report) -> pd.DataFrame:
     for column in ("votes", "positive", "tag_verb", "tag_noun", "action_group"):
         if column not in table:
             table[column] = ""
-    table["row"] = [f"line {line}" for line in table["line"]]
     table["narration_time"] = pd.to_numeric(table["narration_time"], errors="coerce")
     lead = table["votes"].str.count("1") - table["votes"].str.count("0")
     label = table["positive"].str.lower().map(LABELS)
-    faults = {
-        "`positive` contradicts the majority of votes": (lead != 0) & label.notna() & (label != (lead > 0)),
-        "neither a majority of votes nor a label": (lead == 0) & label.isna(),
-    }
-    for reason, bad in faults.items():
-        for row in table.loc[bad, "row"]:
-            report.drop(path, row, reason)
-    decided = table.assign(positive=label.where(lead == 0, lead > 0))[~np.logical_or(*faults.values())]
+    faults = np.full(len(table), None)
+    faults[(lead != 0) & label.notna() & (label != (lead > 0))] = "`positive` contradicts the majority of votes"
+    faults[(lead == 0) & label.isna()] = "neither a majority of votes nor a label"
+    decided = report.sift(table.assign(positive=label.where(lead == 0, lead > 0)), "line", faults, path)
     return decided.astype({"positive": bool}).reset_index(drop=True)
 
 
@@ -255,7 +250,7 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
         for label, text in zip(labels.itertuples(), sentences, strict=True):
             uid, time = label.video_uid, float(label.narration_time)
             if (problem := _problem(uid, time, videos, seen)) is not None:
-                report.drop(name, label.row, problem)
+                report.drop(name, f"line {label.line}", problem)
                 continue
             clip = _clip(config, split, uid, time, text, label.verb, label.noun)
             seen.add(clip["clip_id"])

@@ -134,22 +134,18 @@ def _with_sound(
     events: pd.DataFrame, found: Mapping[str, Sound], audio: str, file: Path, report: Report, seen: Collection[str] = ()
 ) -> pd.DataFrame:
     """The events of `file` that have sound in `found`, read from `audio`, and are not `seen`; others go to `report`."""
-    kept = []
-    for event in events.itertuples():
+
+    def reason(event: Any) -> str | None:
         sound = found.get(event.video_id)
         if sound is None:
-            reason = f"no sound in {audio}"
-        elif sound.fault is not None:
-            reason = f"sound of {event.video_id} {sound.fault}"
-        elif event.start >= sound.seconds or event.stop > sound.seconds + OVERHANG_SEC:
-            reason = "event beyond the end of the sound"
-        elif event.annotation_id in seen:
-            reason = "annotation_id is in another split too"
-        else:
-            kept.append(event.Index)
-            continue
-        report.drop(file, f"annotation_id {event.annotation_id}", reason)
-    return events.loc[kept]
+            return f"no sound in {audio}"
+        if sound.fault is not None:
+            return f"sound of {event.video_id} {sound.fault}"
+        if event.start >= sound.seconds or event.stop > sound.seconds + OVERHANG_SEC:
+            return "event beyond the end of the sound"
+        return "annotation_id is in another split too" if event.annotation_id in seen else None
+
+    return report.sift(events, "annotation_id", map(reason, events.itertuples()), file)
 
 
 def clips_of(path: Path, video: str, windows: Sequence[tuple[float, float]], rate: int) -> Iterator[np.ndarray]:
@@ -271,17 +267,14 @@ def _classes(table: pd.DataFrame) -> tuple[pd.Series, list[str | None]]:
 
 def _in_hdf5(path: Path) -> dict[str, Sound]:
     def sound(array: Any) -> Sound:
-        if isinstance(array, h5py.Dataset) and array.ndim == 1 and array.dtype.kind == "f":
-            return Sound(path, len(array) / RATE)
-        return Sound(path, 0.0, "is no 1-D array of floats")
+        fits = isinstance(array, h5py.Dataset) and array.ndim == 1 and array.dtype.kind == "f"
+        return Sound(path, len(array) / RATE) if fits else Sound(path, 0.0, "is no 1-D array of floats")
 
     try:
         with h5py.File(path, "r") as file:
             return {video: sound(array) for video, array in file.items()}
     except FileNotFoundError:
-        raise DataError(
-            f"no sound at {path}; `mc3 data epic-sounds check` writes the ids of the videos that are needed"
-        ) from None
+        raise DataError(f"no sound at {path}; `mc3 data epic-sounds check` lists the videos that are needed") from None
     except (OSError, TypeError) as error:
         raise DataError(f"{path} is no HDF5 file of sound arrays ({error}); make it again") from None
 
