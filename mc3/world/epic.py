@@ -6,7 +6,7 @@ each recording. The sounds are those of the Ego4D half (`sound`), so that traini
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,7 @@ TABLE = """
 CLASSES = [(excitation, material) for excitation, _, material in (name.partition("/") for name in TABLE.split())]
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """A row of `EPIC_Sounds_*.csv`; times in whole milliseconds."""
 
     start_ms: int
@@ -43,8 +42,7 @@ class Event:
     class_id: int
 
 
-@dataclass(frozen=True)
-class Recording:
+class Recording(NamedTuple):
     """A kitchen recording: its events in order and its length. `entropy` seeds its sound."""
 
     video_id: str
@@ -101,9 +99,8 @@ def render_recording(recording: Recording) -> np.ndarray:
         if excitation in SOURCES:
             sound = SOURCES[excitation](rng, duration)
         elif material:
-            objects = [noun.label for noun in NOUNS if noun.material == material]
-            label = objects[rng.integers(len(objects))]
-            sound = contact(rng, excitation, label, material, duration, rng.uniform(2.0, 3.5))
+            objects = [noun for noun in NOUNS if noun.material == material]
+            sound = contact(rng, excitation, objects[rng.integers(len(objects))], duration, rng.uniform(2.0, 3.5))
         else:
             continue
         mix(out, level * sound, event.start_ms * RATE // 1000)
@@ -114,7 +111,7 @@ def _clock(ms: int) -> str:
     return f"{ms // 3600000:02d}:{ms // 60000 % 60:02d}:{ms // 1000 % 60:02d}.{ms % 1000:03d}"
 
 
-def annotation_rows(recordings: list[Recording], split: str) -> list[dict[str, str | int]]:
+def annotation_rows(recordings: list[Recording], split: str) -> list[dict[str, Any]]:
     """The rows of one split's CSV, in the columns of the real data set."""
     return [
         {

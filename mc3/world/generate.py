@@ -6,19 +6,19 @@ only evaluation may read it.
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import av
 import h5py
 import numpy as np
+import pandas as pd
 
 from mc3.config import Config, Ego4DFiles, EpicSoundsFiles, World
 from mc3.errors import ConfigError
@@ -28,9 +28,8 @@ from mc3.world import epic
 from mc3.world.picture import frames
 from mc3.world.plan import VideoPlan, plan_videos
 from mc3.world.sound import RATE, soundtrack
-from mc3.world.vocabulary import HAND, NOUNS, VERBS, Group
+from mc3.world.vocabulary import HAND, NOUNS, VERBS
 
-Result = TypeVar("Result")
 Map = Callable[..., Iterator[Any]]  # (function, items, text) -> results in order; `text` stands at the progress bar
 
 GOP_SEC = 3  # from one key frame to the next, long enough that readers have to seek
@@ -51,8 +50,7 @@ def write(config: Config) -> None:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
         videos = plan_videos(world)
         _write_annotations(folder, videos, config.ego4d, world)
-        rows = truth(videos)
-        _write_table(folder / "truth.csv", list(rows[0]), rows)
+        _write_table(folder / "truth.csv", truth(videos))
         _write_epic_sounds(folder, config.epic_sounds, world, mapped)
         render = partial(_render, world=world, folder=folder / config.ego4d.videos)
         for _ in mapped(render, videos, "videos"):
@@ -64,7 +62,7 @@ def _workers(count: int) -> Iterator[Map]:
     """Yields a `map` with a progress bar that runs in `count` processes, or in this one if `count` is 1."""
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) if count > 1 else None
 
-    def mapped(function: Callable[[Any], Result], items: list[Any], text: str) -> Iterator[Result]:
+    def mapped(function: Callable[[Any], Any], items: list[Any], text: str) -> Iterator[Any]:
         with bar(len(items), 0, True) as show:
             for done, result in enumerate((pool.map if pool else map)(function, items), 1):
                 yield result
@@ -107,11 +105,9 @@ def encode(path: Path, pictures: np.ndarray, fps: int, sound: np.ndarray | None)
             container.mux(audio.encode(None))
 
 
-def _write_table(path: Path, columns: list[str], rows: Iterable[dict[str, Any]], delimiter: str = ",") -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, delimiter=delimiter, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def _write_table(path: Path, rows: Any, separator: str = ",", columns: list[str] | None = None) -> None:
+    """Write `rows` (dictionaries by column); `columns` are needed where there may be none."""
+    pd.DataFrame(rows, columns=columns).to_csv(path, sep=separator, index=False, lineterminator="\n")
 
 
 def _metadata(videos: list[VideoPlan], world: World) -> dict[str, Any]:
@@ -163,35 +159,30 @@ def narrations(videos: list[VideoPlan], world: World) -> dict[str, Any]:
 
 
 def _labels(video: VideoPlan) -> Iterator[dict[str, Any]]:
-    """The rows of a video in its split's file of sounding-action labels."""
     for narration in video.narrations:
-        if narration.votes is None or narration.action is None:
-            continue
-        action = video.actions[narration.action]
-        yield {
-            "narration_time": narration.time,
-            "video_uid": video.uid,
-            "clip_text": narration.text,
-            "positive": int(sum(narration.votes) >= 2),
-            # tags are read off the sentence, so there is none of an object that the narrator did not know
-            "tag_noun": [NOUNS.index(action.noun)] * ("#unsure" not in narration.text),
-            "tag_verb": [VERBS.index(action.verb)],
-            "votes": ",".join(map(str, narration.votes)),
-        }
+        if narration.votes is not None and narration.action is not None:
+            action = video.actions[narration.action]
+            yield {
+                "narration_time": narration.time,
+                "video_uid": video.uid,
+                "clip_text": narration.text,
+                "positive": int(sum(narration.votes) >= 2),
+                # tags are read off the sentence, so there is none of an object that the narrator did not know
+                "tag_noun": [NOUNS.index(action.noun)] * ("#unsure" not in narration.text),
+                "tag_verb": [VERBS.index(action.verb)],
+                "votes": ",".join(map(str, narration.votes)),
+            }
 
 
 def _write_annotations(raw: Path, videos: list[VideoPlan], files: Ego4DFiles, world: World) -> None:
     for name, content in ((files.metadata, _metadata(videos, world)), (files.narrations, narrations(videos, world))):
         (raw / name).write_text(json.dumps(content, indent=1) + "\n")
-    taxonomies: tuple[tuple[Path, tuple[Group, ...]], ...]
-    taxonomies = ((files.verb_taxonomy, VERBS), (files.noun_taxonomy, (*NOUNS, HAND)))
-    for path, groups in taxonomies:
-        rows = [{"label": group.label, "group": str(list(group.words))} for group in groups]
-        _write_table(raw / path, ["label", "group"], rows)
+    for path, groups in ((files.verb_taxonomy, VERBS), (files.noun_taxonomy, (*NOUNS, HAND))):
+        _write_table(raw / path, [{"label": group.label, "group": str(list(group.words))} for group in groups])
     columns = ["narration_time", "video_uid", "clip_text", "positive", "tag_noun", "tag_verb", "votes"]
     for split, path in files.labels.items():
-        labels = (row for video in videos if video.split == split for row in _labels(video))
-        _write_table(raw / path, columns, labels, delimiter="\t")
+        labels = [row for video in videos if video.split == split for row in _labels(video)]
+        _write_table(raw / path, labels, "\t", columns)
 
 
 def truth(videos: list[VideoPlan]) -> list[dict[str, Any]]:
@@ -217,8 +208,7 @@ def truth(videos: list[VideoPlan]) -> list[dict[str, Any]]:
 def _write_epic_sounds(raw: Path, files: EpicSoundsFiles, world: World, mapped: Map) -> None:
     recordings = epic.plan_recordings(world)
     for split, path in files.annotations.items():
-        rows = epic.annotation_rows(recordings, split)
-        _write_table(raw / path, list(rows[0]), rows)
+        _write_table(raw / path, epic.annotation_rows(recordings, split))
     with h5py.File(raw / files.audio, "w", libver=("v110", "v110"), track_order=False) as file:
         signals = mapped(epic.render_recording, recordings, "EPIC-Sounds audio")
         for recording, signal in zip(recordings, signals, strict=True):
