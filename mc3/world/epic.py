@@ -75,7 +75,7 @@ def plan_recordings(world: World) -> list[Recording]:
     """Plan the recordings of both splits; they share none."""
     recordings: list[Recording] = []
     for part, (split, total) in enumerate(world.epic_events.items()):
-        rng = np.random.default_rng(np.random.SeedSequence([world.seed, 3, part]))
+        rng = np.random.default_rng([world.seed, 3, part])
         classes = rng.permutation(np.repeat(np.arange(len(CLASSES)), class_counts(total)))
         for number, first in enumerate(range(0, total, EVENTS_PER_RECORDING)):
             events, end = [], 500
@@ -90,7 +90,7 @@ def plan_recordings(world: World) -> list[Recording]:
 
 def render_recording(recording: Recording) -> np.ndarray:
     """A recording's sound: float32 [24 * length_ms], in steps of a 16-bit recorder."""
-    rng = np.random.default_rng(np.random.SeedSequence(recording.entropy))
+    rng = np.random.default_rng(recording.entropy)
     out = room_tone(rng, recording.length_ms / 1000, rng.uniform(-60, -46))
     for event in recording.events:
         excitation, material = CLASSES[event.class_id]
@@ -116,17 +116,13 @@ def annotation_rows(recordings: list[Recording], split: str) -> list[dict[str, A
     return [
         {
             "annotation_id": f"{recording.video_id}_{number}",
-            "participant_id": recording.video_id.split("_")[0],
-            "video_id": recording.video_id,
-            "start_timestamp": _clock(event.start_ms),
-            "stop_timestamp": _clock(event.stop_ms),
-            "start_sample": event.start_ms * RATE // 1000,
-            "stop_sample": event.stop_ms * RATE // 1000,
+            "participant_id": recording.video_id.split("_")[0], "video_id": recording.video_id,
+            "start_timestamp": _clock(event.start_ms), "stop_timestamp": _clock(event.stop_ms),
+            "start_sample": event.start_ms * RATE // 1000, "stop_sample": event.stop_ms * RATE // 1000,
             "description": NAMES[CLASSES[event.class_id][0]],
-            "class": class_name(event.class_id),
-            "class_id": event.class_id,
+            "class": class_name(event.class_id), "class_id": event.class_id,
         }
         for recording in recordings
         if recording.split == split
         for number, event in enumerate(recording.events)
-    ]
+    ]  # fmt: skip

@@ -75,24 +75,21 @@ def _shade(colour: Colour, factor: float) -> Colour:
     return r, g, b
 
 
-class Painter:
+class _Painter:
     """Draws on an image whose frame is `scale` pixels wide, with its top left corner at `origin` (pixels)."""
 
     def __init__(self, image: Image.Image, scale: int, origin: tuple[int, int]) -> None:
         self.draw, self.scale, self.origin = ImageDraw.Draw(image), scale, origin
 
     def polygon(self, points: list[Point], colour: Colour) -> None:
-        """Fill a polygon."""
         x0, y0 = self.origin
         self.draw.polygon([(x * self.scale + x0, y * self.scale + y0) for x, y in points], fill=colour)
 
     def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
-        """Fill a circle."""
         cx, cy, r = x * self.scale + self.origin[0], y * self.scale + self.origin[1], radius * self.scale
         self.draw.ellipse([cx - r, cy - r, cx + r, cy + r], fill=colour)
 
     def stroke(self, start: Point, stop: Point, width: float, colour: Colour) -> None:
-        """Draw a thick line."""
         line = [c * self.scale + self.origin[i % 2] for i, c in enumerate((*start, *stop))]
         self.draw.line(line, fill=colour, width=max(1, round(width * self.scale)))
 
@@ -121,7 +118,7 @@ class Painter:
         self.stroke((x - side * 0.02, y + 0.05), (x - side * 0.09, y + 0.01), 0.036, _shade(skin, 0.9))
 
 
-def _tool(painter: Painter, tool: str, x: float, y: float) -> None:
+def _tool(painter: _Painter, tool: str, x: float, y: float) -> None:
     match tool:
         case "knife":
             painter.object("knife", (206, 210, 216), x - 0.13, y + 0.03, 0.1, 0.5)
@@ -134,7 +131,7 @@ def _tool(painter: Painter, tool: str, x: float, y: float) -> None:
             painter.stroke((x, y), (x - 0.06, y + 0.17), 0.028, (150, 110, 60))
 
 
-def _source(painter: Painter, source: str, x: float, sounding: bool, rng: Generator) -> None:
+def _source(painter: _Painter, source: str, x: float, sounding: bool, rng: Generator) -> None:
     y = 0.17
     match source:
         case "tv":
@@ -163,7 +160,7 @@ def _source(painter: Painter, source: str, x: float, sounding: bool, rng: Genera
             painter.disc(x - 0.09 + shake, y - 0.09, 0.022, (90, 255, 90) if sounding else (90, 30, 30))
 
 
-def _person(painter: Painter, woman: bool, x: float, mouth: float) -> None:
+def _person(painter: _Painter, woman: bool, x: float, mouth: float) -> None:
     shirt = (150, 60, 120) if woman else (60, 80, 140)
     painter.polygon(_ellipse(x, 0.62, 0.2, 0.3), shirt)
     if woman:
@@ -176,7 +173,7 @@ def _person(painter: Painter, woman: bool, x: float, mouth: float) -> None:
 
 
 def _act(
-    painter: Painter, action: Action, time: float, spot: np.ndarray, look: tuple[Colour, Colour], rng: Generator
+    painter: _Painter, action: Action, time: float, spot: np.ndarray, look: tuple[Colour, Colour], rng: Generator
 ) -> None:
     """`spot`: the object's x, y, radius and angle; `look`: the colours of skin and sleeve."""
     phase = (time - action.start) / action.duration
@@ -209,7 +206,7 @@ def _surroundings(plan: VideoPlan, rng: Generator, scale: int) -> Image.Image:
     side = scale + 2 * margin
     tint = rng.uniform(0.85, 1.1)
     image = Image.new("RGB", (side, side), _shade(plan.scene.wall, tint))
-    painter = Painter(image, scale, (margin, margin))
+    painter = _Painter(image, scale, (margin, margin))
     for x in np.arange(-0.2, 1.3, rng.uniform(0.1, 0.3)):
         painter.stroke((x, -0.2), (x, 0.4), 0.012, _shade(plan.scene.wall, 0.86 * tint))
     painter.polygon(_box(-0.3, 0.36, 1.3, 1.3), _shade(plan.scene.worktop, tint))
@@ -227,7 +224,7 @@ def _surroundings(plan: VideoPlan, rng: Generator, scale: int) -> Image.Image:
 
 def frames(plan: VideoPlan, world: World) -> np.ndarray:
     """Draw a video: uint8 [fps * seconds, size, size, 3]."""
-    rng = np.random.default_rng(np.random.SeedSequence([*plan.entropy, 2]))
+    rng = np.random.default_rng([*plan.entropy, 2])
     scale, margin = 2 * world.size, round(MARGIN * 2 * world.size)
     surroundings = _surroundings(plan, rng, scale)
     count, actions = round(world.seconds * world.fps), len(plan.actions)
@@ -243,7 +240,7 @@ def frames(plan: VideoPlan, world: World) -> np.ndarray:
         time = (index + 0.5) / world.fps
         dx, dy = (round(float(d) * scale) for d in drift[index])
         image = surroundings.crop((margin + dx, margin + dy, margin + dx + scale, margin + dy + scale))
-        painter = Painter(image, scale, (-dx, -dy))
+        painter = _Painter(image, scale, (-dx, -dy))
         slot = min(int(time / world.clip_every_sec), actions - 1)
         _source(painter, plan.source, source_x, plan.actions[slot].on_screen != "", rng)
         _act(painter, plan.actions[slot], time, spots[slot], (skin, (r, g, b)), rng)

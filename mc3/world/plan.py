@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-from numpy.random import Generator, SeedSequence, default_rng
+from numpy.random import Generator, default_rng
 
 from mc3.config import Rates, World
 from mc3.world.vocabulary import NOUNS, SCENES, TALK, VERBS, Noun, Scene, Verb
@@ -137,28 +137,19 @@ def _action(
         visible = verb is not TALK and rng.random() >= rates.unseen
         sounding = not visible and rng.random() < rates.heard_unseen
     return Action(
-        start=start + 0.5 + 0.3 * rng.random(),
-        duration=rng.uniform(1.1, 1.5),
-        tempo=rng.uniform(2.0, 3.5),
-        level=rng.uniform(-34.0, -18.0) + rates.signal_db,
-        verb=verb,
-        noun=_noun(rng, verb, scene),
-        actor="O" if other else "C",
-        visible=bool(visible),
-        sounding=bool(sounding and has_audio),
-        on_screen=sources[0],
-        off_screen=sources[1],
-    )
+        start=start + 0.5 + 0.3 * rng.random(), duration=rng.uniform(1.1, 1.5), tempo=rng.uniform(2.0, 3.5),
+        level=rng.uniform(-34.0, -18.0) + rates.signal_db, verb=verb, noun=_noun(rng, verb, scene),
+        actor="O" if other else "C", visible=bool(visible), sounding=bool(sounding and has_audio),
+        on_screen=sources[0], off_screen=sources[1],
+    )  # fmt: skip
 
 
 def third_person(verb: str) -> str:
     """The form of a verb in a narration: "wash" -> "washes", "talk to" -> "talks to"."""
-    first, *rest = verb.split()
+    first, space, rest = verb.partition(" ")
     if first[-1] == "y" and first[-2] not in "aeiou":
-        first = first[:-1] + "ies"
-    else:
-        first += "es" if first.endswith(("sh", "ch", "x", "s")) else "s"
-    return " ".join([first, *rest])
+        return f"{first[:-1]}ies{space}{rest}"
+    return f"{first}{'es' if first.endswith(('sh', 'ch', 'x', 's')) else 's'}{space}{rest}"
 
 
 TAILS = ("", "", "", "", " with both hands", " with her right hand", " with his left hand", " again")
@@ -180,9 +171,8 @@ def _text(rng: Generator, action: Action) -> str:
 def plan_video(world: World, split: str, number: int) -> VideoPlan:
     """Plan video `number` of `split`; the last `world.silent_videos` of the training videos have no audio."""
     entropy = (world.seed, ("train", "validation", "test").index(split), number)
-    rng = default_rng(SeedSequence(entropy))
-    wrong = default_rng(SeedSequence([*entropy, 3]))  # its own, so that the rest does not change
-    rates = world.rates
+    rng = default_rng(entropy)
+    wrong = default_rng([*entropy, 3])  # its own, so that the rest does not change
     uid = str(uuid.UUID(bytes=rng.bytes(16), version=4))
     has_audio = split != "train" or number < world.videos["train"] - world.silent_videos
     scene = SCENES[rng.integers(len(SCENES))]
@@ -191,10 +181,10 @@ def plan_video(world: World, split: str, number: int) -> VideoPlan:
     actions: list[Action] = []
     on_screen = off_screen = None
     for slot in range(int(world.seconds / world.clip_every_sec)):
-        on_screen = _next_source(rng, on_screen, (source,), rates.on_screen)
-        off_screen = _next_source(rng, off_screen, OFF_SCREEN_SOURCES, rates.off_screen)
+        on_screen = _next_source(rng, on_screen, (source,), world.rates.on_screen)
+        off_screen = _next_source(rng, off_screen, OFF_SCREEN_SOURCES, world.rates.off_screen)
         sources = (on_screen, off_screen) if has_audio else ("", "")
-        actions.append(_action(rng, slot * world.clip_every_sec, scene, has_audio, sources, rates))
+        actions.append(_action(rng, slot * world.clip_every_sec, scene, has_audio, sources, world.rates))
 
     narrations: list[Narration] = []
     for index, action in enumerate(actions):
@@ -206,7 +196,7 @@ def plan_video(world: World, split: str, number: int) -> VideoPlan:
             if split != "train" and action.actor == "C":
                 votes = tuple(int((action.region == "I") != (rng.random() < ANNOTATOR_ERROR)) for _ in range(3))
             text = _text(rng, action)
-            if split == "train" and wrong.random() < rates.misnarrated:  # another verb and object of the same scene
+            if split == "train" and wrong.random() < world.rates.misnarrated:  # another verb and object
                 verb = _verb(wrong)
                 text = _text(wrong, replace(action, verb=verb, noun=_noun(wrong, verb, scene), actor="C"))
             narrations.append(Narration(annotation, round(time, 4), text, index, votes))

@@ -77,11 +77,6 @@ def _strokes(seconds: float, tempo: float) -> np.ndarray:
     return np.arange(min(0.5 / tempo, seconds / 2), seconds - 0.05, 1.0 / tempo)
 
 
-def _friction(rng: Generator, seconds: float, tempo: float, low: float, high: float, sharpness: float) -> Signal:
-    strokes = np.abs(np.sin(np.pi * tempo * _time(seconds))) ** sharpness
-    return 0.12 * strokes * _band(rng, seconds, low, high)
-
-
 def _bubbles(rng: Generator, seconds: float, count: int, low: float, high: float) -> Signal:
     out = np.zeros(int(seconds * RATE) + RATE // 10)
     t = _time(0.05)
@@ -102,7 +97,10 @@ def excitation(verb: str, rng: Generator, seconds: float, tempo: float) -> Signa
     """What `verb` (of `EXCITATIONS`) does to an object: blows, friction or water; `tempo` is strokes a second."""
     t = _time(seconds)
     blows, band = partial(_clicks, rng, seconds), partial(_band, rng, seconds)
-    friction, bubbles = partial(_friction, rng, seconds), partial(_bubbles, rng, seconds)
+
+    def friction(tempo: float, low: float, high: float, sharpness: float) -> Signal:
+        return 0.12 * np.abs(np.sin(np.pi * tempo * t)) ** sharpness * band(low, high)
+
     match verb:
         case "cut":
             times, squash = _strokes(seconds, tempo), np.zeros(len(t))
@@ -116,7 +114,7 @@ def excitation(verb: str, rng: Generator, seconds: float, tempo: float) -> Signa
             return blows(np.sort(rng.uniform(0, seconds, 25)), rng.uniform(0.05, 0.3, 25))
         case "wash":
             swish = 0.6 + 0.4 * np.sin(2 * np.pi * tempo * 0.6 * t)
-            return 0.10 * swish * band(900, 9000) + 0.3 * bubbles(40, 700, 2400)
+            return 0.10 * swish * band(900, 9000) + 0.3 * _bubbles(rng, seconds, 40, 700, 2400)
         case "take":
             scuff = 0.08 * np.exp(-(((t - 0.35 * seconds) / 0.06) ** 2)) * band(800, 6000)
             return scuff + blows([0.38 * seconds], [0.5])
@@ -141,7 +139,7 @@ def excitation(verb: str, rng: Generator, seconds: float, tempo: float) -> Signa
         case "touch":
             return blows(np.array([0.45, 0.62]) * seconds, [0.5, 0.25])
         case "pour":
-            return 0.03 * band(500, 5000) + bubbles(60, 350, 1100)
+            return 0.03 * band(500, 5000) + _bubbles(rng, seconds, 60, 350, 1100)
         case "rub":
             return friction(tempo * 1.6, 250, 1800, 1.5)
         case "drop":
@@ -179,7 +177,7 @@ def resonance(label: str, material: str, rng: Generator) -> Signal:
 
 
 # Pass bands (Hz) of the first and the second formant of six vowels.
-FORMANTS = [(0.85 * f, 1.15 * f) for f in (*np.geomspace(300, 850, 6), *np.geomspace(900, 2300, 6))]
+FORMANTS = [[(0.85 * f, 1.15 * f) for f in np.geomspace(*ends, 6)] for ends in ((300, 850), (900, 2300))]
 
 
 def _speech(rng: Generator, seconds: float) -> Signal:
@@ -192,10 +190,8 @@ def _speech(rng: Generator, seconds: float) -> Signal:
             t = np.arange(length) / RATE
             phase = np.cumsum(pitch * rng.uniform(0.85, 1.2) * (1 - 0.15 * t / t[-1]) / RATE)
             voice = 2 * (phase % 1) - 1 + 0.15 * rng.standard_normal(length)
-            syllable = np.zeros(length)
-            for formants in (FORMANTS[:6], FORMANTS[6:]):
-                syllable += sosfilt(_bandpass(1, *formants[rng.integers(6)]), voice)
-            mix(out, syllable * np.hanning(length), at)
+            first, second = (sosfilt(_bandpass(1, *vowels[rng.integers(6)]), voice) for vowels in FORMANTS)
+            mix(out, (first + second) * np.hanning(length), at)
         at += length + int(rng.uniform(0.0, 0.08) * RATE)
     return _unit(out)
 
@@ -278,7 +274,7 @@ def soundtrack(plan: VideoPlan, seconds: float, every: float) -> np.ndarray:
     Levels of room tone and sources (dB of full scale, drawn once a video) are choices: with the actions' -34 to -18 dB
     they make signal-to-noise ratios of about -4 to +26 dB.
     """
-    rng = np.random.default_rng(np.random.SeedSequence([*plan.entropy, 1]))
+    rng = np.random.default_rng([*plan.entropy, 1])
     out = room_tone(rng, seconds, rng.uniform(-60, -44))
     fade = np.linspace(0, 1, RATE // 20)
     for kind, softest in (("on_screen", -42), ("off_screen", -44)):
