@@ -9,14 +9,14 @@ from typing import NamedTuple
 class Pose(NamedTuple):
     """Positions at one moment of an action, as offsets (x, y) in frame widths from the object's place.
 
-    `object` is the object's, `right` and `left` the hands', None out of view. `angle` turns the object (in turns),
-    `width` squeezes it sideways (lids and doors). `tool` and `effect` name what else is drawn.
+    `object` is the object's, `right` and `left` the hands'; the left one may be out of view. `angle` turns the object
+    (in turns), `width` squeezes it sideways (lids and doors). `tool` and `effect` name what else is drawn.
     """
 
     object: tuple[float, float] = (0.0, 0.0)
     angle: float = 0.0
     width: float = 1.0
-    right: tuple[float, float] | None = (0.1, 0.08)
+    right: tuple[float, float] = (0.1, 0.08)
     left: tuple[float, float] | None = None
     tool: str = ""
     effect: str = ""

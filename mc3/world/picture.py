@@ -193,9 +193,8 @@ def _act(
     painter.object(noun.shape, noun.colour, left, top, radius, angle + now.angle, now.width)
     if now.left is not None:
         painter.hand(x + now.left[0], y + now.left[1], -1, *look)
-    if now.right is not None:
-        _tool(painter, now.tool, x + now.right[0], y + now.right[1])
-        painter.hand(x + now.right[0], y + now.right[1], 1, *look, finger=now.tool == "finger")
+    _tool(painter, now.tool, x + now.right[0], y + now.right[1])
+    painter.hand(x + now.right[0], y + now.right[1], 1, *look, finger=now.tool == "finger")
     if now.effect == "water":
         for dx, dy in rng.uniform(-0.17, 0.17, (9, 2)):
             painter.disc(left + dx, top + dy, 0.014, (216, 236, 250))
