@@ -12,6 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from sklearn.compose import make_column_transformer
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, PredefinedSplit, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from mc3 import evaluate
 from mc3.errors import DataError
@@ -23,8 +29,6 @@ METRICS = ("roc", "pr", "within_verb")
 
 def folds(videos: ArrayLike) -> NDArray[np.int64]:
     """The fold of every row, 0 .. `FOLDS` - 1, balanced in size; rows of one video share a fold. [N]."""
-    from sklearn.model_selection import GroupKFold
-
     videos = np.asarray(videos)
     n = len(np.unique(videos))
     if n < 2:
@@ -36,24 +40,12 @@ def folds(videos: ArrayLike) -> NDArray[np.int64]:
 
 
 def cross_validated(features: pd.DataFrame, labels: ArrayLike, fold: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Log-odds of a logistic regression fitted on the other folds: [N].
+    """Log-odds of a logistic regression of `labels` (0 and 1) fitted on the other folds (of `folds`): [N].
 
-    Args:
-        features: one row a narration; the words of a column "text" are counted as present or absent, "verb_class" and
-            "noun_class" are one-hot encoded, every other column is a number and standardised.
-        labels: [N] of 0 and 1.
-        fold: of `folds`.
-
-    Raises:
-        DataError: without one of the folds only one label is left.
+    Of `features`, one row a narration, the words of a column "text" are counted as present or absent, "verb_class" and
+    "noun_class" are one-hot encoded, every other column is a number and standardised. Raises `DataError` if without one
+    of the folds only one label is left.
     """
-    from sklearn.compose import make_column_transformer
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import PredefinedSplit, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
-
     labels = np.asarray(labels).astype(int)
     for number in np.unique(fold):
         if len(set(labels[fold != number])) < 2:
@@ -63,8 +55,7 @@ def cross_validated(features: pd.DataFrame, labels: ArrayLike, fold: NDArray[np.
     parts: list[tuple[Any, Any]] = [(StandardScaler(), numbers), (OneHotEncoder(handle_unknown="ignore"), classes)]
     if "text" in features:
         parts.append((CountVectorizer(binary=True, tokenizer=str.split, token_pattern=None), "text"))
-    columns = make_column_transformer(*[part for part in parts if part[1]])
-    model = make_pipeline(columns, LogisticRegression(max_iter=2000))
+    model = make_pipeline(make_column_transformer(*parts), LogisticRegression(max_iter=2000))
     return cross_val_predict(model, features, labels, cv=PredefinedSplit(fold), method="decision_function")
 
 
@@ -97,16 +88,9 @@ def score_table(
     against the rates of its own test videos. A score that depends on the verb alone is exactly one half there. `roc`
     and `pr` cover all folds together, as in Table 2.
 
-    Args:
-        scores: name -> [N].
-        labels: [1 + shifts, N], the real ones first.
-        narrations: [N], with verb and video_id.
-        fold: [N], of `folds`.
-        draws: bootstrap resamples.
-
-    Returns:
-        score, narrations, videos, prevalence, for each of `METRICS` its value, _low, _high and _shifted (mean over
-        the shifts), and prevalence_shifted.
+    `scores` are [N] each, `labels` [1 + shifts, N] with the real ones first; `narrations` [N] have verb and video_id.
+    Columns: score, narrations, videos, prevalence, for each of `METRICS` its value, _low, _high and _shifted (mean over
+    the shifts), and prevalence_shifted.
     """
     strata = pd.factorize(pd.MultiIndex.from_arrays([narrations["verb"], fold]))[0]
     weights, rows = bootstrap.resamples(narrations["video_id"], draws), []
@@ -119,9 +103,8 @@ def score_table(
             real, *drawn = np.concatenate([part[metric] for part in parts])
             low, high = evaluate.interval(drawn) if np.isfinite(drawn).any() else (np.nan, np.nan)
             row |= {metric: real, f"{metric}_low": low, f"{metric}_high": high}
-        row["prevalence_shifted"] = labels[1:].mean()
-        row |= {f"{metric}_shifted": np.mean([s[metric][0] for s in shifted]) for metric in METRICS}
-        rows.append(row)
+        chance = {f"{metric}_shifted": np.mean([s[metric][0] for s in shifted]) for metric in METRICS}
+        rows.append({**row, "prevalence_shifted": labels[1:].mean(), **chance})
     return pd.DataFrame(rows)
 
 
@@ -130,15 +113,8 @@ def areas(scores: ArrayLike, labels: ArrayLike, strata: ArrayLike, weights: Arra
 
     `within_verb` is the mean of the strata's ROC areas, weighted by their pairs of a positive and a negative
     (`mc3.evaluate.weighted_roc`). Equal scores count half in ROC and cross the threshold together in precision.
-
-    Args:
-        scores: [N], higher means "sounds".
-        labels: [N], 0 or 1.
-        strata: [N], codes from 0.
-        weights: [D, N], how often each row counts.
-
-    Returns:
-        metric of `METRICS` -> float64 [D], NaN where there is no pair.
+    `scores` [N] (higher means "sounds"), `labels` [N] (0 or 1), `strata` [N] (codes from 0) and `weights` [D, N] (how
+    often each row counts) give for each of `METRICS` float64 [D], NaN where there is no pair.
     """
     labels, weights = np.asarray(labels).astype(int), np.asarray(weights)
     if len(np.unique(labels)) < 2:

@@ -16,7 +16,7 @@ from mc3.files import is_safe_id
 
 ANY = "collision"  # in the table of sounds by verb: every class whose name ends in it
 COLUMNS = ("narration_id", "video_id", "start_timestamp", "stop_timestamp", "narration", "verb_class", "noun_class")
-SOUNDS = (
+SOUNDS = (  # EPIC-Sounds' 44 classes by class_id
     "metal-only collision", "scrub / scrape / scour / wipe", "cut / chop", "open / close", "rustle", "water",
     "plastic-only collision", "footstep", "stir / mix / whisk", "slide object", "metal / wood collision",
     "metal / plastic collision", "metal / ceramic collision", "background", "ceramic-only collision", "beep", "click",
@@ -28,29 +28,20 @@ SOUNDS = (
     "ceramic / marble collision", "glass / marble collision", "wood / glass collision", "hoover / fan", "spray", "zip",
     "drink / eat",
 )  # fmt: skip
-"""EPIC-Sounds' 44 classes by class_id."""
 
 
 def read_classes(path: Path) -> pd.Series:
-    """A taxonomy, EPIC_100_verb_classes.csv or EPIC_100_noun_classes_v2.csv: class number -> key.
-
-    Raises:
-        DataError: an id is not a class number, or occurs twice.
-    """
+    """A taxonomy, EPIC_100_verb_classes.csv or EPIC_100_noun_classes_v2.csv: class number -> key."""
     table = read_table(path, ("id", "key"), "an EPIC-100 taxonomy")
     numbers = table["id"].map(_number)
     if len(bad := table[(numbers < 0) | numbers.duplicated()]):
-        number, line = bad["id"].iloc[0], bad["line"].iloc[0]
-        raise DataError(f"{path}, line {line}: {number!r} is not a class number, or a repeated one; fetch it again")
+        row = bad.iloc[0]
+        raise DataError(f"{path}, line {row.line}: {row.id!r} is not a class number, or a repeated one; fetch it again")
     return pd.Series(table["key"].to_numpy(), index=numbers.to_numpy(), name="key")
 
 
 def read_durations(path: Path) -> pd.Series:
-    """EPIC_100_video_info.csv: video_id -> duration in seconds.
-
-    Raises:
-        DataError: a row has no video id or duration, or repeats a video.
-    """
+    """EPIC_100_video_info.csv: video_id -> duration in seconds."""
     table = read_table(path, ("video_id", "duration"), "EPIC-100 video info")
     duration = pd.to_numeric(table["duration"], errors="coerce")
     good = np.isfinite(duration) & (duration > 0) & table["video_id"].map(is_safe_id)
@@ -64,25 +55,15 @@ def read_narrations(
 ) -> pd.DataFrame:
     """The narrated actions of EPIC_100_train.csv or EPIC_100_validation.csv, sorted by video and start.
 
-    Args:
-        path: the file.
-        report: gets the rows at fault, each with its line.
-        verbs: class number -> key; other verb classes are faults.
-        nouns: the same for nouns; None checks no noun.
-        durations: of `read_durations`, to find segments beyond the end of their video; None checks no end.
-
-    Returns:
-        Columns narration_id, video_id, start, stop (s), text, verb (key), verb_class, noun_class.
-
-    Raises:
-        DataError: the file is not UTF-8 or not a table, or no row is left.
+    `report` gets the rows at fault, each with its line: those of classes that `verbs` and `nouns` (class number -> key)
+    do not have, and those beyond the end of their video by `durations` (of `read_durations`), among others. Without
+    `nouns` or `durations` these are not checked. Columns: narration_id, video_id, start, stop (s), text, verb (key),
+    verb_class, noun_class. Raises `DataError` if the file is not UTF-8 or not a table, or no row is left.
     """
     table = read_table(path, COLUMNS, "EPIC-100 narrations", report)
     start, stop = table["start_timestamp"].map(seconds), table["stop_timestamp"].map(seconds)
     verb, noun = table["verb_class"].map(_number), table["noun_class"].map(_number)
     ends = table["video_id"].map(durations) if durations is not None else pd.Series(math.inf, index=table.index)
-
-    bad_noun = (noun < 0) | (False if nouns is None else ~noun.isin(nouns.index))
     faults: dict[str, pd.Series] = {
         "times are not timestamps": ~(np.isfinite(start) & np.isfinite(stop)),
         "starts before the video": start < 0,
@@ -90,7 +71,7 @@ def read_narrations(
         "video without a known duration": ends.isna(),
         "ends after the video": stop > ends + OVERHANG_SEC,
         "unknown verb_class {verb_class!r}": ~verb.isin(verbs.index),
-        "unknown noun_class {noun_class!r}": bad_noun,
+        "unknown noun_class {noun_class!r}": (noun < 0) | (False if nouns is None else ~noun.isin(nouns.index)),
     }
 
     def fault(i: int) -> str | None:
@@ -107,17 +88,10 @@ def read_narrations(
 def read_verb_sounds(path: Path, verbs: pd.Series | None = None) -> tuple[pd.Series, NDArray[np.bool_]]:
     """The table of sounds by verb, data/epic/verb_sounds.csv: verb_class, verb, sounds (separated by "; ").
 
-    `collision` stands for all 24 classes whose name ends in it; an empty cell means that the action is silent.
-
-    Args:
-        path: the table.
-        verbs: EPIC-100's own verb classes, which the table must then have, and no others.
-
-    Returns:
-        class number -> key, and bool [verb classes, 44]: whether an action of verb class i can cause sound class j.
-
-    Raises:
-        DataError: a sound is not an EPIC-Sounds class, or the verb classes do not count from 0 or are not `verbs`.
+    `collision` stands for all 24 classes whose name ends in it; an empty cell means that the action is silent. Returns
+    class number -> key, and bool [verb classes, 44]: whether an action of verb class i can cause sound class j. Raises
+    `DataError` if a sound is not an EPIC-Sounds class, or the verb classes do not count from 0 or are not EPIC-100's
+    own, `verbs`.
     """
     table = read_table(path, ("verb_class", "verb", "sounds"), "sounds by verb")
     if table["verb_class"].map(_number).tolist() != list(range(len(table))):

@@ -19,8 +19,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from mc3.config import Config
-from mc3.data import epic_sounds
+from mc3.data import epic_sounds, media
 from mc3.data.annotations import Report
+from mc3.data.audio import fbank
 from mc3.errors import DataError
 from mc3.extra import baselines, plots
 from mc3.extra import epic_kitchens as epic
@@ -29,10 +30,8 @@ from mc3.paper import provenance
 from mc3.paper.plots import save
 
 if TYPE_CHECKING:
-    from mc3.data import media
     from mc3.model import MC3
 
-TABLE = Path("data") / "epic" / "verb_sounds.csv"
 IOU, SHIFTS = 0.1, 8
 RATE, BATCH = 16000, 64
 
@@ -90,10 +89,7 @@ def benchmark(
     """The videos that have both narrations and events, as read by `epic_kitchens` and `epic_sounds`.
 
     `report` counts the narrations of other videos, which are set aside. Without `durations` (s by video) a video ends
-    with its last narration or event.
-
-    Raises:
-        DataError: there is no common video, or the events have no classes.
+    with its last narration or event. Raises `DataError` if there is no common video, or the events have no classes.
     """
     if events["class_id"].isna().any():
         raise DataError("the events have no classes; give EPIC_Sounds_validation.csv or EPIC_Sounds_train.csv")
@@ -106,9 +102,8 @@ def benchmark(
     if durations is not None:
         ends = np.maximum(ends, kept["video_id"].map(durations))
     segments = kept[["start", "stop"]].to_numpy(np.float64)
-    shares = np.arange(1, SHIFTS + 1) / (SHIFTS + 1)
-    shifted = [segments, *(shift(segments, ends, share) for share in shares)]
-    return Benchmark(kept, np.stack(shifted), events.reset_index(drop=True), compatible)
+    shifted = [shift(segments, ends, share) for share in np.arange(1, SHIFTS + 1) / (SHIFTS + 1)]
+    return Benchmark(kept, np.stack([segments, *shifted]), events.reset_index(drop=True), compatible)
 
 
 def possible_labels(bench: Benchmark, threshold: float) -> pd.DataFrame:
@@ -116,10 +111,9 @@ def possible_labels(bench: Benchmark, threshold: float) -> pd.DataFrame:
     covered, starts = np.zeros((2, *bench.segments.shape[:2]))
     for rows, events, _ in bench.by_video():
         merged = _union(events)
-        for k, segments in enumerate(bench.segments[:, rows]):
-            covered[k, rows] = overlap(segments, merged).sum(axis=1) / (segments[:, 1] - segments[:, 0])
-            inside = (events[:, 0] >= segments[:, None, 0]) & (events[:, 0] <= segments[:, None, 1])
-            starts[k, rows] = inside.any(axis=1)
+        for k, own in enumerate(bench.segments[:, rows]):
+            covered[k, rows] = overlap(own, merged).sum(axis=1) / (own[:, 1] - own[:, 0])
+            starts[k, rows] = ((events[:, 0] >= own[:, None, 0]) & (events[:, 0] <= own[:, None, 1])).any(axis=1)
     of_all, of_compatible = bench.best_iou(compatible=False), bench.best_iou(compatible=True)
     labels = {
         "half of the segment covered by events": covered >= 0.5,
@@ -136,9 +130,8 @@ def possible_labels(bench: Benchmark, threshold: float) -> pd.DataFrame:
 def by_verb(bench: Benchmark, labels: NDArray[np.bool_]) -> pd.DataFrame:
     """Most frequent first: verb, narrations, sounding and shifted (shares), lift (their ratio; NaN over 0)."""
     table = pd.DataFrame({"verb": bench.narrations["verb"], "sounding": labels[0], "shifted": labels[1:].mean(axis=0)})
-    found = table.groupby("verb").agg(
-        narrations=("sounding", "size"), sounding=("sounding", "mean"), shifted=("shifted", "mean")
-    )
+    verbs = table.groupby("verb")
+    found = verbs.mean().assign(narrations=verbs.size())[["narrations", "sounding", "shifted"]]
     found["lift"] = found["sounding"] / found["shifted"].where(found["shifted"] > 0)
     return found.reset_index().sort_values(["narrations", "verb"], ascending=[False, True], ignore_index=True)
 
@@ -149,29 +142,19 @@ def model_scores(
     """Cosines of a checkpoint's embeddings for each narration, from a clip cut as in the paper.
 
     The clip is [t - clips.before_sec, t + clips.after_sec] with t the segment's start, silent and still beyond the
-    video's ends; the narration is embedded unchanged ("take plate").
+    video's ends; the narration is embedded unchanged ("take plate"). `audio` is EPIC-Sounds' HDF5 file, or a folder
+    with {video_id}.wav, .mp4 or another container at any depth, `videos` a folder of videos with such names.
 
-    Args:
-        config: its `clips` settings are used.
-        checkpoint: a folder that `MC3.load` reads.
-        narrations: rows of `benchmark`.
-        audio: EPIC-Sounds' HDF5 file, or a folder with {video_id}.wav, .mp4 or another container at any depth.
-        videos: a folder of videos with such names; None scores sound and text only.
-        report: gets the videos whose sound or pictures cannot be read.
-
-    Returns:
-        "audio-text" and, with `videos`, "audio-video": [N], NaN for the narrations of unreadable videos.
-
-    Raises:
-        DataError: there is no checkpoint, or no video can be read.
+    Returns "audio-text" and, with `videos`, "audio-video": [N], NaN for the narrations of videos that cannot be read,
+    which `report` gets. Raises `DataError` if there is no checkpoint, or no video can be read.
     """
     import torch
 
-    from mc3.data import media
     from mc3.model import MC3
 
     model = MC3.load(checkpoint, device="cuda" if torch.cuda.is_available() else "cpu")
     audio_files, video_files = _files(audio), _files(videos) if videos else {}
+    frames, size = model.config.video.frames, model.config.video.image_size
     scores = {pair: np.full(len(narrations), np.nan) for pair in ("audio-text", *(["audio-video"] if videos else []))}
     fault: DataError | None = None
     for video, rows in narrations.groupby("video_id").indices.items():
@@ -182,7 +165,6 @@ def model_scores(
                 if folder is not None and video not in files and not folder.is_file():
                     raise DataError(f"{folder} has no media file {video}.*; fetch it to score its narrations")
             sounds = epic_sounds.clips_of(audio_files.get(video, audio), video, windows, RATE)
-            frames, size = model.config.video.frames, model.config.video.image_size
             pictures = media.clips_of(video_files[video], windows, frames, size, rate=0) if videos else None
             for pair, values in _cosines(model, own["text"].tolist(), sounds, pictures).items():
                 scores[pair][rows] = values
@@ -196,10 +178,9 @@ def model_scores(
 
 
 def run(
-    config: Config, events: Path, narrations: Path, out: Path, *, verbs: Path | None = None, nouns: Path | None = None,
-    info: Path | None = None, table: Path = TABLE, threshold: float = IOU, checkpoint: Path | None = None,
-    audio: Path | None = None, videos: Path | None = None, draws: int = baselines.DRAWS,
-) -> pd.DataFrame:  # fmt: skip
+    config: Config, events: Path, narrations: Path, out: Path, *, verbs: Path | None, nouns: Path | None,
+    info: Path | None, table: Path, threshold: float, checkpoint: Path | None, audio: Path | None, videos: Path | None,
+) -> None:  # fmt: skip
     """Label, score and write; the command `mc3 narrated` (its help explains the arguments).
 
     Writes `out` (one row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .origin.json. Without
@@ -220,33 +201,31 @@ def run(
         cosines = model_scores(config, checkpoint, bench.narrations, audio, videos, report)
         scored = np.isfinite(list(cosines.values())).all(axis=0)
         cosines = {name: values[scored] for name, values in cosines.items()}
-        bench = bench._replace(
-            narrations=bench.narrations[scored].reset_index(drop=True), segments=bench.segments[:, scored]
-        )
+        own = bench.narrations[scored].reset_index(drop=True)
+        bench = bench._replace(narrations=own, segments=bench.segments[:, scored])
     labels = bench.best_iou(compatible=True) >= threshold
     fold = baselines.folds(bench.narrations["video_id"])
     scores = baselines.all_scores(bench.narrations, labels[0], fold, cosines)
-    result = baselines.score_table(scores, labels, bench.narrations, fold, draws)
+    result = baselines.score_table(scores, labels, bench.narrations, fold)
     shares, possible = by_verb(bench, labels), possible_labels(bench, threshold)
     stem = out.with_suffix("")
-    for name, frame in ((out.name, result), (f"{stem.name}_verbs.csv", shares), (f"{stem.name}_labels.csv", possible)):
-        write_atomic(out.with_name(name), frame.to_csv(index=False, float_format="%.4f").encode())
+    for file, rows in ((out, result), (f"{stem}_verbs.csv", shares), (f"{stem}_labels.csv", possible)):
+        write_atomic(Path(file), rows.to_csv(index=False, float_format="%.4f").encode())
     save(plots.narrated(result, shares), stem)
     inputs = [path for path in (events, narrations, verbs, nouns, info, table, checkpoint) if path]
     facts = provenance.origin(config, inputs) | {
-        "narrated": {"iou": threshold, "shifts": SHIFTS, "folds": baselines.FOLDS, "draws": draws,
+        "narrated": {"iou": threshold, "shifts": SHIFTS, "folds": baselines.FOLDS, "draws": baselines.DRAWS,
                      "media": [path.name for path in (audio, videos) if path]},
         "dropped": [{**entry, "file": Path(entry["file"]).name} for entry in report.dropped],
         "set_aside": dict(report.set_aside),
     }  # fmt: skip
-    provenance.write(out.with_name(f"{stem.name}.origin.json"), facts)
+    provenance.write(Path(f"{stem}.origin.json"), facts)
     for reason, count in [*report.by_reason().items(), *report.set_aside.items()]:
         print(f"{count} left out: {reason}")
     print(possible.round(3).to_string(index=False))
     print(result.round(3).to_string(index=False))
     if not cosines:
         print("annotations only: --checkpoint and --audio add a model's scores")
-    return result
 
 
 def _cosines(
@@ -254,8 +233,6 @@ def _cosines(
 ) -> dict[str, NDArray[np.float32]]:
     """Cosines of each sound with its text and, if given, its pictures: pair -> [N]."""
     import torch
-
-    from mc3.data.audio import fbank
 
     device, found = next(model.parameters()).device, []
     for first in range(0, len(texts), BATCH):

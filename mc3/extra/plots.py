@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mc3.paper.plots.style import DOTTED, GREY, PAGE, PALETTE, YES, figure, styled, wrap
+
+
+def _pairs(ax: Axes, names: Sequence[str], series: Sequence[tuple], shift: float, **text: Any) -> None:
+    """A line for each of `names`, with a dot and its interval of both `series` (label, values, lows, highs)."""
+    y = np.arange(len(names))
+    looks = ((y - shift, PALETTE[1], "o"), (y + shift, PALETTE[0], "D"))
+    for (at, colour, marker), (label, values, lows, highs) in zip(looks, series, strict=True):
+        ax.hlines(at, lows, highs, color=colour, linewidth=0.9)
+        ax.plot(values, at, marker, color=colour, markersize=3.6, label=label)
+    ax.set_yticks(y, names, **text)
+    ax.set_ylim(len(names) - 0.5, -0.5)
 
 
 @styled
@@ -21,20 +36,16 @@ def real_audio(table: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(table.loc[~alone, "method"]))
     page = figure(PAGE * 0.75, 0.25 * len(names) + 0.95)
     ax = page.subplots()
-    handles = []
-    for shift, both, label, colour, marker in (
-        (-0.15, False, "encoder alone", PALETTE[1], "o"), (0.15, True, "with log-mel statistics", PALETTE[0], "D")
-    ):  # fmt: skip
+    series = []
+    for label, both in (("encoder alone", False), ("with log-mel statistics", True)):
         rows = table[~alone & (table["log_mel"] == both)].set_index("method").reindex(names)
-        y = np.arange(len(names)) + shift
-        ax.hlines(y, base + rows["vs_log_mel_low"], base + rows["vs_log_mel_high"], color=colour, linewidth=0.9)
-        handles += ax.plot(rows["accuracy"], y, marker, color=colour, markersize=3.6, label=label)
-    handles.append(ax.axvline(base, color="black", linewidth=0.9, label="log-mel statistics"))
-    handles.append(ax.axvline(chance, color=GREY, linewidth=0.9, linestyle=DOTTED, label="chance"))
-    ax.set_yticks(np.arange(len(names)), [wrap(name, 30, 2) for name in names], linespacing=0.9)
-    ax.set(xlim=(0, 1), ylim=(len(names) - 0.5, -0.5), xlabel="accuracy; bars: 95 % interval against log-mel")
+        series.append((label, rows["accuracy"], base + rows["vs_log_mel_low"], base + rows["vs_log_mel_high"]))
+    _pairs(ax, [wrap(name, 30, 2) for name in names], series, 0.15, linespacing=0.9)
+    ax.axvline(base, color="black", linewidth=0.9, label="log-mel statistics")
+    ax.axvline(chance, color=GREY, linewidth=0.9, linestyle=DOTTED, label="chance")
+    ax.set(xlim=(0, 1), xlabel="accuracy; bars: 95 % interval against log-mel")
     ax.grid(axis="y", visible=False)
-    page.legend(handles=handles, loc="outside lower center", ncols=4)
+    page.legend(handles=ax.get_legend_handles_labels()[0], loc="outside lower center", ncols=4)
     return page
 
 
@@ -42,10 +53,8 @@ def real_audio(table: pd.DataFrame) -> Figure:
 def narrated(scores: pd.DataFrame, verbs: pd.DataFrame, at_least: int = 50) -> Figure:
     """Left, how often each verb's narrations sound, and by chance; right, each score over all pairs and within a verb.
 
-    Args:
-        scores: score, roc, within_verb and their _low and _high.
-        verbs: verb, narrations, sounding, shifted, most frequent first.
-        at_least: narrations of a verb that is drawn; the most frequent one always is.
+    `scores`: score, roc, within_verb and their _low and _high. `verbs`: verb, narrations, sounding, shifted, most
+    frequent first; a verb of `at_least` narrations is drawn, and the first one always.
     """
     verbs = verbs[(verbs["narrations"] >= at_least) | (verbs.index == verbs.index[0])]
     page = figure(PAGE, max(2.4, 0.125 * len(verbs) + 0.8))
@@ -54,18 +63,13 @@ def narrated(scores: pd.DataFrame, verbs: pd.DataFrame, at_least: int = 50) -> F
     left.hlines(y, verbs["shifted"], verbs["sounding"], color="#C8C8C8", linewidth=1.4)
     left.plot(verbs["shifted"], y, "o", color=GREY, markersize=3.4, label="shifted in time (chance)", clip_on=False)
     left.plot(verbs["sounding"], y, "D", color=YES, markersize=3.4, label="as narrated", clip_on=False)
-    names = [f"{verb} ({n})" for verb, n in zip(verbs["verb"], verbs["narrations"], strict=True)]
-    left.set_yticks(y, names)
+    left.set_yticks(y, verbs["verb"] + " (" + verbs["narrations"].astype(str) + ")")
     left.set(xlim=(0, 1), ylim=(len(verbs) - 0.5, -0.5), xlabel="share with a compatible sound")
-    y = np.arange(len(scores))
-    for shift, metric, label, colour, marker in (
-        (-0.13, "roc", "all narrations", PALETTE[1], "o"), (0.13, "within_verb", "within a verb", PALETTE[0], "D")
-    ):  # fmt: skip
-        right.hlines(y + shift, scores[f"{metric}_low"], scores[f"{metric}_high"], color=colour, linewidth=0.9)
-        right.plot(scores[metric], y + shift, marker, color=colour, markersize=3.6, label=label)
+    metrics = (("all narrations", "roc"), ("within a verb", "within_verb"))
+    series = [(label, *(scores[f"{metric}{end}"] for end in ("", "_low", "_high"))) for label, metric in metrics]
+    _pairs(right, scores["score"], series, 0.13)
     right.axvline(0.5, color=GREY, linewidth=0.9, linestyle=DOTTED)
-    right.set_yticks(y, scores["score"])
-    right.set(ylim=(len(scores) - 0.5, -0.5), xlabel="ROC area; bars: 95 % interval over videos")
+    right.set(xlabel="ROC area; bars: 95 % interval over videos")
     for ax in (left, right):
         ax.grid(axis="y", visible=False)
     handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]

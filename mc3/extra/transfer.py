@@ -1,22 +1,26 @@
 """Do the audio encoders transfer to real recordings? A linear probe on ESC-10 with five folds.
 
 ESC-10 (Piczak, ACM MM 2015): 400 recordings of about 5 s in 10 classes; its five folds keep the clips of one recording
-together. Logistic regression on each encoder's features is compared, clip by clip, with the same on the mean and
-standard deviation of the log-mel spectrogram. The references are chance, these statistics, and several untrained
-encoders; every encoder is also combined with the statistics.
+together. Logistic regression on each encoder's features, alone and with the mean and standard deviation of the log-mel
+spectrogram, is compared, clip by clip, with chance, these statistics alone, and several untrained encoders.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike, NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from mc3 import config as settings
 from mc3 import evaluate, methods
@@ -24,14 +28,14 @@ from mc3.config import Config
 from mc3.data import media
 from mc3.data.annotations import Report, read_table
 from mc3.data.audio import fbank
+from mc3.data.epic_views import AstViews
+from mc3.encoders.audio import AudioEncoder
 from mc3.errors import DataError
 from mc3.extra import plots
 from mc3.files import is_safe_id, sha256, write_atomic
-from mc3.paper import provenance
+from mc3.model import MC3
+from mc3.paper import probe, provenance
 from mc3.paper.plots import save
-
-if TYPE_CHECKING:
-    from mc3.encoders.audio import AudioEncoder
 
 FOLDS, PER_FOLD = 5, 8  # clips of each class in a fold, as published
 LONGEST_SEC = 10.0  # some of ESC-10's clips last 7 s; a longer file is from another collection
@@ -39,7 +43,6 @@ SEEDS = 5  # untrained encoders
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # C, the inverse of the regularisation
 DRAWS = 10_000
 FULL_SIZE, FULL_VIEWS, FULL_BATCH = Path("profiles/ego4d.yaml"), 3, 8
-BASELINE = "log-mel"
 
 _CLASS_FOLDER = re.compile(r"\d{3}(?:_| - )([A-Za-z][A-Za-z _-]*)")
 _CLIP = re.compile(r"([1-5])-[A-Za-z0-9-]+\.(?:ogg|wav)")
@@ -49,15 +52,13 @@ def read(folder: Path, report: Report) -> pd.DataFrame:
     """The ESC-10 clips of a folder in either published layout: file (relative to it), fold (1..5) and category.
 
     ESC-50: `meta/esc50.csv` with filename, fold, category and esc10, whose rows with esc10 = True are taken, and
-    `audio/`. ESC-10: `NNN_Class/FOLD-ID-TAKE.ogg` or .wav (or "NNN - Class"). `report` gets what is left out.
-
-    Raises:
-        DataError: `folder` has neither layout, or no clips.
+    `audio/`. ESC-10: `NNN_Class/FOLD-ID-TAKE.ogg` or .wav (or "NNN - Class"). `report` gets what is left out. Raises
+    `DataError` if `folder` has neither layout, or no clips.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}; fetch ESC-50 or ESC-10 (K. J. Piczak) and give its top folder")
     table = folder / "meta" / "esc50.csv"
-    if not (rows := _esc50(table, report) if table.exists() else _esc10(folder, report)):
+    if not (rows := list(_esc50(table, report) if table.exists() else _esc10(folder, report))):
         raise DataError(
             f"{folder} has no clips of ESC-10: neither meta/esc50.csv with `esc10` rows and audio/, nor folders like "
             "001_Dog_bark with files like 1-100032-A.ogg; give the top folder of either"
@@ -70,26 +71,23 @@ def log_mels(
 ) -> tuple[pd.DataFrame, list[NDArray[np.float32]]]:
     """The clips that can be decoded, and AST's raw log-mel of each, float32 [L, mel_bins]; `report` gets the others.
 
-    Raises:
-        DataError: a class has no readable clip in one of the folds.
+    Raises `DataError` if a class has no readable clip in one of the folds.
     """
-    readable, found = [], []
+    found = {}
     for row, name in enumerate(clips["file"]):
         try:
             seconds = media.probe(folder / name).duration_sec
             if not 0.1 <= seconds <= LONGEST_SEC:
                 raise DataError(f"it lasts {seconds:.1f} s, the collection's clips about 5 s; fetch it again")
             sound = next(media.waveforms_of(folder / name, [(0.0, seconds)], rate))
-            found.append(fbank(sound, rate, mel_bins))
+            found[row] = fbank(sound, rate, mel_bins)
         except DataError as error:
             report.drop(folder / name, "", str(error).replace(str(folder / name), "it"))
-        else:
-            readable.append(row)
-    clips = clips.iloc[readable].reset_index(drop=True)
+    clips = clips.iloc[list(found)].reset_index(drop=True)
     for (category, fold), count in counts(clips).stack().items():
         if count == 0:
             raise DataError(f"class {category} has no readable clip in fold {fold} of {folder}; fetch the folder again")
-    return clips, found
+    return clips, list(found.values())
 
 
 def counts(clips: pd.DataFrame) -> pd.DataFrame:
@@ -106,15 +104,10 @@ def pooled(
     encoders: Mapping[str, AudioEncoder], found: Sequence[NDArray[np.float32]], views: int, batch_size: int, device: Any
 ) -> dict[str, NDArray[np.float32]]:
     """Each encoder's trunk output, averaged over `views` uniform windows of a clip: name -> [N, D]."""
-    import torch
-
-    from mc3.data.epic_views import AstViews
-    from mc3.paper import probe
-
     clips = cast(Any, [{"audio": torch.from_numpy(fbank)} for fbank in found])
     windows = AstViews(clips, next(iter(encoders.values())).config.length)
-    by_name = probe.features(encoders, windows, views, batch_size, device)
-    return {name: outputs.mean(axis=1) for name, outputs in by_name.items()}
+    outputs = probe.features(encoders, windows, views, batch_size, device)
+    return {name: own.mean(axis=1) for name, own in outputs.items()}
 
 
 def classify(features: ArrayLike, labels: ArrayLike, folds: ArrayLike) -> NDArray[np.float64]:
@@ -122,11 +115,6 @@ def classify(features: ArrayLike, labels: ArrayLike, folds: ArrayLike) -> NDArra
 
     C is chosen among `STRENGTHS` by cross-validation over the training folds.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     features, labels, folds = np.asarray(features, np.float64), np.asarray(labels), np.asarray(folds)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
     search = GridSearchCV(model, {"logisticregression__C": STRENGTHS}, cv=LeaveOneGroupOut())
@@ -144,13 +132,13 @@ def chance(labels: ArrayLike, folds: ArrayLike) -> NDArray[np.float64]:
     return np.array([(labels[folds != fold] == label).mean() for label, fold in zip(labels, folds, strict=True)])
 
 
-def compare(correct: ArrayLike, reference: ArrayLike, draws: int = DRAWS, seed: int = 0) -> tuple[float, float, float]:
+def compare(correct: ArrayLike, reference: ArrayLike, draws: int = DRAWS) -> tuple[float, float, float]:
     """The difference of two mean accuracies on the same clips, and its paired bootstrap 95 % interval over clips.
 
     The classifiers are not refitted: the interval covers other test clips, not other training clips.
     """
     difference = np.asarray(correct, np.float64) - np.asarray(reference, np.float64)
-    drawn = np.random.default_rng(seed).integers(0, len(difference), (draws, len(difference)))
+    drawn = np.random.default_rng(0).integers(0, len(difference), (draws, len(difference)))
     return (float(difference.mean()), *evaluate.interval(difference[drawn].mean(axis=1)))
 
 
@@ -159,21 +147,15 @@ def summarise(
 ) -> dict[str, float]:
     """Accuracy over the folds, its standard deviation, and the differences to two references.
 
-    Args:
-        correct: for each seed [N], as `classify` returns it; the mean over seeds is compared.
-        folds: [N].
-        log_mel: [N], the results of log-mel statistics, or None.
-        untrained: [N], those of untrained encoders (with the statistics if `correct` has them), or None.
-
-    Returns:
-        accuracy, std, seeds, seed_std (NaN for one seed), and `compare`'s vs_log_mel and vs_untrained, _low and _high.
+    `correct` has for each seed what `classify` returns, [N]; the mean over seeds is compared with that of the log-mel
+    statistics and of the untrained encoders (with the statistics if `correct` has them), [N] each. Returns accuracy,
+    std, seeds, seed_std (NaN for one seed), and `compare`'s vs_log_mel and vs_untrained, _low and _high.
     """
     by_seed, folds = np.asarray(correct, np.float64), np.asarray(folds)
     mean = by_seed.mean(axis=0)
     by_fold = np.array([mean[folds == fold].mean() for fold in np.unique(folds)])
-    seed_std = by_seed.mean(axis=1).std(ddof=1) if len(by_seed) > 1 else np.nan
-    found = {"accuracy": float(by_fold.mean()), "std": float(by_fold.std(ddof=1)),
-             "seeds": len(by_seed), "seed_std": float(seed_std)}  # fmt: skip
+    seed_std = float(by_seed.mean(axis=1).std(ddof=1)) if len(by_seed) > 1 else np.nan
+    found = {"accuracy": by_fold.mean(), "std": by_fold.std(ddof=1), "seeds": len(by_seed), "seed_std": seed_std}
     for name, reference in (("vs_log_mel", log_mel), ("vs_untrained", untrained)):
         values = (np.nan,) * 3 if reference is None else compare(mean, reference)
         found |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
@@ -182,8 +164,6 @@ def summarise(
 
 def trained(config: Config, seed: int) -> tuple[dict[str, AudioEncoder], list[str]]:
     """The audio encoders of `seed`'s checkpoints by method, and a sentence for each that cannot be used."""
-    from mc3.model import MC3
-
     found: dict[str, AudioEncoder] = {}
     left_out = []
     for name in ("align", *methods.METHODS):
@@ -193,8 +173,8 @@ def trained(config: Config, seed: int) -> tuple[dict[str, AudioEncoder], list[st
         try:
             model = MC3.load(folder)
             if model.config.audio != config.model.audio:
-                command = f"`mc3 train --method {name} --seed {seed}`"
-                raise DataError(f"{folder} was trained with other `model.audio` settings; run {command}")
+                remedy = f"run `mc3 train --method {name} --seed {seed}`"
+                raise DataError(f"{folder} was trained with other `model.audio` settings; {remedy}")
             found[name] = cast("AudioEncoder", model.encoders["audio"])
         except DataError as error:
             left_out.append(f"{method.label}: {error}")
@@ -204,44 +184,40 @@ def trained(config: Config, seed: int) -> tuple[dict[str, AudioEncoder], list[st
 def run(
     config: Config, folder: Path, seed: int, full_size: bool = False, figures: Path = Path("figures")
 ) -> pd.DataFrame:
-    """Probe all features on `folder`; write figures/real_audio.{csv,png,svg,origin.json}.
+    """Probe all features on `folder` (see `read`); write `figures`/real_audio.{csv,png,svg,origin.json}.
 
-    Args:
-        config: the profile; features are averaged over its `probe.views` windows a clip.
-        folder: ESC-10 or ESC-50, see `read`.
-        seed: of the checkpoints, and the first of the untrained encoders.
-        full_size: also probe an untrained encoder of the paper's size (36 TFLOP for 400 clips).
-        figures: where to write.
-
-    Returns:
-        method, log_mel (whether log-mel statistics are among the features), dim, clips and what `summarise` returns.
+    `seed` is that of the checkpoints, and the first of the untrained encoders; `full_size` also probes an untrained
+    encoder of the paper's size (36 TFLOP for 400 clips). Returns method, log_mel (whether log-mel statistics are among
+    the features), dim, clips and what `summarise` returns.
     """
-    import torch
-
-    from mc3.encoders.audio import AudioEncoder
-    from mc3.model import MC3
-
     torch.set_num_threads(config.train.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report = Report(folder)
     clips = read(folder, report)
     learned, left_out = trained(config, seed)
     clips, found = log_mels(folder, clips, config.clips.sample_rate, config.clips.mel_bins, report)
-    _print(clips, report, left_out)
+    print(f"{len(clips)} clips of {clips['category'].nunique()} classes in {clips['fold'].nunique()} folds")
+    for (category, fold), count in counts(clips).stack().items():
+        if count != PER_FOLD:
+            print(f"class {category} has {count} clips in fold {fold}, {PER_FOLD} as published")
+    for entry in report.dropped:
+        print(f"left out: {entry['file']} {entry['row']}: {entry['reason']}".replace(" :", ":"))
+    for sentence in left_out:
+        print(f"row left out: {sentence}")
 
     untrained = {f"untrained-{s}": MC3.initial(config, s).encoders["audio"] for s in range(seed, seed + SEEDS)}
     encoders = {name: cast("AudioEncoder", e.to(device).eval()) for name, e in {**untrained, **learned}.items()}
     features = pooled(encoders, found, config.probe.views, config.evaluate.batch_size, device)
-    rows = {f"untrained, {SEEDS} seeds": list(untrained)}
+    rows = {f"untrained, {SEEDS} seeds": [features[name] for name in untrained]}
     if full_size:
         torch.manual_seed(seed)
         size = settings.load(FULL_SIZE).model
-        large = {"full size": AudioEncoder(size.audio, size.embedding_dim).to(device).eval()}
-        features |= pooled(large, found, FULL_VIEWS, FULL_BATCH, device)
-        rows[f"untrained, the paper's size ({size.audio.dim} x {size.audio.depth})"] = ["full size"]
-    rows |= {methods.get(name).label: [name] for name in learned}
+        label = f"untrained, the paper's size ({size.audio.dim} x {size.audio.depth})"
+        large = {label: AudioEncoder(size.audio, size.embedding_dim).to(device).eval()}
+        rows[label] = [pooled(large, found, FULL_VIEWS, FULL_BATCH, device)[label]]
+    rows |= {methods.get(name).label: [features[name]] for name in learned}
 
-    table = _table(rows, features, statistics(found), clips)
+    table = _table(rows, statistics(found), clips)
     write_atomic(figures / "real_audio.csv", table.to_csv(index=False, float_format="%.4f").encode())
     save(plots.real_audio(table), figures / "real_audio")
     inputs = [*(config.paths.final(name, seed) for name in learned), config.paths.shards / "tokenizer.json"]
@@ -255,34 +231,19 @@ def run(
     return table
 
 
-def _print(clips: pd.DataFrame, report: Report, left_out: Sequence[str]) -> None:
-    """Print how many clips are probed, where counts differ from the published ones, and what is left out and why."""
-    print(f"{len(clips)} clips of {clips['category'].nunique()} classes in {clips['fold'].nunique()} folds")
-    for (category, fold), count in counts(clips).stack().items():
-        if count != PER_FOLD:
-            print(f"class {category} has {count} clips in fold {fold}, {PER_FOLD} as published")
-    for entry in report.dropped:
-        print(f"left out: {entry['file']} {entry['row']}: {entry['reason']}".replace(" :", ":"))
-    for sentence in left_out:
-        print(f"row left out: {sentence}")
-
-
-def _table(
-    rows: Mapping[str, Sequence[str]], features: Mapping[str, NDArray[np.float32]], stats: NDArray[np.float32],
-    clips: pd.DataFrame,
-) -> pd.DataFrame:  # fmt: skip
-    """`rows` (label -> encoders, one a seed), alone and with log-mel statistics; the first row is the reference."""
+def _table(rows: Mapping[str, Sequence[NDArray]], stats: NDArray, clips: pd.DataFrame) -> pd.DataFrame:
+    """`rows` (label -> features [N, D], one a seed), alone and with log-mel `stats`; the first row is the reference."""
     labels, folds = clips["category"].to_numpy(dtype=str), clips["fold"].to_numpy()
     base = classify(stats, labels, folds)
     guess = summarise([chance(labels, folds)], folds, base, None)
     lines: list[dict[str, Any]] = [
         {"method": "chance", "log_mel": False, "dim": 0, **guess},
-        {"method": BASELINE, "log_mel": True, "dim": stats.shape[1], **summarise([base], folds, None, None)},
+        {"method": "log-mel", "log_mel": True, "dim": stats.shape[1], **summarise([base], folds, None, None)},
     ]
     for log_mel in (False, True):
         untrained = None
-        for label, names in rows.items():
-            inputs = [np.concatenate([stats, features[n]], axis=1) if log_mel else features[n] for n in names]
+        for label, features in rows.items():
+            inputs = [np.concatenate([stats, own], axis=1) if log_mel else own for own in features]
             correct = [classify(values, labels, folds) for values in inputs]
             found = summarise(correct, folds, base, untrained)
             lines.append({"method": label, "log_mel": log_mel, "dim": inputs[0].shape[1], **found})
@@ -290,29 +251,21 @@ def _table(
     return pd.DataFrame(lines).assign(clips=len(clips))
 
 
-def _esc50(table: Path, report: Report) -> list[tuple[str, int, str]]:
-    rows, numbers = [], {str(fold) for fold in range(1, FOLDS + 1)}
+def _esc50(table: Path, report: Report) -> Iterator[tuple[str, int, str]]:
     listed = read_table(table, ("filename", "fold", "category", "esc10"), "ESC-50's list of clips")
-    for row in listed.to_dict("records"):
-        name, fold, category = row["filename"], row["fold"], row["category"]
-        if row["esc10"].lower() != "true":
-            continue
-        if not (is_safe_id(name) and is_safe_id(category)):
-            report.drop(table, str(row["line"]), "its filename or category is not a plain name")
-        elif fold not in numbers:
-            report.drop(table, str(row["line"]), f"fold {fold!r} is not one of 1..{FOLDS}")
+    for row in listed[listed["esc10"].str.lower() == "true"].itertuples():
+        if not (is_safe_id(row.filename) and is_safe_id(row.category)):
+            report.drop(table, str(row.line), "its filename or category is not a plain name")
+        elif row.fold not in map(str, range(1, FOLDS + 1)):
+            report.drop(table, str(row.line), f"fold {row.fold!r} is not one of 1..{FOLDS}")
         else:
-            rows.append((f"audio/{name}", int(fold), category))
-    return rows
+            yield f"audio/{row.filename}", int(row.fold), row.category
 
 
-def _esc10(folder: Path, report: Report) -> list[tuple[str, int, str]]:
-    rows = []
+def _esc10(folder: Path, report: Report) -> Iterator[tuple[str, int, str]]:
     for file in sorted(folder.glob("*/*")):
-        if not (category := _CLASS_FOLDER.fullmatch(file.parent.name)):
-            continue
-        if clip := _CLIP.fullmatch(file.name):
-            rows.append((f"{file.parent.name}/{file.name}", int(clip[1]), category[1]))
-        else:
+        category, clip = _CLASS_FOLDER.fullmatch(file.parent.name), _CLIP.fullmatch(file.name)
+        if category and clip:
+            yield f"{file.parent.name}/{file.name}", int(clip[1]), category[1]
+        elif category:
             report.drop(file, "", "its name is not like 1-100032-A.ogg or .wav, whose first digit is the fold")
-    return rows

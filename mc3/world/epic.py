@@ -6,7 +6,7 @@ each recording. The sounds are those of the Ego4D half (`sound`), so that traini
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,7 @@ TABLE = """
 CLASSES = [(excitation, material) for excitation, _, material in (name.partition("/") for name in TABLE.split())]
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """A row of `EPIC_Sounds_*.csv`; times in whole milliseconds."""
 
     start_ms: int
@@ -43,8 +42,7 @@ class Event:
     class_id: int
 
 
-@dataclass(frozen=True)
-class Recording:
+class Recording(NamedTuple):
     """A kitchen recording: its events in order and its length. `entropy` seeds its sound."""
 
     video_id: str
@@ -77,7 +75,7 @@ def plan_recordings(world: World) -> list[Recording]:
     """Plan the recordings of both splits; they share none."""
     recordings: list[Recording] = []
     for part, (split, total) in enumerate(world.epic_events.items()):
-        rng = np.random.default_rng(np.random.SeedSequence([world.seed, 3, part]))
+        rng = np.random.default_rng([world.seed, 3, part])
         classes = rng.permutation(np.repeat(np.arange(len(CLASSES)), class_counts(total)))
         for number, first in enumerate(range(0, total, EVENTS_PER_RECORDING)):
             events, end = [], 500
@@ -92,7 +90,7 @@ def plan_recordings(world: World) -> list[Recording]:
 
 def render_recording(recording: Recording) -> np.ndarray:
     """A recording's sound: float32 [24 * length_ms], in steps of a 16-bit recorder."""
-    rng = np.random.default_rng(np.random.SeedSequence(recording.entropy))
+    rng = np.random.default_rng(recording.entropy)
     out = room_tone(rng, recording.length_ms / 1000, rng.uniform(-60, -46))
     for event in recording.events:
         excitation, material = CLASSES[event.class_id]
@@ -101,9 +99,8 @@ def render_recording(recording: Recording) -> np.ndarray:
         if excitation in SOURCES:
             sound = SOURCES[excitation](rng, duration)
         elif material:
-            objects = [noun.label for noun in NOUNS if noun.material == material]
-            label = objects[rng.integers(len(objects))]
-            sound = contact(rng, excitation, label, material, duration, rng.uniform(2.0, 3.5))
+            objects = [noun for noun in NOUNS if noun.material == material]
+            sound = contact(rng, excitation, objects[rng.integers(len(objects))], duration, rng.uniform(2.0, 3.5))
         else:
             continue
         mix(out, level * sound, event.start_ms * RATE // 1000)
@@ -114,22 +111,18 @@ def _clock(ms: int) -> str:
     return f"{ms // 3600000:02d}:{ms // 60000 % 60:02d}:{ms // 1000 % 60:02d}.{ms % 1000:03d}"
 
 
-def annotation_rows(recordings: list[Recording], split: str) -> list[dict[str, str | int]]:
+def annotation_rows(recordings: list[Recording], split: str) -> list[dict[str, Any]]:
     """The rows of one split's CSV, in the columns of the real data set."""
     return [
         {
             "annotation_id": f"{recording.video_id}_{number}",
-            "participant_id": recording.video_id.split("_")[0],
-            "video_id": recording.video_id,
-            "start_timestamp": _clock(event.start_ms),
-            "stop_timestamp": _clock(event.stop_ms),
-            "start_sample": event.start_ms * RATE // 1000,
-            "stop_sample": event.stop_ms * RATE // 1000,
+            "participant_id": recording.video_id.split("_")[0], "video_id": recording.video_id,
+            "start_timestamp": _clock(event.start_ms), "stop_timestamp": _clock(event.stop_ms),
+            "start_sample": event.start_ms * RATE // 1000, "stop_sample": event.stop_ms * RATE // 1000,
             "description": NAMES[CLASSES[event.class_id][0]],
-            "class": class_name(event.class_id),
-            "class_id": event.class_id,
+            "class": class_name(event.class_id), "class_id": event.class_id,
         }
         for recording in recordings
         if recording.split == split
         for number, event in enumerate(recording.events)
-    ]
+    ]  # fmt: skip

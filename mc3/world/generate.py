@@ -6,19 +6,19 @@ only evaluation may read it.
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import av
 import h5py
 import numpy as np
+import pandas as pd
 
 from mc3.config import Config, Ego4DFiles, EpicSoundsFiles, World
 from mc3.errors import ConfigError
@@ -28,13 +28,9 @@ from mc3.world import epic
 from mc3.world.picture import frames
 from mc3.world.plan import VideoPlan, plan_videos
 from mc3.world.sound import RATE, soundtrack
-from mc3.world.vocabulary import HAND, NOUNS, VERBS, Group
-
-Result = TypeVar("Result")
-Map = Callable[..., Iterator[Any]]  # (function, items, text) -> results in order; `text` stands at the progress bar
+from mc3.world.vocabulary import HAND, NOUNS, VERBS
 
 GOP_SEC = 3  # from one key frame to the next, long enough that readers have to seek
-AUDIO_BIT_RATE = 64_000
 FACTS = ("region", "on_screen", "off_screen", "sounding", "visible")  # attributes of `Action`
 
 
@@ -46,35 +42,25 @@ def write(config: Config) -> None:
     world = config.world
     if world is None:
         raise ConfigError(f"profile {config.profile} has no `world` to generate; `mc3 profile mini` has one")
-    with replace_folder(config.paths.raw, "mc3 world", "paths.raw") as folder, _workers(world.workers) as mapped:
+    pool = ProcessPoolExecutor(max(world.workers, 1), multiprocessing.get_context("spawn"))  # of no process as yet
+    with replace_folder(config.paths.raw, "mc3 world", "paths.raw") as folder, ExitStack() as stack:
+        stack.callback(pool.shutdown, cancel_futures=True)
+        mapped = partial(_mapped, pool.map if world.workers > 1 else map)
         for path in (config.ego4d.metadata, config.ego4d.narrations, config.ego4d.videos / "any"):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
         videos = plan_videos(world)
         _write_annotations(folder, videos, config.ego4d, world)
-        rows = truth(videos)
-        _write_table(folder / "truth.csv", list(rows[0]), rows)
+        _write_table(folder / "truth.csv", truth(videos))
         _write_epic_sounds(folder, config.epic_sounds, world, mapped)
-        render = partial(_render, world=world, folder=folder / config.ego4d.videos)
-        for _ in mapped(render, videos, "videos"):
-            pass
+        list(mapped(partial(_render, world=world, folder=folder / config.ego4d.videos), videos, "videos"))
 
 
-@contextmanager
-def _workers(count: int) -> Iterator[Map]:
-    """Yields a `map` with a progress bar that runs in `count` processes, or in this one if `count` is 1."""
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) if count > 1 else None
-
-    def mapped(function: Callable[[Any], Result], items: list[Any], text: str) -> Iterator[Result]:
-        with bar(len(items), 0, True) as show:
-            for done, result in enumerate((pool.map if pool else map)(function, items), 1):
-                yield result
-                show(done, text)
-
-    try:
-        yield mapped
-    finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
+def _mapped(map_: Callable[..., Iterator[Any]], function: Callable, items: list[Any], text: str) -> Iterator[Any]:
+    """Yields `map_(function, items)`, with `text` at a progress bar."""
+    with bar(len(items), 0, True) as show:
+        for done, result in enumerate(map_(function, items), 1):
+            yield result
+            show(done, text)
 
 
 def _render(video: VideoPlan, world: World, folder: Path) -> None:
@@ -94,7 +80,7 @@ def encode(path: Path, pictures: np.ndarray, fps: int, sound: np.ndarray | None)
         video.codec_context.flags |= av.codec.context.Flags.bitexact
         if sound is not None:
             audio = container.add_stream("aac", rate=RATE, layout="mono", options={"aac_coder": "fast"})
-            audio.bit_rate = AUDIO_BIT_RATE
+            audio.bit_rate = 64_000
             audio.codec_context.flags |= av.codec.context.Flags.bitexact
         for picture in pictures:
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -107,39 +93,25 @@ def encode(path: Path, pictures: np.ndarray, fps: int, sound: np.ndarray | None)
             container.mux(audio.encode(None))
 
 
-def _write_table(path: Path, columns: list[str], rows: Iterable[dict[str, Any]], delimiter: str = ",") -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, delimiter=delimiter, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def _write_table(path: Path, rows: Any, separator: str = ",", columns: list[str] | None = None) -> None:
+    """Write `rows` (dictionaries by column); `columns` are needed where there may be none."""
+    pd.DataFrame(rows, columns=columns).to_csv(path, sep=separator, index=False, lineterminator="\n")
 
 
 def _metadata(videos: list[VideoPlan], world: World) -> dict[str, Any]:
     """`ego4d.json`; the `audio_*` entries of a video without audio are null."""
     stream = {
-        "fps": float(world.fps),
-        "num_frames": round(world.seconds * world.fps),
-        "video_codec": "h264",
-        "audio_codec": "aac",
-        "display_resolution_width": world.size,
-        "display_resolution_height": world.size,
-        "video_duration_sec": world.seconds,
-        "audio_start_sec": 0.0,
-        "audio_duration_sec": world.seconds,
-        "audio_duration_pts": int(world.seconds * RATE),
-        "audio_base_numerator": 1,
-        "audio_base_denominator": RATE,
-    }
+        "fps": float(world.fps), "num_frames": round(world.seconds * world.fps), "video_codec": "h264",
+        "audio_codec": "aac", "display_resolution_width": world.size, "display_resolution_height": world.size,
+        "video_duration_sec": world.seconds, "audio_start_sec": 0.0, "audio_duration_sec": world.seconds,
+        "audio_duration_pts": int(world.seconds * RATE), "audio_base_numerator": 1, "audio_base_denominator": RATE,
+    }  # fmt: skip
     silent = stream | dict.fromkeys(key for key in stream if key.startswith("audio_"))
     entries = [
-        {
-            "video_uid": video.uid,
-            "duration_sec": world.seconds,
-            "scenarios": [video.scene.name],
-            "video_metadata": stream if video.has_audio else silent,
-        }
+        {"video_uid": video.uid, "duration_sec": world.seconds, "scenarios": [video.scene.name],
+         "video_metadata": stream if video.has_audio else silent}
         for video in videos
-    ]
+    ]  # fmt: skip
     return {"version": "mini", "description": "Generated videos in the layout of Ego4D", "videos": entries}
 
 
@@ -150,75 +122,57 @@ def narrations(videos: list[VideoPlan], world: World) -> dict[str, Any]:
         passes: dict[str, Any] = {"status": "complete"}
         for number, narration in enumerate(video.narrations):
             lines = passes.setdefault(f"narration_pass_{narration.annotation}", {"narrations": [], "summaries": []})
-            lines["narrations"].append(
-                {
-                    "timestamp_sec": narration.time,
-                    "timestamp_frame": int(narration.time * world.fps),
-                    "narration_text": narration.text,
-                    "annotation_uid": f"{video.uid}_{number}",
-                }
-            )
+            lines["narrations"].append({
+                "timestamp_sec": narration.time, "timestamp_frame": int(narration.time * world.fps),
+                "narration_text": narration.text, "annotation_uid": f"{video.uid}_{number}",
+            })  # fmt: skip
         out[video.uid] = passes
     return {"version": "mini", "videos": out}
 
 
 def _labels(video: VideoPlan) -> Iterator[dict[str, Any]]:
-    """The rows of a video in its split's file of sounding-action labels."""
     for narration in video.narrations:
-        if narration.votes is None or narration.action is None:
-            continue
-        action = video.actions[narration.action]
-        yield {
-            "narration_time": narration.time,
-            "video_uid": video.uid,
-            "clip_text": narration.text,
-            "positive": int(sum(narration.votes) >= 2),
+        if narration.votes is not None and narration.action is not None:
+            action = video.actions[narration.action]
             # tags are read off the sentence, so there is none of an object that the narrator did not know
-            "tag_noun": [NOUNS.index(action.noun)] * ("#unsure" not in narration.text),
-            "tag_verb": [VERBS.index(action.verb)],
-            "votes": ",".join(map(str, narration.votes)),
-        }
+            noun = [NOUNS.index(action.noun)] if "#unsure" not in narration.text else []
+            yield {
+                "narration_time": narration.time, "video_uid": video.uid, "clip_text": narration.text,
+                "positive": int(sum(narration.votes) >= 2), "tag_noun": noun, "tag_verb": [VERBS.index(action.verb)],
+                "votes": ",".join(map(str, narration.votes)),
+            }  # fmt: skip
 
 
 def _write_annotations(raw: Path, videos: list[VideoPlan], files: Ego4DFiles, world: World) -> None:
     for name, content in ((files.metadata, _metadata(videos, world)), (files.narrations, narrations(videos, world))):
         (raw / name).write_text(json.dumps(content, indent=1) + "\n")
-    taxonomies: tuple[tuple[Path, tuple[Group, ...]], ...]
-    taxonomies = ((files.verb_taxonomy, VERBS), (files.noun_taxonomy, (*NOUNS, HAND)))
-    for path, groups in taxonomies:
-        rows = [{"label": group.label, "group": str(list(group.words))} for group in groups]
-        _write_table(raw / path, ["label", "group"], rows)
+    for path, groups in ((files.verb_taxonomy, VERBS), (files.noun_taxonomy, (*NOUNS, HAND))):
+        _write_table(raw / path, [{"label": group.label, "group": str(list(group.words))} for group in groups])
     columns = ["narration_time", "video_uid", "clip_text", "positive", "tag_noun", "tag_verb", "votes"]
     for split, path in files.labels.items():
-        labels = (row for video in videos if video.split == split for row in _labels(video))
-        _write_table(raw / path, columns, labels, delimiter="\t")
+        labels = [row for video in videos if video.split == split for row in _labels(video)]
+        _write_table(raw / path, labels, "\t", columns)
 
 
 def truth(videos: list[VideoPlan]) -> list[dict[str, Any]]:
     """The rows of `truth.csv`: the facts of every narrated clip. Bad narrations have none."""
     return [
         {
-            "video_uid": video.uid,
-            "narration_time": narration.time,
-            "annotation_uid": f"{video.uid}_{number}",
-            "split": video.split,
-            "actor": action.actor,
-            "verb": action.verb.label,
-            "noun": action.noun.label,
+            "video_uid": video.uid, "narration_time": narration.time, "annotation_uid": f"{video.uid}_{number}",
+            "split": video.split, "actor": action.actor, "verb": action.verb.label, "noun": action.noun.label,
             **{fact: getattr(action, fact) for fact in FACTS},
         }
         for video in videos
         for number, narration in enumerate(video.narrations)
         if narration.action is not None
         for action in [video.actions[narration.action]]
-    ]
+    ]  # fmt: skip
 
 
-def _write_epic_sounds(raw: Path, files: EpicSoundsFiles, world: World, mapped: Map) -> None:
+def _write_epic_sounds(raw: Path, files: EpicSoundsFiles, world: World, mapped: Callable[..., Iterator[Any]]) -> None:
     recordings = epic.plan_recordings(world)
     for split, path in files.annotations.items():
-        rows = epic.annotation_rows(recordings, split)
-        _write_table(raw / path, list(rows[0]), rows)
+        _write_table(raw / path, epic.annotation_rows(recordings, split))
     with h5py.File(raw / files.audio, "w", libver=("v110", "v110"), track_order=False) as file:
         signals = mapped(epic.render_recording, recordings, "EPIC-Sounds audio")
         for recording, signal in zip(recordings, signals, strict=True):

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Pose:
+class Pose(NamedTuple):
     """Positions at one moment of an action, as offsets (x, y) in frame widths from the object's place.
 
-    `object` is the object's, `right` and `left` the hands', None out of view. `angle` turns the object (in turns),
-    `width` squeezes it sideways (lids and doors). `tool` and `effect` name what else is drawn.
+    `object` is the object's, `right` and `left` the hands'; the left one may be out of view. `angle` turns the object
+    (in turns), `width` squeezes it sideways (lids and doors). `tool` and `effect` name what else is drawn.
     """
 
     object: tuple[float, float] = (0.0, 0.0)
     angle: float = 0.0
     width: float = 1.0
-    right: tuple[float, float] | None = (0.1, 0.08)
+    right: tuple[float, float] = (0.1, 0.08)
     left: tuple[float, float] | None = None
     tool: str = ""
     effect: str = ""
@@ -34,23 +33,20 @@ def pose(verb: str, phase: float, seconds: float, tempo: float) -> Pose:
         case "cut":
             return Pose(right=(0.06, -0.04 - 0.06 * (1 + swing)), left=(-0.15, 0.05), tool="knife")
         case "hit":
-            slow = math.cos(math.pi * beat)
-            return Pose(right=(0.16, -0.06 - 0.1 * (1 + slow)), left=(-0.16, 0.08), tool="hammer")
+            return Pose(right=(0.16, -0.06 - 0.1 * (1 + math.cos(math.pi * beat))), left=(-0.16, 0.08), tool="hammer")
         case "wash":
             turn = 2 * math.pi * beat * 0.6
             shift = (0.03 * math.cos(turn), 0.02 * math.sin(turn))
             return Pose(shift, 0.03 * sway, 1.0, (0.1 + 2 * shift[0], 0.04), (-0.12, 0.06), effect="water")
         case "wipe":
-            reach = 0.2 * math.sin(math.pi * beat * 0.7)
-            return Pose(right=(reach, 0.02), left=None, tool="rag")
+            return Pose(right=(0.2 * math.sin(math.pi * beat * 0.7), 0.02), tool="rag")
         case "rub":
             reach = 0.05 * math.sin(math.pi * beat * 1.6)
-            return Pose(right=(0.04 + reach, 0.0 + reach), left=(-0.06 - reach, 0.04 - reach))
+            return Pose(right=(0.04 + reach, reach), left=(-0.06 - reach, 0.04 - reach))
         case "stir":
             turn = math.pi * beat * 0.8
-            return Pose(
-                right=(0.09 * math.cos(turn) + 0.05, -0.15 + 0.05 * math.sin(turn)), left=(-0.15, 0.06), tool="stick"
-            )
+            right = (0.09 * math.cos(turn) + 0.05, -0.15 + 0.05 * math.sin(turn))
+            return Pose(right=right, left=(-0.15, 0.06), tool="stick")
         case "close" | "open":
             move = min(1.0, phase / 0.6) if verb == "close" else 1.0 - min(1.0, max(0.0, phase - 0.15) / 0.65)
             return Pose((0.0, 0.0), 0.0, 0.35 + 0.65 * move, (-0.12 + 0.22 * move, 0.03), effect="inside")

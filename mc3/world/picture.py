@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image, ImageDraw
 from scipy.signal import lfilter
 
 from mc3.config import World
 from mc3.world.motion import pose
 from mc3.world.plan import Action, VideoPlan
-from mc3.world.vocabulary import NOUNS, Colour, Noun
+from mc3.world.vocabulary import NOUNS, Colour
 
 Point = tuple[float, float]
 
@@ -74,24 +75,21 @@ def _shade(colour: Colour, factor: float) -> Colour:
     return r, g, b
 
 
-class Painter:
+class _Painter:
     """Draws on an image whose frame is `scale` pixels wide, with its top left corner at `origin` (pixels)."""
 
     def __init__(self, image: Image.Image, scale: int, origin: tuple[int, int]) -> None:
         self.draw, self.scale, self.origin = ImageDraw.Draw(image), scale, origin
 
     def polygon(self, points: list[Point], colour: Colour) -> None:
-        """Fill a polygon."""
         x0, y0 = self.origin
         self.draw.polygon([(x * self.scale + x0, y * self.scale + y0) for x, y in points], fill=colour)
 
     def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
-        """Fill a circle."""
         cx, cy, r = x * self.scale + self.origin[0], y * self.scale + self.origin[1], radius * self.scale
         self.draw.ellipse([cx - r, cy - r, cx + r, cy + r], fill=colour)
 
     def stroke(self, start: Point, stop: Point, width: float, colour: Colour) -> None:
-        """Draw a thick line."""
         line = [c * self.scale + self.origin[i % 2] for i, c in enumerate((*start, *stop))]
         self.draw.line(line, fill=colour, width=max(1, round(width * self.scale)))
 
@@ -120,7 +118,7 @@ class Painter:
         self.stroke((x - side * 0.02, y + 0.05), (x - side * 0.09, y + 0.01), 0.036, _shade(skin, 0.9))
 
 
-def _tool(painter: Painter, tool: str, x: float, y: float) -> None:
+def _tool(painter: _Painter, tool: str, x: float, y: float) -> None:
     match tool:
         case "knife":
             painter.object("knife", (206, 210, 216), x - 0.13, y + 0.03, 0.1, 0.5)
@@ -133,27 +131,13 @@ def _tool(painter: Painter, tool: str, x: float, y: float) -> None:
             painter.stroke((x, y), (x - 0.06, y + 0.17), 0.028, (150, 110, 60))
 
 
-def _effect(painter: Painter, effect: str, noun: Noun, x: float, y: float, rng: np.random.Generator) -> None:
-    match effect:
-        case "inside":
-            painter.polygon(_box(x - 0.12, y - 0.1, x + 0.12, y + 0.1), (28, 24, 22))
-        case "water":
-            for dx, dy in rng.uniform(-0.17, 0.17, (9, 2)):
-                painter.disc(x + dx, y + dy, 0.014, (216, 236, 250))
-        case "stream":
-            colour = _shade(noun.colour, 0.5) if noun.material == "food" else (120, 180, 230)
-            painter.stroke((x - 0.1, y - 0.02), (x - 0.13, y + 0.24), 0.03, colour)
-
-
-def _source(painter: Painter, source: str, x: float, sounding: bool, rng: np.random.Generator) -> None:
-    """Draw the scene's visible source around `x` above the worktop; it moves while it sounds."""
+def _source(painter: _Painter, source: str, x: float, sounding: bool, rng: Generator) -> None:
     y = 0.17
     match source:
         case "tv":
             painter.polygon(_box(x - 0.18, y - 0.13, x + 0.18, y + 0.12), (18, 18, 22))
             columns = rng.integers(60, 256, (3, 3)) if sounding else np.full((3, 3), 44)
-            for k in range(3):
-                r, g, b = (int(c) for c in columns[k])
+            for k, (r, g, b) in enumerate(columns.tolist()):
                 painter.polygon(_box(x - 0.16 + 0.107 * k, y - 0.11, x - 0.05 + 0.107 * k, y + 0.09), (r, g, b))
         case "tap":
             painter.stroke((x, y - 0.17), (x, y - 0.02), 0.05, (170, 176, 184))
@@ -176,30 +160,22 @@ def _source(painter: Painter, source: str, x: float, sounding: bool, rng: np.ran
             painter.disc(x - 0.09 + shake, y - 0.09, 0.022, (90, 255, 90) if sounding else (90, 30, 30))
 
 
-def _person(painter: Painter, woman: bool, x: float, mouth: float) -> None:
+def _person(painter: _Painter, woman: bool, x: float, mouth: float) -> None:
     shirt = (150, 60, 120) if woman else (60, 80, 140)
     painter.polygon(_ellipse(x, 0.62, 0.2, 0.3), shirt)
     if woman:
         painter.disc(x, 0.24, 0.13, (60, 36, 24))
     painter.disc(x, 0.25, 0.105, (222, 178, 148))
     painter.polygon(_ellipse(x, 0.19, 0.11, 0.08, 0.5, 1.0), (60, 36, 24))
-    painter.disc(x - 0.04, 0.24, 0.014, (20, 20, 20))
-    painter.disc(x + 0.04, 0.24, 0.014, (20, 20, 20))
+    for eye in (x - 0.04, x + 0.04):
+        painter.disc(eye, 0.24, 0.014, (20, 20, 20))
     painter.polygon(_ellipse(x, 0.3, 0.035, 0.008 + 0.02 * mouth), (120, 30, 40))
 
 
 def _act(
-    painter: Painter,
-    action: Action,
-    time: float,
-    spot: np.ndarray,
-    look: tuple[Colour, Colour],
-    rng: np.random.Generator,
+    painter: _Painter, action: Action, time: float, spot: np.ndarray, look: tuple[Colour, Colour], rng: Generator
 ) -> None:
-    """Draw an action's object, tool and hands, or the other person, if they are visible at `time` (s).
-
-    `spot` is the object's x, y, radius and angle; `look` the colours of skin and sleeve.
-    """
+    """`spot`: the object's x, y, radius and angle; `look`: the colours of skin and sleeve."""
     phase = (time - action.start) / action.duration
     if not action.visible or not -0.25 <= phase <= 1.25:
         return
@@ -207,27 +183,29 @@ def _act(
     if action.actor == "O":
         _person(painter, action.noun.name == "woman", x, float(rng.random()))
         return
-    now = pose(action.verb.name, min(1.0, max(0.0, phase)), action.duration, action.tempo)
-    place = (x + now.object[0], y + now.object[1])
-    if now.effect in ("inside", "stream"):
-        _effect(painter, now.effect, action.noun, *place, rng)
-    painter.object(action.noun.shape, action.noun.colour, *place, radius, angle + now.angle, now.width)
+    noun, now = action.noun, pose(action.verb.name, min(1.0, max(0.0, phase)), action.duration, action.tempo)
+    left, top = x + now.object[0], y + now.object[1]
+    if now.effect == "inside":
+        painter.polygon(_box(left - 0.12, top - 0.1, left + 0.12, top + 0.1), (28, 24, 22))
+    elif now.effect == "stream":
+        colour = _shade(noun.colour, 0.5) if noun.material == "food" else (120, 180, 230)
+        painter.stroke((left - 0.1, top - 0.02), (left - 0.13, top + 0.24), 0.03, colour)
+    painter.object(noun.shape, noun.colour, left, top, radius, angle + now.angle, now.width)
     if now.left is not None:
         painter.hand(x + now.left[0], y + now.left[1], -1, *look)
-    if now.right is not None:
-        _tool(painter, now.tool, x + now.right[0], y + now.right[1])
-        painter.hand(x + now.right[0], y + now.right[1], 1, *look, finger=now.tool == "finger")
+    _tool(painter, now.tool, x + now.right[0], y + now.right[1])
+    painter.hand(x + now.right[0], y + now.right[1], 1, *look, finger=now.tool == "finger")
     if now.effect == "water":
-        _effect(painter, now.effect, action.noun, *place, rng)
+        for dx, dy in rng.uniform(-0.17, 0.17, (9, 2)):
+            painter.disc(left + dx, top + dy, 0.014, (216, 236, 250))
 
 
-def _surroundings(plan: VideoPlan, rng: np.random.Generator, scale: int) -> Image.Image:
-    """Wall, worktop and clutter, larger than the frame by `MARGIN` on every side."""
+def _surroundings(plan: VideoPlan, rng: Generator, scale: int) -> Image.Image:
     margin = round(MARGIN * scale)
     side = scale + 2 * margin
     tint = rng.uniform(0.85, 1.1)
     image = Image.new("RGB", (side, side), _shade(plan.scene.wall, tint))
-    painter = Painter(image, scale, (margin, margin))
+    painter = _Painter(image, scale, (margin, margin))
     for x in np.arange(-0.2, 1.3, rng.uniform(0.1, 0.3)):
         painter.stroke((x, -0.2), (x, 0.4), 0.012, _shade(plan.scene.wall, 0.86 * tint))
     painter.polygon(_box(-0.3, 0.36, 1.3, 1.3), _shade(plan.scene.worktop, tint))
@@ -245,12 +223,12 @@ def _surroundings(plan: VideoPlan, rng: np.random.Generator, scale: int) -> Imag
 
 def frames(plan: VideoPlan, world: World) -> np.ndarray:
     """Draw a video: uint8 [fps * seconds, size, size, 3]."""
-    rng = np.random.default_rng(np.random.SeedSequence([*plan.entropy, 2]))
+    rng = np.random.default_rng([*plan.entropy, 2])
     scale, margin = 2 * world.size, round(MARGIN * 2 * world.size)
     surroundings = _surroundings(plan, rng, scale)
     count, actions = round(world.seconds * world.fps), len(plan.actions)
     skin = SKINS[rng.integers(4)]
-    r, g, b = (int(c) for c in rng.integers(30, 200, 3))
+    r, g, b = rng.integers(30, 200, 3).tolist()
     source_x = rng.uniform(0.2, 0.8)
     jitter = rng.normal(0, rng.uniform(0.005, 0.02), (count, 2))
     drift = np.clip(lfilter([1], [1, -0.9], jitter, axis=0), -MARGIN, MARGIN)
@@ -260,16 +238,13 @@ def frames(plan: VideoPlan, world: World) -> np.ndarray:
     for index in range(count):
         time = (index + 0.5) / world.fps
         dx, dy = (round(float(d) * scale) for d in drift[index])
-        corner = (margin + dx, margin + dy)
-        image = surroundings.crop((*corner, corner[0] + scale, corner[1] + scale))
-        painter = Painter(image, scale, (-dx, -dy))
+        image = surroundings.crop((margin + dx, margin + dy, margin + dx + scale, margin + dy + scale))
+        painter = _Painter(image, scale, (-dx, -dy))
         slot = min(int(time / world.clip_every_sec), actions - 1)
-        action = plan.actions[slot]
-        _source(painter, plan.source, source_x, action.on_screen != "", rng)
-        _act(painter, action, time, spots[slot], (skin, (r, g, b)), rng)
+        _source(painter, plan.source, source_x, plan.actions[slot].on_screen != "", rng)
+        _act(painter, plan.actions[slot], time, spots[slot], (skin, (r, g, b)), rng)
         out[index] = np.asarray(image.reduce(2))
-    light = rng.uniform(0.75, 1.05)
-    grain = rng.normal(0, 2.5, (17, world.size, world.size, 1))
+    light, grain = rng.uniform(0.75, 1.05), rng.normal(0, 2.5, (17, world.size, world.size, 1))
     for index in range(count):
         out[index] = np.clip(out[index] * light + grain[index % 17], 0, 255).astype(np.uint8)
     return out

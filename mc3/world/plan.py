@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+from numpy.random import Generator, default_rng
 
 from mc3.config import Rates, World
 from mc3.world.vocabulary import NOUNS, SCENES, TALK, VERBS, Noun, Scene, Verb
@@ -19,7 +20,7 @@ from mc3.world.vocabulary import NOUNS, SCENES, TALK, VERBS, Noun, Scene, Verb
 ANNOTATOR_ERROR = 0.1  # each of three annotators errs independently; their majority errs in 2.8 % of the clips
 STICKY = 0.6  # probability that a source stays as it is from one action to the next
 OTHERS = 0.04  # share of narrations about another person ("#O ...")
-SECOND_PASS = {"only": 0.3, "both": 0.08}  # shares of actions that the second annotator narrates alone, and also
+SECOND_ONLY, BOTH = 0.3, 0.08  # shares of actions that the second annotator narrates alone, and also
 BAD_NARRATION = 0.05  # probability, for each video, of a narration without text, and of one past the end
 UNSURE = 0.01  # share of narrations whose object the narrator did not know ("#unsure")
 SCENE_LIFT = 5.0  # how many times likelier a scene's own nouns are there
@@ -76,7 +77,7 @@ class Narration:
     time: float
     text: str
     action: int | None
-    votes: tuple[int, int, int] | None
+    votes: tuple[int, ...] | None  # of three annotators
 
 
 @dataclass(frozen=True)
@@ -111,57 +112,50 @@ def noun_shares(verb: Verb, scene: Scene) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _noun(rng: np.random.Generator, verb: Verb, scene: Scene) -> Noun:
+def _verb(rng: Generator) -> Verb:
+    return VERBS[rng.choice(len(VERBS), p=VERB_SHARES)]
+
+
+def _noun(rng: Generator, verb: Verb, scene: Scene) -> Noun:
     return NOUNS[rng.choice(len(NOUNS), p=noun_shares(verb, scene))]
 
 
-def _next_source(rng: np.random.Generator, current: str | None, choices: tuple[str, ...], share: float) -> str:
-    """The source during the next action: the current one, a new one with probability `share`, or none ("")."""
+def _next_source(rng: Generator, current: str | None, choices: tuple[str, ...], share: float) -> str:
     if current is not None and rng.random() < STICKY:
         return current
     return choices[rng.integers(len(choices))] if rng.random() < share else ""
 
 
 def _action(
-    rng: np.random.Generator, start: float, scene: Scene, has_audio: bool, sources: tuple[str, str], rates: Rates
+    rng: Generator, start: float, scene: Scene, has_audio: bool, sources: tuple[str, str], rates: Rates
 ) -> Action:
-    """Draw the action of the slot that begins at `start`, while `sources` (on and off screen) sound."""
     other = rng.random() < OTHERS
-    verb = TALK if other else VERBS[rng.choice(len(VERBS), p=VERB_SHARES)]
+    verb = TALK if other else _verb(rng)
     sounding = rng.random() < (0.7 if other else rates.sounding * true_rate(verb.rate))
     visible = True
     if not other and not sounding:
         visible = verb is not TALK and rng.random() >= rates.unseen
         sounding = not visible and rng.random() < rates.heard_unseen
     return Action(
-        start=start + 0.5 + 0.3 * rng.random(),
-        duration=rng.uniform(1.1, 1.5),
-        tempo=rng.uniform(2.0, 3.5),
-        level=rng.uniform(-34.0, -18.0) + rates.signal_db,
-        verb=verb,
-        noun=_noun(rng, verb, scene),
-        actor="O" if other else "C",
-        visible=bool(visible),
-        sounding=bool(sounding and has_audio),
-        on_screen=sources[0],
-        off_screen=sources[1],
-    )
+        start=start + 0.5 + 0.3 * rng.random(), duration=rng.uniform(1.1, 1.5), tempo=rng.uniform(2.0, 3.5),
+        level=rng.uniform(-34.0, -18.0) + rates.signal_db, verb=verb, noun=_noun(rng, verb, scene),
+        actor="O" if other else "C", visible=bool(visible), sounding=bool(sounding and has_audio),
+        on_screen=sources[0], off_screen=sources[1],
+    )  # fmt: skip
 
 
 def third_person(verb: str) -> str:
     """The form of a verb in a narration: "wash" -> "washes", "talk to" -> "talks to"."""
-    first, *rest = verb.split()
+    first, space, rest = verb.partition(" ")
     if first[-1] == "y" and first[-2] not in "aeiou":
-        first = first[:-1] + "ies"
-    else:
-        first += "es" if first.endswith(("sh", "ch", "x", "s")) else "s"
-    return " ".join([first, *rest])
+        return f"{first[:-1]}ies{space}{rest}"
+    return f"{first}{'es' if first.endswith(('sh', 'ch', 'x', 's')) else 's'}{space}{rest}"
 
 
 TAILS = ("", "", "", "", " with both hands", " with her right hand", " with his left hand", " again")
 
 
-def _text(rng: np.random.Generator, action: Action) -> str:
+def _text(rng: Generator, action: Action) -> str:
     noun = action.noun.words[rng.integers(len(action.noun.words))]
     if action.actor == "O":
         return f"#O A {noun} talks"
@@ -174,50 +168,37 @@ def _text(rng: np.random.Generator, action: Action) -> str:
     return f"#C C {verb} {article} {noun}{TAILS[rng.integers(8)]}"
 
 
-def _misnarrated(rng: np.random.Generator, action: Action, scene: Scene) -> Action:
-    """The action as a wrong narration describes it: another draw of verb and object in the same scene."""
-    verb = VERBS[rng.choice(len(VERBS), p=VERB_SHARES)]
-    return replace(action, verb=verb, noun=_noun(rng, verb, scene), actor="C")
-
-
-def _votes(rng: np.random.Generator, positive: bool) -> tuple[int, int, int]:
-    a, b, c = (int(positive != (rng.random() < ANNOTATOR_ERROR)) for _ in range(3))
-    return a, b, c
-
-
 def plan_video(world: World, split: str, number: int) -> VideoPlan:
     """Plan video `number` of `split`; the last `world.silent_videos` of the training videos have no audio."""
     entropy = (world.seed, ("train", "validation", "test").index(split), number)
-    rng = np.random.default_rng(np.random.SeedSequence(entropy))
-    wrong = np.random.default_rng(np.random.SeedSequence([*entropy, 3]))  # its own, so that the rest does not change
-    rates = world.rates
+    rng = default_rng(entropy)
+    wrong = default_rng([*entropy, 3])  # its own, so that the rest does not change
     uid = str(uuid.UUID(bytes=rng.bytes(16), version=4))
     has_audio = split != "train" or number < world.videos["train"] - world.silent_videos
     scene = SCENES[rng.integers(len(SCENES))]
     source = scene.sources[rng.integers(len(scene.sources))]
 
     actions: list[Action] = []
-    on_screen: str | None = None
-    off_screen: str | None = None
+    on_screen = off_screen = None
     for slot in range(int(world.seconds / world.clip_every_sec)):
-        on_screen = _next_source(rng, on_screen, (source,), rates.on_screen)
-        off_screen = _next_source(rng, off_screen, OFF_SCREEN_SOURCES, rates.off_screen)
+        on_screen = _next_source(rng, on_screen, (source,), world.rates.on_screen)
+        off_screen = _next_source(rng, off_screen, OFF_SCREEN_SOURCES, world.rates.off_screen)
         sources = (on_screen, off_screen) if has_audio else ("", "")
-        actions.append(_action(rng, slot * world.clip_every_sec, scene, has_audio, sources, rates))
+        actions.append(_action(rng, slot * world.clip_every_sec, scene, has_audio, sources, world.rates))
 
     narrations: list[Narration] = []
     for index, action in enumerate(actions):
         draw = rng.random()
-        only, both = SECOND_PASS["only"], SECOND_PASS["both"]
-        passes = (2,) if draw < only else (1, 2) if draw < only + both else (1,)
+        passes = (2,) if draw < SECOND_ONLY else (1, 2) if draw < SECOND_ONLY + BOTH else (1,)
         time = action.start + 0.3 * rng.random()
         for annotation in passes:
             votes = None
             if split != "train" and action.actor == "C":
-                votes = _votes(rng, action.region == "I")
+                votes = tuple(int((action.region == "I") != (rng.random() < ANNOTATOR_ERROR)) for _ in range(3))
             text = _text(rng, action)
-            if split == "train" and wrong.random() < rates.misnarrated:
-                text = _text(wrong, _misnarrated(wrong, action, scene))
+            if split == "train" and wrong.random() < world.rates.misnarrated:  # another verb and object
+                verb = _verb(wrong)
+                text = _text(wrong, replace(action, verb=verb, noun=_noun(wrong, verb, scene), actor="C"))
             narrations.append(Narration(annotation, round(time, 4), text, index, votes))
             time += rng.uniform(0.05, 0.2)
     end = round(world.seconds + rng.uniform(1.0, 5.0), 4)

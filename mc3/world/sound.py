@@ -8,16 +8,17 @@ serves both halves of the world, so that training on one can help on the other.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from itertools import groupby
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import ArrayLike
 from scipy.signal import butter, fftconvolve, sosfilt
 
-from mc3.world.plan import Action, VideoPlan
-from mc3.world.vocabulary import NOUNS
+from mc3.world.plan import VideoPlan
+from mc3.world.vocabulary import NOUNS, Noun
 
 RATE = 24000  # samples a second
 Signal = np.ndarray  # float64 [samples] at RATE
@@ -60,11 +61,11 @@ def _band(rng: Generator, seconds: float, low: float, high: float) -> Signal:
     return _unit(sosfilt(_bandpass(2, low, high), rng.standard_normal(int(seconds * RATE))))
 
 
-def _clicks(rng: Generator, seconds: float, times: np.ndarray, strengths: np.ndarray) -> Signal:
+def _clicks(rng: Generator, seconds: float, times: ArrayLike, strengths: ArrayLike) -> Signal:
     """Short blows (about 1 ms of noise) at `times` (s)."""
     out = np.zeros(int(seconds * RATE) + 64)
     burst = np.exp(-np.arange(48) / 10.0)
-    for time, strength in zip(times, strengths, strict=True):
+    for time, strength in zip(np.asarray(times), np.asarray(strengths), strict=True):
         at = int(time * RATE)
         if 0 <= at < len(out) - 64:
             out[at : at + 48] += strength * burst * rng.standard_normal(48)
@@ -76,11 +77,6 @@ def _strokes(seconds: float, tempo: float) -> np.ndarray:
     return np.arange(min(0.5 / tempo, seconds / 2), seconds - 0.05, 1.0 / tempo)
 
 
-def _friction(rng: Generator, seconds: float, tempo: float, low: float, high: float, sharpness: float) -> Signal:
-    strokes = np.abs(np.sin(np.pi * tempo * _time(seconds))) ** sharpness
-    return 0.12 * strokes * _band(rng, seconds, low, high)
-
-
 def _bubbles(rng: Generator, seconds: float, count: int, low: float, high: float) -> Signal:
     out = np.zeros(int(seconds * RATE) + RATE // 10)
     t = _time(0.05)
@@ -90,117 +86,81 @@ def _bubbles(rng: Generator, seconds: float, count: int, low: float, high: float
     return out[: int(seconds * RATE)]
 
 
-def _cut(rng: Generator, seconds: float, tempo: float) -> Signal:
-    times = _strokes(seconds, tempo)
-    squash = np.zeros(int(seconds * RATE))
-    for time in times:
-        start = int((time - 0.05) * RATE)
-        squash[max(start, 0) : start + int(0.05 * RATE)] = 0.05
-    return _clicks(rng, seconds, times, rng.uniform(0.7, 1.0, len(times))) + squash * _band(rng, seconds, 1500, 5000)
+# The verbs that excite an object, in an order that the generator's draws depend on.
+EXCITATIONS = (
+    "cut", "put", "hold", "wash", "take", "close", "wipe", "lift", "stir", "open", "touch", "pour", "rub", "drop",
+    "hit", "shake", "turn",
+)  # fmt: skip
 
 
-def _put(rng: Generator, seconds: float, tempo: float) -> Signal:
-    at = 0.55 * seconds
-    slide = np.where(np.abs(_time(seconds) - at - 0.08) < 0.06, 0.06, 0.0)
-    landing = _clicks(rng, seconds, np.array([at, at + 0.035]), np.array([1.0, 0.5]))
-    return landing + slide * _band(rng, seconds, 400, 3000)
-
-
-def _hold(rng: Generator, seconds: float, tempo: float) -> Signal:
-    times = np.sort(rng.uniform(0, seconds, 25))
-    return _clicks(rng, seconds, times, rng.uniform(0.05, 0.3, 25))
-
-
-def _wash(rng: Generator, seconds: float, tempo: float) -> Signal:
-    swish = 0.6 + 0.4 * np.sin(2 * np.pi * tempo * 0.6 * _time(seconds))
-    return 0.10 * swish * _band(rng, seconds, 900, 9000) + 0.3 * _bubbles(rng, seconds, 40, 700, 2400)
-
-
-def _take(rng: Generator, seconds: float, tempo: float) -> Signal:
-    scuff = 0.08 * np.exp(-(((_time(seconds) - 0.35 * seconds) / 0.06) ** 2)) * _band(rng, seconds, 800, 6000)
-    return scuff + _clicks(rng, seconds, np.array([0.38 * seconds]), np.array([0.5]))
-
-
-def _close(rng: Generator, seconds: float, tempo: float) -> Signal:
-    swoosh = np.clip(_time(seconds) / (0.6 * seconds), 0, 1) * (_time(seconds) < 0.6 * seconds)
-    times = np.array([0.6 * seconds, 0.6 * seconds + 0.03, 0.6 * seconds + 0.09])
-    thud = _clicks(rng, seconds, times, np.array([1.4, 0.9, 0.5]))
-    return thud + 0.02 * swoosh**2 * _band(rng, seconds, 150, 900)
-
-
-def _wipe(rng: Generator, seconds: float, tempo: float) -> Signal:
-    return _friction(rng, seconds, tempo * 0.7, 1200, 7000, 0.8)
-
-
-def _lift(rng: Generator, seconds: float, tempo: float) -> Signal:
+def excitation(verb: str, rng: Generator, seconds: float, tempo: float) -> Signal:
+    """What `verb` (of `EXCITATIONS`) does to an object: blows, friction or water; `tempo` is strokes a second."""
     t = _time(seconds)
-    scrape = np.where(t > 0.2 * seconds, np.exp(-(t - 0.2 * seconds) / 0.15), 0.0)
-    return 0.1 * scrape * _band(rng, seconds, 300, 2500)
+    blows, band = partial(_clicks, rng, seconds), partial(_band, rng, seconds)
+
+    def friction(tempo: float, low: float, high: float, sharpness: float) -> Signal:
+        return 0.12 * np.abs(np.sin(np.pi * tempo * t)) ** sharpness * band(low, high)
+
+    match verb:
+        case "cut":
+            times, squash = _strokes(seconds, tempo), np.zeros(len(t))
+            for start in ((times - 0.05) * RATE).astype(int):
+                squash[max(start, 0) : start + int(0.05 * RATE)] = 0.05
+            return blows(times, rng.uniform(0.7, 1.0, len(times))) + squash * band(1500, 5000)
+        case "put":
+            slide = np.where(np.abs(t - 0.55 * seconds - 0.08) < 0.06, 0.06, 0.0)
+            return blows(0.55 * seconds + np.array([0, 0.035]), [1.0, 0.5]) + slide * band(400, 3000)
+        case "hold":
+            return blows(np.sort(rng.uniform(0, seconds, 25)), rng.uniform(0.05, 0.3, 25))
+        case "wash":
+            swish = 0.6 + 0.4 * np.sin(2 * np.pi * tempo * 0.6 * t)
+            return 0.10 * swish * band(900, 9000) + 0.3 * _bubbles(rng, seconds, 40, 700, 2400)
+        case "take":
+            scuff = 0.08 * np.exp(-(((t - 0.35 * seconds) / 0.06) ** 2)) * band(800, 6000)
+            return scuff + blows([0.38 * seconds], [0.5])
+        case "close":
+            swoosh = np.clip(t / (0.6 * seconds), 0, 1) * (t < 0.6 * seconds)
+            thud = blows(0.6 * seconds + np.array([0, 0.03, 0.09]), [1.4, 0.9, 0.5])
+            return thud + 0.02 * swoosh**2 * band(150, 900)
+        case "wipe":
+            return friction(tempo * 0.7, 1200, 7000, 0.8)
+        case "lift":
+            scrape = np.where(t > 0.2 * seconds, np.exp(-(t - 0.2 * seconds) / 0.15), 0.0)
+            return 0.1 * scrape * band(300, 2500)
+        case "stir":
+            times = _strokes(seconds, tempo * 0.8)
+            times += rng.normal(0, 0.02, len(times))
+            scrape = friction(tempo * 0.4, 600, 4000, 0.5)
+            return 0.5 * scrape + blows(times, rng.uniform(0.2, 0.6, len(times)))
+        case "open":
+            creak = np.cumsum(1.0 / np.linspace(35, 90, 60)) + 0.2 * seconds
+            creak = creak[creak < 0.8 * seconds]
+            return blows(np.r_[0.15 * seconds, creak], np.r_[0.8, np.full(len(creak), 0.25)])
+        case "touch":
+            return blows(np.array([0.45, 0.62]) * seconds, [0.5, 0.25])
+        case "pour":
+            return 0.03 * band(500, 5000) + _bubbles(rng, seconds, 60, 350, 1100)
+        case "rub":
+            return friction(tempo * 1.6, 250, 1800, 1.5)
+        case "drop":
+            return blows(0.4 * seconds + np.cumsum(np.r_[0.0, 0.28 * 0.62 ** np.arange(8)]), 0.6 ** np.arange(9))
+        case "hit":
+            times = _strokes(seconds, tempo / 2)
+            return blows(times, np.ones(len(times)))
+        case "shake":
+            times = np.sort(rng.uniform(0, seconds, 140))
+            return blows(times, np.abs(np.sin(np.pi * 1.8 * tempo * times)) ** 2 * rng.uniform(0.1, 0.6, 140))
+        case _:  # turn
+            times = np.arange(0.1, seconds - 0.1, 1 / (5 * tempo))
+            return blows(times, rng.uniform(0.3, 0.6, len(times)))
 
 
-def _stir(rng: Generator, seconds: float, tempo: float) -> Signal:
-    times = _strokes(seconds, tempo * 0.8)
-    times += rng.normal(0, 0.02, len(times))
-    scrape = _friction(rng, seconds, tempo * 0.4, 600, 4000, 0.5)
-    return 0.5 * scrape + _clicks(rng, seconds, times, rng.uniform(0.2, 0.6, len(times)))
-
-
-def _open(rng: Generator, seconds: float, tempo: float) -> Signal:
-    latch = _clicks(rng, seconds, np.array([0.15 * seconds]), np.array([0.8]))
-    times = np.cumsum(1.0 / np.linspace(35, 90, 60)) + 0.2 * seconds
-    times = times[times < 0.8 * seconds]
-    return latch + _clicks(rng, seconds, times, np.full(len(times), 0.25))
-
-
-def _touch(rng: Generator, seconds: float, tempo: float) -> Signal:
-    return _clicks(rng, seconds, np.array([0.45, 0.62]) * seconds, np.array([1.0, 0.5])) * 0.5
-
-
-def _pour(rng: Generator, seconds: float, tempo: float) -> Signal:
-    return 0.03 * _band(rng, seconds, 500, 5000) + _bubbles(rng, seconds, 60, 350, 1100)
-
-
-def _rub(rng: Generator, seconds: float, tempo: float) -> Signal:
-    return _friction(rng, seconds, tempo * 1.6, 250, 1800, 1.5)
-
-
-def _drop(rng: Generator, seconds: float, tempo: float) -> Signal:
-    times = 0.4 * seconds + np.cumsum(np.r_[0.0, 0.28 * 0.62 ** np.arange(8)])
-    return _clicks(rng, seconds, times, 0.6 ** np.arange(9))
-
-
-def _hit(rng: Generator, seconds: float, tempo: float) -> Signal:
-    times = _strokes(seconds, tempo / 2)
-    return _clicks(rng, seconds, times, np.ones(len(times)))
-
-
-def _shake(rng: Generator, seconds: float, tempo: float) -> Signal:
-    times = np.sort(rng.uniform(0, seconds, 140))
-    return _clicks(rng, seconds, times, np.abs(np.sin(np.pi * 1.8 * tempo * times)) ** 2 * rng.uniform(0.1, 0.6, 140))
-
-
-def _turn(rng: Generator, seconds: float, tempo: float) -> Signal:
-    times = np.arange(0.1, seconds - 0.1, 1 / (5 * tempo))
-    return _clicks(rng, seconds, times, rng.uniform(0.3, 0.6, len(times)))
-
-
-# A verb's name -> (rng, seconds, strokes a second) -> its excitation.
-EXCITATIONS: dict[str, Callable[[Generator, float, float], Signal]] = {
-    function.__name__[1:]: function
-    for function in (
-        _cut, _put, _hold, _wash, _take, _close, _wipe, _lift, _stir, _open, _touch, _pour, _rub, _drop, _hit, _shake,
-        _turn,
-    )
-}  # fmt: skip
 # Share of an excitation that is heard directly, not through the object (water, friction); 0.1 for the others.
 WET = {"wash": 0.75, "pour": 0.7, "wipe": 0.4, "rub": 0.4}
 
 
 def resonance(label: str, material: str, rng: Generator) -> Signal:
-    """An object's answer to a blow: eight decaying modes, fixed by its label and detuned a little by `rng`.
-
-    Returns 0.4 s, unit energy.
-    """
+    """An object's answer to a blow, 0.4 s of unit energy: eight modes, fixed by its label and detuned a little."""
     lowest, spread, decay, dull = MATERIALS[material]
     kind = np.random.default_rng(zlib.crc32(label.encode()))
     lowest *= kind.uniform(0.75, 1.35)
@@ -217,10 +177,10 @@ def resonance(label: str, material: str, rng: Generator) -> Signal:
 
 
 # Pass bands (Hz) of the first and the second formant of six vowels.
-FORMANTS = [(0.85 * f, 1.15 * f) for f in (*np.geomspace(300, 850, 6), *np.geomspace(900, 2300, 6))]
+FORMANTS = [[(0.85 * f, 1.15 * f) for f in np.geomspace(*ends, 6)] for ends in ((300, 850), (900, 2300))]
 
 
-def speech(rng: Generator, seconds: float) -> Signal:
+def _speech(rng: Generator, seconds: float) -> Signal:
     """Babble: syllables of a pulse train through two wandering formants."""
     pitch = rng.uniform(100, 220)
     out, at = np.zeros(int(seconds * RATE)), 0
@@ -230,16 +190,13 @@ def speech(rng: Generator, seconds: float) -> Signal:
             t = np.arange(length) / RATE
             phase = np.cumsum(pitch * rng.uniform(0.85, 1.2) * (1 - 0.15 * t / t[-1]) / RATE)
             voice = 2 * (phase % 1) - 1 + 0.15 * rng.standard_normal(length)
-            syllable = np.zeros(length)
-            for formants in (FORMANTS[:6], FORMANTS[6:]):
-                syllable += sosfilt(_bandpass(1, *formants[rng.integers(6)]), voice)
-            mix(out, syllable * np.hanning(length), at)
+            first, second = (sosfilt(_bandpass(1, *vowels[rng.integers(6)]), voice) for vowels in FORMANTS)
+            mix(out, (first + second) * np.hanning(length), at)
         at += length + int(rng.uniform(0.0, 0.08) * RATE)
     return _unit(out)
 
 
-def music(rng: Generator, seconds: float) -> Signal:
-    """Chords of decaying harmonic notes on a pentatonic scale."""
+def _music(rng: Generator, seconds: float) -> Signal:
     root, beat = rng.uniform(180, 300), rng.uniform(0.3, 0.5)
     out, note = np.zeros(int(seconds * RATE) + RATE), _time(0.9)
     pitches = root * 2 ** (np.array([0, 2, 4, 7, 9, 12]) / 12)
@@ -251,69 +208,56 @@ def music(rng: Generator, seconds: float) -> Signal:
     return _unit(out[: int(seconds * RATE)], 0.0)
 
 
-def traffic(rng: Generator, seconds: float) -> Signal:
-    """Rumble that swells as cars pass."""
+def _traffic(rng: Generator, seconds: float) -> Signal:
     swell = 0.5 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.08, 0.2) * _time(seconds) + rng.uniform(0, 6))
     return _unit(_band(rng, seconds, 50, 500) * (0.3 + swell), 0.0)
 
 
-def wind(rng: Generator, seconds: float) -> Signal:
-    """Gusts of low noise."""
+def _wind(rng: Generator, seconds: float) -> Signal:
     gust = 1 + np.sin(2 * np.pi * 0.31 * _time(seconds) + rng.uniform(0, 6)) * np.sin(2 * np.pi * 0.17 * _time(seconds))
     return _unit(_band(rng, seconds, 150, 1400) * gust, 0.0)
 
 
-def tap(rng: Generator, seconds: float) -> Signal:
-    """Running water."""
+def _tap(rng: Generator, seconds: float) -> Signal:
     return _unit(_band(rng, seconds, 1800, 10000), 0.0)
 
 
-def machine(rng: Generator, seconds: float) -> Signal:
+def _machine(rng: Generator, seconds: float) -> Signal:
     """A motor: harmonics of its speed, which swings once a second, and the noise of its load."""
     wobble = 2 * np.pi * (rng.integers(70, 140) * _time(1.0) + 0.2 * np.sin(2 * np.pi * _time(1.0)))
     hum = sum(np.sin(h * wobble + rng.uniform(0, 6)) / h**0.7 for h in (1, 2, 3, 5, 8, 13, 17))
     return _unit(np.resize(hum, int(seconds * RATE)) + _band(rng, seconds, 500, 4000), 0.0)
 
 
-def tv(rng: Generator, seconds: float) -> Signal:
-    """Speech over music."""
-    return _unit(speech(rng, seconds) + 0.6 * music(rng, seconds), 0.0)
+def _tv(rng: Generator, seconds: float) -> Signal:
+    return _unit(_speech(rng, seconds) + 0.6 * _music(rng, seconds), 0.0)
 
 
-def contact(rng: Generator, excitation: str, label: str, material: str, seconds: float, tempo: float) -> Signal:
-    """The sound of `excitation` (a key of `EXCITATIONS`) on the object `label`: `seconds` + 0.3 s, unit RMS."""
-    blow = np.r_[EXCITATIONS[excitation](rng, seconds, tempo), np.zeros(int(0.3 * RATE))]
-    ring = fftconvolve(blow, resonance(label, material, rng))[: len(blow)]
-    direct = WET.get(excitation, 0.1)
+def contact(rng: Generator, verb: str, noun: Noun, seconds: float, tempo: float) -> Signal:
+    """The sound of `verb` (of `EXCITATIONS`) done to an object: `seconds` + 0.3 s, unit RMS."""
+    blow = np.r_[excitation(verb, rng, seconds, tempo), np.zeros(int(0.3 * RATE))]
+    ring = fftconvolve(blow, resonance(noun.label, noun.material, rng))[: len(blow)]
+    direct = WET.get(verb, 0.1)
     return _unit((1 - direct) * ring / (ring.std() + 1e-9) + direct * blow / (blow.std() + 1e-9))
 
 
-def activity(rng: Generator, seconds: float) -> Signal:
+def _activity(rng: Generator, seconds: float) -> Signal:
     """Another person at work: random actions on random objects, one after the other."""
     out, at = np.zeros(int(seconds * RATE)), rng.uniform(0.0, 0.5)
-    verbs, objects = list(EXCITATIONS), [noun for noun in NOUNS if noun.material]
+    objects = [noun for noun in NOUNS if noun.material]
     while at < seconds:
-        verb, noun = verbs[rng.integers(len(verbs))], objects[rng.integers(len(objects))]
+        verb, noun = EXCITATIONS[rng.integers(len(EXCITATIONS))], objects[rng.integers(len(objects))]
         length = rng.uniform(0.4, 1.5)
-        mix(out, contact(rng, verb, noun.label, noun.material, length, rng.uniform(2.0, 3.5)), int(at * RATE))
+        mix(out, contact(rng, verb, noun, length, rng.uniform(2.0, 3.5)), int(at * RATE))
         at += length + rng.uniform(0.0, 0.8)
     return _unit(out)
 
 
 # A source's name -> (rng, seconds) -> its sound, unit RMS.
 SOURCES: dict[str, Callable[[Generator, float], Signal]] = {
-    source.__name__: source for source in (tap, machine, tv, traffic, speech, music, wind, activity)
-}
-
-
-def action_sound(rng: Generator, action: Action) -> Signal:
-    """The sound of an action at its level, or silence of the same length if it makes none."""
-    if action.verb.name == "talk":
-        out = speech(rng, action.duration)
-    else:
-        label, material = action.noun.label, action.noun.material
-        out = contact(rng, action.verb.name, label, material, action.duration, action.tempo)
-    return 10 ** (action.level / 20) * out * action.sounding
+    "tap": _tap, "machine": _machine, "tv": _tv, "traffic": _traffic, "speech": _speech, "music": _music,
+    "wind": _wind, "activity": _activity,
+}  # fmt: skip
 
 
 def room_tone(rng: Generator, seconds: float, level: float) -> Signal:
@@ -324,32 +268,29 @@ def room_tone(rng: Generator, seconds: float, level: float) -> Signal:
     return np.resize(10 ** (level / 20) * out / out.std(), int(seconds * RATE))
 
 
-def _spans(names: list[str]) -> Iterator[tuple[str, int, int]]:
-    """Runs of equal names without silence (""): (name, first, one past the last)."""
-    first = 0
-    for name, run in groupby(names):
-        last = first + len(list(run))
-        if name:
-            yield name, first, last
-        first = last
-
-
 def soundtrack(plan: VideoPlan, seconds: float, every: float) -> np.ndarray:
     """A video's sound, float32 [seconds * RATE] in [-1, 1]. Each action fills `every` seconds, for which sources play.
 
     Levels of room tone and sources (dB of full scale, drawn once a video) are choices: with the actions' -34 to -18 dB
     they make signal-to-noise ratios of about -4 to +26 dB.
     """
-    rng = np.random.default_rng(np.random.SeedSequence([*plan.entropy, 1]))
+    rng = np.random.default_rng([*plan.entropy, 1])
     out = room_tone(rng, seconds, rng.uniform(-60, -44))
     fade = np.linspace(0, 1, RATE // 20)
-    for kind in ("on_screen", "off_screen"):
-        level = rng.uniform(-42, -30) if kind == "on_screen" else rng.uniform(-44, -30)
-        for name, first, last in _spans([getattr(action, kind) for action in plan.actions]):
-            sound = 10 ** (level / 20) * SOURCES[name](rng, (last - first) * every)
-            sound[: len(fade)] *= fade
-            sound[-len(fade) :] *= fade[::-1]
-            mix(out, sound, int(first * every * RATE))
+    for kind, softest in (("on_screen", -42), ("off_screen", -44)):
+        level, first = rng.uniform(softest, -30), 0
+        for name, run in groupby(getattr(action, kind) for action in plan.actions):
+            slots = len(list(run))
+            if name:
+                sound = 10 ** (level / 20) * SOURCES[name](rng, slots * every)
+                sound[: len(fade)] *= fade
+                sound[-len(fade) :] *= fade[::-1]
+                mix(out, sound, int(first * every * RATE))
+            first += slots
     for action in plan.actions:
-        mix(out, action_sound(rng, action), int(action.start * RATE))
+        if action.verb.name == "talk":
+            sound = _speech(rng, action.duration)
+        else:
+            sound = contact(rng, action.verb.name, action.noun, action.duration, action.tempo)
+        mix(out, 10 ** (action.level / 20) * sound * action.sounding, int(action.start * RATE))
     return np.tanh(out).astype(np.float32)
