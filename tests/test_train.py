@@ -267,10 +267,10 @@ def test_twenty_kills_at_random_moments_end_with_the_bytes_of_an_uninterrupted_r
     began = time.monotonic()
     uninterrupted = output(train.run(config, "align", SEED))
     duration = time.monotonic() - began
-    fork, rng = multiprocessing.get_context("fork"), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     kills = finished = 0
     while kills < 20 or not finished:
-        child = fork.Process(target=train.run, args=(config, "align", SEED))
+        child = small_training.fresh.Process(target=train.run, args=(config, "align", SEED))
         child.start()
         child.join(rng.uniform(0, 1.2 * duration))
         if child.is_alive() and kills < 40:
@@ -452,12 +452,12 @@ def launched(config: Config, params: Path) -> None:
     assert done.stderr.count("3 x cpu") == 1
 
 
-def forked(config: Config, params: Path) -> None:
-    """The same processes forked, which saves their imports."""
+def started(config: Config, params: Path) -> None:
+    """The same processes without the launcher, which saves their imports."""
     small_training.processes(3, train.run, config, "wo_align", SEED)
 
 
-@pytest.mark.parametrize("start", [forked, pytest.param(launched, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("start", [started, pytest.param(launched, marks=pytest.mark.slow)])
 def test_three_processes_with_unequal_shares_reach_the_weights_of_one(settings, tmp_path, start):
     settings["model"]["text"]["dropout"] = 0.0  # each process draws its own
     settings["loss"]["consensus"]["stop_gradient"] = False
