@@ -9,7 +9,6 @@ Shapes: D width, T frames, N patches a frame.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +16,8 @@ from torch import Tensor
 from mc3 import methods
 from mc3.config import Config, ModelConfig
 from mc3.encoders.audio import patch_grid
-from mc3.encoders.weights import ENCODERS
 from mc3.methods import Stage
-from mc3.model import freeze, recompute
+from mc3.model import freeze, make_encoders, recompute
 
 # Dense peaks by CUDA's device name and `train.precision`, from the makers' data sheets.
 PEAK_TFLOPS: dict[str, dict[str, float]] = {
@@ -98,12 +96,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 def timing(config: ModelConfig, stage: Stage, speed: float, waited: float, peak: float | None) -> dict[str, float]:
     """A row of timings.jsonl: clips and tokens a second, the share of time waiting for data, and MFU if known.
 
-    Args:
-        config: the model.
-        stage: of training.
-        speed: clips a second.
-        waited: share of the time.
-        peak: operations a second of all devices, or None.
+    `speed` is in clips a second, `waited` a share of the time, `peak` in operations a second of all devices.
     """
     count = tokens(config)
     found = {"samples_per_sec": speed, "data_wait": waited}
@@ -125,16 +118,13 @@ def saved_bytes(config: Config, stage: Stage) -> tuple[float, float]:
     Runs the encoders on fake tensors, so it needs no memory itself. Buffers inside kernels and the allocator's overhead
     are not included.
     """
-    clip, fixed = _per_clip(config, stage, config.train.recompute)
+    one, three = (_saved_bytes(config, stage, clips, config.train.recompute) for clips in (1, 3))
+    clip = (three - one) / 2
+    fixed = one - clip
     if config.train.recompute:  # one block's activations exist again while its gradient is computed
-        kept, _ = _per_clip(config, stage, recomputed=False)
-        clip += (kept - clip) / max(config.model.video.depth, config.model.audio.depth)
+        one, three = (_saved_bytes(config, stage, clips, recomputed=False) for clips in (1, 3))
+        clip += ((three - one) / 2 - clip) / max(config.model.video.depth, config.model.audio.depth)
     return clip, fixed
-
-
-def _per_clip(config: Config, stage: Stage, recomputed: bool) -> tuple[float, float]:
-    one, three = (_saved_bytes(config, stage, clips, recomputed) for clips in (1, 3))
-    return (three - one) / 2, one - (three - one) / 2
 
 
 def _saved_bytes(config: Config, stage: Stage, clips: int, recomputed: bool) -> int:
@@ -142,36 +132,26 @@ def _saved_bytes(config: Config, stage: Stage, clips: int, recomputed: bool) -> 
 
     model = torch.nn.Module()
     with torch.device("meta"):
-        model.encoders = torch.nn.ModuleDict(make_encoders(config.model))
+        model.encoders = make_encoders(config.model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         freeze(model, stage.train, config.train.freeze)
         if recomputed:
             recompute(model)
         own = {p.untyped_storage()._cdata for p in model.parameters()}
-        saved: dict[int, int] = {}
-        alive: list[Tensor] = []  # so that no storage is freed and its address reused
+        saved: dict[int, torch.UntypedStorage] = {}  # which keeps them, so that no address is reused
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage._cdata not in own:
-                saved[storage._cdata] = storage.nbytes()
-                alive.append(tensor)
+                saved[storage._cdata] = storage
             return tensor
 
-        bf16 = config.train.precision == "bf16"
-        with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
-        ):
-            outputs = [model.encoders[m](x) for m, x in inputs(config, clips).items() if m in stage.modalities]
-        del outputs
-        return sum(saved.values())
-
-
-def make_encoders(config: ModelConfig) -> dict[str, Any]:
-    """The three encoders with random weights, by modality."""
-    return {m: make(getattr(config, m), config.embedding_dim) for m, make in ENCODERS.items()}
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"):
+            for m in stage.modalities:
+                model.encoders[m](inputs(config, clips)[m])
+        return sum(storage.nbytes() for storage in saved.values())
 
 
 def inputs(config: Config, clips: int) -> dict[str, Tensor]:
@@ -184,18 +164,17 @@ def inputs(config: Config, clips: int) -> dict[str, Tensor]:
     }
 
 
-def plan(config: Config, method: str, processes: int, peak: float | None) -> str:
+def plan(config: Config, method: str, processes: int, peak_tflops: float | None) -> str:
     """An estimate of one training of `method`, as text: parameters, steps, memory of a process, hours.
 
-    Args:
-        config: the profile.
-        method: a row of `mc3.methods`, or "align".
-        processes: that share the batch, a device each.
-        peak: operations a second of one device; None if unknown, and then there are no hours.
+    `processes` share the batch, a device each. `peak_tflops`: a device's 10^12 operations a second, by default those of
+    the GPU here; there are no hours if they are unknown.
     """
     from mc3.data.shards import read_index
 
     recipe, train = methods.get(method), config.train
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    peak = 1e12 * peak_tflops if peak_tflops else peak_flops(device, train.precision)
     try:
         index = read_index(config.paths.shards)
         clips, source = int(((index["dataset"] == "ego4d") & (index["split"] == "train")).sum()), "in the shards"
@@ -205,8 +184,7 @@ def plan(config: Config, method: str, processes: int, peak: float | None) -> str
     with torch.device("meta"):
         encoders = make_encoders(config.model)
     sizes = {m: sum(p.numel() for p in encoder.parameters()) for m, encoder in encoders.items()}
-    steps = clips // train.batch_size
-    share = -(-train.batch_size // processes)
+    steps, share = clips // train.batch_size, -(-train.batch_size // processes)
     microbatch = min(train.microbatch_size or share, share)
     lines = [f"{method} ({recipe.label}): {clips:,} clips ({source}), {processes} process{'es' * (processes > 1)}"]
     lines += [f"  {'encoder':8}{'parameters':>14}{'tokens':>9}{'GFLOP':>9}  a clip, forward"]

@@ -30,12 +30,10 @@ from transformers.models.distilbert.modeling_distilbert import TransformerBlock 
 
 from mc3.config import Config, ModelConfig, as_dict, build
 from mc3.encoders import text
-from mc3.encoders.audio import AudioEncoder
-from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import Block as VideoBlock
-from mc3.encoders.video import VideoEncoder
-from mc3.encoders.weights import mismatch
+from mc3.encoders.weights import ENCODERS, mismatch
 from mc3.errors import ConfigError, DataError
+from mc3.methods import MODALITIES
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
@@ -44,32 +42,20 @@ class MC3(nn.Module):
     """Audio, video and text encoders onto one unit sphere (Sec. 4)."""
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer | str | Path) -> None:
-        """Random weights from torch's global generator.
+        """Random weights from torch's global generator. `tokenizer` may be the path of a tokenizer.json.
 
-        Args:
-            config: sizes of the encoders.
-            tokenizer: of the narrations, or the path of its tokenizer.json.
-
-        Raises:
-            ConfigError: sizes that do not fit each other, or a tokenizer that does not fit them.
+        Raises `ConfigError` for sizes that do not fit each other, or a tokenizer that does not fit them.
         """
         super().__init__()
         self.config = config
         self.tokenizer = text.fit_tokenizer(tokenizer, config.text)
-        self.encoders = nn.ModuleDict(
-            {
-                "audio": AudioEncoder(config.audio, config.embedding_dim),
-                "video": VideoEncoder(config.video, config.embedding_dim),
-                "text": TextEncoder(config.text, config.embedding_dim),
-            }
-        )
+        self.encoders = make_encoders(config)
 
     @classmethod
     def initial(cls, config: Config, seed: int) -> MC3:
         """The weights that every method of `seed` with start "init" begins with: random, or `config.init`'s files.
 
-        Raises:
-            DataError: the shards have no tokenizer, or a file of `config.init` is missing, damaged or of another size.
+        `DataError` if the shards have no tokenizer, or a file of `config.init` is missing, damaged or of another size.
         """
         tokenizer = config.paths.shards / "tokenizer.json"
         if not tokenizer.exists():
@@ -80,14 +66,10 @@ class MC3(nn.Module):
         return model
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Embed the modalities that `batch` has.
+        """Embed the modalities that `batch` has; other keys are ignored.
 
-        Args:
-            batch: any of "audio", raw log-mel [B, L, mel]; "video", uint8 or float in 0..255
-                [B, T, height, width, 3]; "text", token ids [B, N]. Other keys are ignored.
-
-        Returns:
-            Unit vectors [B, embedding_dim] by modality, float32 (also under autocast) or float64 of a float64 model.
+        "audio": raw log-mel [B, L, mel]; "video": uint8 or float in 0..255 [B, T, height, width, 3]; "text": token ids
+        [B, N]. Returns unit vectors [B, embedding_dim], float32 (also under autocast) or float64 of a float64 model.
         """
         raw = {name: encoder(batch[name]) for name, encoder in self.encoders.items() if name in batch}
         return {m: normalize(e.to(torch.promote_types(e.dtype, torch.float32)), dim=-1) for m, e in raw.items()}
@@ -99,9 +81,7 @@ class MC3(nn.Module):
     def init_from(self, init: Mapping[str, Path | None]) -> None:
         """Load converted weights files (`mc3 weights convert`), each a whole encoder or the whole `trunk.*` of one.
 
-        Raises:
-            ConfigError: `init` names an unknown modality.
-            DataError: a file is missing or damaged, or its tensors do not fit.
+        `ConfigError` if `init` names an unknown modality, `DataError` if a file is missing or damaged or does not fit.
         """
         for modality, path in init.items():
             if modality not in self.encoders:
@@ -137,8 +117,7 @@ class MC3(nn.Module):
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> MC3:
         """Read a checkpoint folder, ready for inference (`eval` mode).
 
-        Raises:
-            DataError: it is missing, incomplete or damaged; the message has the command that makes it.
+        `DataError` if it is missing, incomplete or damaged; the message has the command that makes it.
         """
         folder = Path(folder)
         named = re.fullmatch(r"(.+)-(\d+)", folder.parent.name)
@@ -155,6 +134,11 @@ class MC3(nn.Module):
             raise DataError(f"the checkpoint at {folder} is damaged ({error}); {command} again") from error
         _load(model, tensors, folder / WEIGHTS)
         return model.to(device).eval()
+
+
+def make_encoders(config: ModelConfig) -> nn.ModuleDict:
+    """The three encoders with random weights, by modality."""
+    return nn.ModuleDict({m: ENCODERS[m](getattr(config, m), config.embedding_dim) for m in MODALITIES})
 
 
 def embed_clips(
@@ -185,10 +169,7 @@ def embed_clips(
 def freeze(model: nn.Module, learning: tuple[str, ...], patterns: Sequence[str] = ()) -> None:
     """Freeze all encoders but those of the modalities `learning`, dropout included, and the parameters of `patterns`.
 
-    A pattern is matched with fnmatch against parameter names.
-
-    Raises:
-        ConfigError: a pattern matches no parameter, or nothing is left to learn.
+    `patterns` are of fnmatch. Raises `ConfigError` if one matches no parameter name, or nothing is left to learn.
     """
     for modality, encoder in cast(nn.ModuleDict, model.encoders).items():
         encoder.requires_grad_(modality in learning).train(modality in learning)

@@ -69,7 +69,7 @@ def test_saved_bytes_are_those_that_autograd_keeps(precision, recomputed):
     profile = dataclasses.replace(
         profile, train=dataclasses.replace(profile.train, precision=precision, recompute=False)
     )
-    encoders = torch.nn.ModuleDict(cost.make_encoders(profile.model))
+    encoders = cost.make_encoders(profile.model)
     if recomputed:
         recompute(encoders)
     own = {parameter.data_ptr() for parameter in encoders.parameters()}

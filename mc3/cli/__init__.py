@@ -14,14 +14,10 @@ from collections.abc import Sequence
 
 from mc3 import __version__
 from mc3.cli import data, experiments, reproduce, use
-from mc3.cli.parser import Commands, Parser
+from mc3.cli.parser import Parser
+from mc3.errors import UserError
 
-GROUPS = (
-    ("use a model", use.add),
-    ("reproduce the paper", reproduce.add),
-    ("data", data.add),
-    ("experiments", experiments.add),
-)
+GROUPS = (use.GROUP, reproduce.GROUP, data.GROUP, experiments.GROUP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,39 +34,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` for example, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception as error:
-        message = _message(error)
-        if message is None or args.debug:
+    except (UserError, FileNotFoundError) as error:
+        if args.debug:
             raise
-        print(f"mc3: {message}", file=sys.stderr)
+        message = str(error)
+        if isinstance(error, FileNotFoundError) and error.errno is not None:
+            message = f"{error.filename} is missing; --debug shows where it was needed"
+        print(f"mc3: {' '.join(message.split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mc3: stopped; the same command continues from the last finished step", file=sys.stderr)
         return 130
 
 
-def _message(error: Exception) -> str | None:
-    """The one line for a user error; None for a bug."""
-    from mc3.errors import UserError
-
-    if isinstance(error, UserError):
-        return " ".join(str(error).split())
-    if isinstance(error, FileNotFoundError):
-        if error.errno is None:
-            return " ".join(str(error).split())
-        return f"{error.filename} is missing; --debug shows where it was needed"
-    return None
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line with all subcommands."""
     top = Parser(prog="mc3", description="MC3 (SoundingActions, CVPR 2024): learn how actions sound.")
     top.add_argument("--version", action="version", version=f"mc3 {__version__}")
-    commands = Commands(top)
-    listed = []
-    for title, add in GROUPS:
-        add(commands)
-        listed.append(commands.format_help(title))
-    listed.append("`mc3 COMMAND --help` explains a command and shows an example.")
-    top.epilog = "\n\n".join(listed)
+    places = {"": top.add_subparsers(metavar="COMMAND", help=argparse.SUPPRESS, required=True)}
+    top.usage = "mc3 COMMAND [OPTIONS]"
+    for name, text in data.FOLDERS.items():
+        place, _, last = name.rpartition(" ")
+        places[name] = places[place].add_parser(last, description=text).add_subparsers(metavar="WHAT", required=True)
+    listed = [group.add_to(places) for group in GROUPS]
+    top.epilog = "\n\n".join([*listed, "`mc3 COMMAND --help` explains a command and shows an example."])
     return top

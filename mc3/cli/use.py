@@ -5,17 +5,27 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mc3.cli.parser import Commands, check_exists, load_config
+from mc3 import methods
+from mc3.cli.parser import Group, check_exists, load_config, option
+
+GROUP = Group("use a model")
 
 
+@GROUP.command(
+    "mc3 discover my_video.mp4",
+    option("video", type=Path, help="a video file with sound"),
+    option("--checkpoint", type=Path, help="a checkpoint's folder (default: MC3 of the first seed)"),
+    option("--every", type=float, default=0.5, metavar="SEC", help="step between windows (default: 0.5)"),
+    option("--text", action="append", default=[], help="compare the sound with this too; may be repeated"),
+    option("--top", type=int, default=10, help="how many moments to print (default: 10)"),
+    option("--out", type=Path, metavar="CSV", help="write all windows there"),
+)
 def discover(args: argparse.Namespace) -> None:
     """Find the moments of a video whose sound comes from the action in the picture."""
     check_exists(args.video)
     folder = args.checkpoint
     if folder is None:
         config = load_config(args)
-        from mc3 import methods
-
         folder = config.paths.final(methods.with_role("reference"), config.seeds[0])
     from mc3 import discover
     from mc3.model import MC3
@@ -27,27 +37,17 @@ def discover(args: argparse.Namespace) -> None:
         print(f"{len(table)} windows in {args.out}")
 
 
+@GROUP.command(
+    "mc3 weights convert --kind egovlp egovlp.pth --out weights/egovlp",
+    option("action", choices=["convert"], help="what to do with the file"),
+    option("file", type=Path, help="the checkpoint as published"),
+    option("--kind", required=True, help="egovlp, lavila, soundingactions, deit, ast or ssast"),
+    option("--out", required=True, type=Path, metavar="FOLDER", help="for MODALITY.safetensors, card.json"),
+)
 def weights(args: argparse.Namespace) -> None:
     """Convert a published checkpoint into weights that a profile's `init` can name."""
     check_exists(args.file)
     config = load_config(args)
     from mc3.encoders import weights
 
-    for path in weights.write(args.file, args.kind, config.model, args.out):
-        print(path)
-
-
-def add(commands: Commands) -> None:
-    """Add the commands of this group."""
-    step = commands.add("discover", discover, "mc3 discover my_video.mp4")
-    step.add_argument("video", type=Path, help="a video file with sound")
-    step.add_argument("--checkpoint", type=Path, help="a checkpoint's folder (default: MC3 of the first seed)")
-    step.add_argument("--every", type=float, default=0.5, metavar="SEC", help="step between windows (default: 0.5)")
-    step.add_argument("--text", action="append", default=[], help="compare the sound with this too; may be repeated")
-    step.add_argument("--top", type=int, default=10, help="how many moments to print (default: 10)")
-    step.add_argument("--out", type=Path, metavar="CSV", help="write all windows there")
-    step = commands.add("weights", weights, "mc3 weights convert --kind egovlp egovlp.pth --out weights/egovlp")
-    step.add_argument("action", choices=["convert"], help="what to do with the file")
-    step.add_argument("file", type=Path, help="the checkpoint as published")
-    step.add_argument("--kind", required=True, help="egovlp, lavila, soundingactions, deit, ast or ssast")
-    step.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for MODALITY.safetensors, card.json")
+    print(*weights.write(args.file, args.kind, config.model, args.out), sep="\n")
