@@ -115,14 +115,13 @@ class Method:
 def get(name: str) -> Method:
     """The recipe called `name`; "align" is the shared first stage.
 
-    Raises:
-        ConfigError: there is none, or its entry has an unknown key or modality. `objectives.check` checks its losses.
+    `ConfigError` if there is none, or its entry has an unknown key or modality. `objectives.check` checks its losses.
     """
     entries: dict[str, dict[str, Any]] = {"align": ALIGN, **METHODS, **OTHERS}
     if name not in entries:
         raise ConfigError(f"no method {name!r} in mc3/methods.py; known: {', '.join(entries)}")
     entry = entries[name]
-    stages = tuple(_stage(name, s) for s in entry["stages"])
+    stages = tuple(_stage(name, stage) for stage in entry["stages"])
     return Method(name, entry["label"], entry.get("paper", ""), entry["start"], stages)
 
 
