@@ -12,7 +12,6 @@ contains no generators and does not depend on the number of processes.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -29,7 +28,7 @@ from safetensors import SafetensorError
 
 from mc3.config import Config
 from mc3.errors import DataError
-from mc3.files import write_atomic
+from mc3.files import sha256, write_atomic
 from mc3.model import MC3
 
 STATE = re.compile(r"state-(\d{8,})-([0-9a-f]{64})\.pt")
@@ -63,12 +62,9 @@ class Run:
         if not self.metrics.exists():
             return None
         for file in self.states():
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                if digest in file.name:
-                    stream.seek(0)
-                    state = torch.load(stream, map_location="cpu", weights_only=True)
-                    return state if state["fingerprint"] == self.fingerprint else None
+            if sha256(file) in file.name:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+                return state if state["fingerprint"] == self.fingerprint else None
             if self.main:
                 print(f"{file} is damaged; resuming from an earlier state", file=sys.stderr)
         return None
@@ -143,16 +139,12 @@ class Run:
             try:
                 with part.open("wb") as file:
                     torch.save({"fingerprint": self.fingerprint, **state}, file)
-                    file.flush()
-                    os.fsync(file.fileno())
+                sync(part)
             except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
                 part.unlink(missing_ok=True)
                 raise error if isinstance(error, OSError) else OSError(0, str(error).splitlines()[0]) from error
-            with self.metrics.open("rb") as file:  # its lines must be on disk before the state is
-                os.fsync(file.fileno())
-            with part.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            part.replace(self.folder / f"state-{steps:08d}-{digest}.pt")
+            sync(self.metrics)  # its lines must be on disk before the state is
+            part.replace(self.folder / f"state-{steps:08d}-{sha256(part)}.pt")
             sync(self.folder)
             for old in self.states()[KEPT_STATES:]:
                 old.unlink()
@@ -166,22 +158,20 @@ class Run:
             model.save(self.output / "final")
             self.target.parent.mkdir(parents=True, exist_ok=True)
             old = self.folder / "old"
-            if old.exists():
-                shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # of a run that was killed here
             if self.target.exists():
                 self.target.rename(old)
             self.output.rename(self.target)
             sync(self.target.parent)
             for state in self.states():
                 state.unlink()
-            if old.exists():
-                shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
         self.lock_file.close()
 
 
-def sync(folder: Path) -> None:
-    """Wait until the names in a folder are on disk, as fsync does for the content of a file."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -321,15 +321,12 @@ def build(cls: type, data: Any, where: str = "") -> Any:
     hints = typing.get_type_hints(cls)
     fields = [f.name for f in dataclasses.fields(cls)]
     prefix = f"{where}." if where else ""
-    for key in data:
-        if key not in fields:
-            if new := RENAMED.get(f"{prefix}{key}"):
-                raise ConfigError(f"unknown setting {prefix}{key}; it is now {new}")
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(fields)}"
-            raise ConfigError(f"unknown setting {prefix}{key}{hint}")
-    missing = [name for name in fields if name not in data]
-    if missing:
+    if unknown := [key for key in data if key not in fields]:
+        name, near = f"{prefix}{unknown[0]}", difflib.get_close_matches(str(unknown[0]), fields, n=1)
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
+        hint = f"it is now {RENAMED[name]}" if name in RENAMED else hint
+        raise ConfigError(f"unknown setting {name}; {hint}")
+    if missing := [name for name in fields if name not in data]:
         raise ConfigError(f"missing setting {prefix}{missing[0]}")
     return cls(**{name: _convert(hints[name], data[name], prefix + name) for name in fields})
 
@@ -345,25 +342,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             return value
         raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(args)}")
     if origin is types.UnionType:
-        if value is None and type(None) in args:
-            return None
-        return _convert(next(a for a in args if a is not type(None)), value, where)
-    if origin is list:
-        if isinstance(value, list):
-            return [_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
-    elif origin is dict:
-        if isinstance(value, dict):
-            return {_convert(args[0], k, where): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    elif hint is Path:
-        if isinstance(value, str):
-            return Path(value)
-    elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return None if value is None else _convert(args[0], value, where)  # all are optional: X | None
+    if origin is list and isinstance(value, list):
+        return [_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {_convert(args[0], k, where): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is None and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    name = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{where} must be {name if origin is None else hint}, not {value!r}")
+    raise ConfigError(f"{where} must be {hint.__name__ if origin is None else hint}, not {value!r}")
 
 
 def load(path: str | Path = "params.yaml") -> Config:
@@ -395,5 +385,4 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         for group in groups:
             at = at.setdefault(group, {})
         at[key] = value
-    changed: Config = build(Config, data)
-    return changed
+    return build(Config, data)

@@ -9,7 +9,8 @@ epoch. Files that depend on the time of day are in `work/runs/{method}-{seed}`.
 
 A killed run resumes from its last saved state when it is started again with the same settings, and ends with the same
 weights as an uninterrupted one. On SIGTERM (which a scheduler sends before it takes the machine back) it saves its
-state and exits with code 75, "try again". The number of processes changes rounding only.
+state and exits with code 75, "try again". The number of processes, which may differ when a run resumes, changes
+rounding only; so does `train.threads`.
 
 The contrastive loss couples all clips of a batch, so the gradients of its parts do not add up to its own. For batches
 that do not fit, `train.microbatch_size` embeds microbatches without gradients, computes the loss of all, and embeds
@@ -46,23 +47,21 @@ from mc3.model import MC3, embed_clips, freeze, recompute
 from mc3.objectives import Batch, Objective
 
 STOPPED = 75  # sysexits.h EX_TEMPFAIL
+Values = dict[str, Any]  # a row of metrics.jsonl, or a saved state
 
 
 def start(config: Config, method: Method, seed: int) -> MC3:
     """The model before a method's first step.
 
-    Raises:
-        DataError: this seed has no align checkpoint; the message has the command that makes it.
-        ConfigError: its align checkpoint has other model settings.
+    `DataError` if it is an align checkpoint that this seed does not have, `ConfigError` if that has other settings.
     """
     if method.start == "init":
         return MC3.initial(config, seed)
     folder = config.paths.final("align", seed)
     model = MC3.load(folder)
     if model.config != config.model:
-        raise ConfigError(
-            f"{folder} was trained with other `model` settings; run `mc3 train --method align --seed {seed}`"
-        )
+        remedy = f"run `mc3 train --method align --seed {seed}`"
+        raise ConfigError(f"{folder} was trained with other `model` settings; {remedy}")
     return model
 
 
@@ -96,7 +95,7 @@ def usable_precision(wanted: str) -> str:
 
 
 def fingerprint(config: Config, method: str, seed: int) -> str:
-    """A hash of everything that determines the weights: settings, recipe, seed, code, clips, initial weights."""
+    """A hash of what determines the weights but for rounding: settings, recipe, seed, code, clips, initial weights."""
     recipe = methods.get(method)
     settings = {name: as_dict(getattr(config, name)) for name in ("model", "init", "loss", "train")}
     for name in ("workers", "threads", "checkpoint_every", "log_every"):
@@ -141,12 +140,10 @@ class Trainer:
             self.members["audio"] = "sound"
         self.clips = open_clips(config, "train", model.tokenizer, tuple(self.members.values()))
         self.held_out = open_clips(config, "validation", model.tokenizer, recipe.modalities)
-        size, epochs = config.train.batch_size, config.train.epochs
-        epochs = {**epochs, "both": sum(epochs.values())}
-        self.plans = [
-            batches.draw(len(self.clips), size, epochs[stage.epochs], seed, k) for k, stage in enumerate(recipe.stages)
-        ]
-        self.epoch_steps = len(self.clips) // size
+        size, count = config.train.batch_size, len(self.clips)
+        epochs = {**config.train.epochs, "both": sum(config.train.epochs.values())}
+        self.plans = [batches.draw(count, size, epochs[s.epochs], seed, k) for k, s in enumerate(recipe.stages)]
+        self.epoch_steps = count // size
         processes = np.array_split(np.arange(size), accelerator.num_processes)
         self.rows, self.mine = [len(part) for part in processes], processes[accelerator.process_index]
         self.best = -math.inf
@@ -179,9 +176,7 @@ class Trainer:
         self.objective = objectives.make(self.config, stage, self.model, len(self.clips), seed)
         self.objective.to(self.accelerator.device)
 
-    def train_stage(
-        self, k: int, state: dict[str, Any] | None, stop: list[int], show: Callable[[int, str], None]
-    ) -> None:
+    def train_stage(self, k: int, state: Values | None, stop: list[int], show: Callable[[int, str], None]) -> None:
         """Train stage `k`, from the optimizer, objective and step of `state` if given."""
         train, stage, plan = self.config.train, self.recipe.stages[k], self.plans[k]
         before, done = sum(map(len, self.plans[:k])), 0
@@ -192,7 +187,7 @@ class Trainer:
             optimizer.load_state_dict(state["optimizer"])
             done = state["step"]
         model = self.accelerator.prepare_model(self.model)
-        pending: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
+        pending: list[tuple[Values, dict[str, Tensor]]] = []
         clock, waited = time.perf_counter(), 0.0
         loader = iter(self.loader(plan[done:]))
         for step in range(done, len(plan)):
@@ -219,9 +214,9 @@ class Trainer:
             if epoch_ends:
                 self.end_epoch(k, row)
             if save or stopping:
-                tensors = {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
-                tensors["objective"] = self.objective.state_dict()
-                self.files.save(row["step"], stage=k, step=step + 1, best=self.best, **tensors)
+                learnt = {"model": self.model.state_dict(), "objective": self.objective.state_dict()}
+                learnt["optimizer"] = optimizer.state_dict()
+                self.files.save(row["step"], stage=k, step=step + 1, best=self.best, **learnt)
             if stopping:
                 print(f"stopped at step {row['step']}; rerun the same command to resume", file=sys.stderr)
                 sys.exit(STOPPED)
@@ -311,22 +306,18 @@ class Trainer:
             pin_memory=self.accelerator.device.type == "cuda",
         )  # fmt: skip
 
-    def collect(
-        self, pending: list[tuple[dict[str, Any], dict[str, Tensor]]], stop: list[int]
-    ) -> tuple[list[dict[str, Any]], bool]:
+    def collect(self, pending: list[tuple[Values, dict[str, Tensor]]], stop: list[int]) -> tuple[list[Values], bool]:
         """Rows of metrics with numbers for tensors, in one transfer, and whether any process received SIGTERM.
 
-        Raises:
-            ConfigError: a loss or gradient is not finite.
+        `ConfigError` if a loss or gradient is not finite.
         """
         values = torch.stack([torch.stack(list(parts.values())) for _, parts in pending])
         stopped = torch.tensor(float(bool(stop)), device=values.device)
         values, stopped = self.accelerator.reduce((values, stopped), "mean")
-        rows = [
-            {**row, **dict(zip(parts, numbers, strict=True))}
-            for (row, parts), numbers in zip(pending, values.tolist(), strict=True)
-        ]
-        for row in rows:
+        rows = []
+        for (row, parts), numbers in zip(pending, values.tolist(), strict=True):
+            row |= zip(parts, numbers, strict=True)
+            rows.append(row)
             if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
                 raise ConfigError(
                     f"the loss is {row['loss']} and its gradient {row['grad_norm']} at step {row['step']} of "
@@ -335,7 +326,7 @@ class Trainer:
                 )
         return rows, bool(stopped > 0)
 
-    def end_epoch(self, k: int, row: dict[str, Any]) -> None:
+    def end_epoch(self, k: int, row: Values) -> None:
         """Log the validation ROCs, and write best/ if their mean is the highest so far."""
         known = {m for stage in self.recipe.stages[: k + 1] for m in stage.modalities}
         found = validate(self.model, self.held_out, known, self.config.evaluate.batch_size)
@@ -352,10 +343,8 @@ class Trainer:
 def run(config: Config, method: str, seed: int) -> Path:
     """Train `method` from `seed`, or resume, and return its folder in `work/checkpoints`.
 
-    Raises:
-        ConfigError: a setting is invalid, or the loss is no longer finite.
-        DataError: the clips or the align checkpoint are missing.
-        SystemExit: code 75 after SIGTERM, with the state saved.
+    Raises `ConfigError` for an invalid setting or a loss that is not finite, `DataError` for missing clips or align
+    checkpoint, and `SystemExit` with code 75 after SIGTERM, with the state saved.
     """
     recipe = methods.get(method)
     objectives.check(recipe)
