@@ -1,8 +1,7 @@
-"""The `mc3` command, its subcommands grouped by what people come for.
+"""The `mc3` command.
 
-Commands import what they need when they run, so that `mc3 --help` and a mistyped name are answered at once. A user
-error (a setting, a file, a method's name) is one line on stderr and exit code 1; anything else is a bug and shows a
-traceback.
+A user error (a setting, a file, a method's name) is one line on stderr and exit code 1; anything else is a bug and
+shows a traceback.
 """
 
 from __future__ import annotations
@@ -13,23 +12,18 @@ import sys
 from collections.abc import Sequence
 
 from mc3 import __version__
-from mc3.cli import data, experiments, reproduce, use
+from mc3.cli.commands import FOLDERS, GROUPS, core
 from mc3.cli.parser import Parser
 from mc3.errors import UserError
-
-GROUPS = (use.GROUP, reproduce.GROUP, data.GROUP, experiments.GROUP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code: 0, or 1 after a one-line error."""
-    top = parser()
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments:
-        top.print_help()
-        return 0
-    args = top.parse_args(arguments)
+    args = parser().parse_args(list(sys.argv[1:] if argv is None else argv) or ["--help"])
     args.main = main
     try:
+        if args.load:
+            args.settings = core.config.load(args.config)
         return args.command(args) or 0
     except BrokenPipeError:  # the reader of our output, `head` for example, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -53,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"mc3 {__version__}")
     places = {"": top.add_subparsers(metavar="COMMAND", help=argparse.SUPPRESS, required=True)}
     top.usage = "mc3 COMMAND [OPTIONS]"
-    for name, text in data.FOLDERS.items():
+    for name, text in FOLDERS.items():
         place, _, last = name.rpartition(" ")
         places[name] = places[place].add_parser(last, description=text).add_subparsers(metavar="WHAT", required=True)
     listed = [group.add_to(places) for group in GROUPS]

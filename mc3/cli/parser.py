@@ -66,14 +66,14 @@ class Group:
     """Commands that the help lists under one title."""
 
     def __init__(self, title: str) -> None:
-        self.title, self.commands = title, list[tuple[str, Command, str, tuple[Option, ...]]]()
+        self.title, self.commands = title, list[tuple[str, Command, str, bool, tuple[Option, ...]]]()
 
-    def command(self, example: str, *options: Option, config: bool = True) -> Callable[[Command], Command]:
-        """Makes a function the command of its name, described by its docstring."""
+    def command(self, example: str, *options: Option, config: bool = True, load: bool = True) -> Any:
+        """Makes a function a command, described by its docstring; with `load`, the settings are in `args.settings`."""
 
         def add(command: Command) -> Command:
             common = (CONFIG, DEBUG) if config else (DEBUG,)
-            self.commands.append((command.__name__, command, example, (*common, *options)))
+            self.commands.append((command.__name__, command, example, config and load, (*common, *options)))
             return command
 
         return add
@@ -82,23 +82,22 @@ class Group:
         """Makes a command of a function, "module.function" of this package, of the settings and these options."""
 
         def command(args: argparse.Namespace) -> None:
-            config = load_config(args)
             module, _, function = place.rpartition(".")
             values = [getattr(args, names[0].removeprefix("--")) for names, _ in options]
-            getattr(import_module(f"mc3.{module}"), function)(config, *values)
+            getattr(import_module(f"mc3.{module}"), function)(args.settings, *values)
 
         command.__doc__ = about
         name = example.split(" --")[0].removeprefix("mc3 ")
-        self.commands.append((name, command, example, (CONFIG, DEBUG, *options)))
+        self.commands.append((name, command, example, True, (CONFIG, DEBUG, *options)))
 
     def add_to(self, places: Mapping[str, Any]) -> str:
         """Add the commands to the subparsers of `places`, by the words before a command's last; returns their help."""
         lines = [f"{self.title}:"]
-        for name, command, example, options in self.commands:
+        for name, command, example, load, options in self.commands:
             text = (command.__doc__ or "").strip()
             place, _, last = name.rpartition(" ")
             step = places[place].add_parser(last, description=text, epilog=f"example: {example}")
-            step.set_defaults(command=command)
+            step.set_defaults(command=command, load=load)
             for names, settings in options:
                 step.add_argument(*names, **settings)
             short = text.split("\n")[0].split("; ")[0].split(": ")[0].rstrip(".")
@@ -106,17 +105,20 @@ class Group:
         return "\n".join(lines)
 
 
-def load_config(args: argparse.Namespace) -> Any:
-    """The settings that --config names."""
-    from mc3 import config
+class Lazy:
+    """A package whose modules are imported when they are asked for: `paper.report` is the module mc3.paper.report."""
 
-    return config.load(args.config)
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, module: str) -> Any:
+        return import_module(f"{self.name}.{module}")
 
 
-def check_exists(path: Path) -> None:
-    """Raise `DataError` if there is nothing at `path`. Asked before imports that take seconds."""
-    if not path.exists():
-        raise DataError(f"no file {path}")
+def check_exists(*paths: Path) -> None:
+    """Raise `DataError` if there is nothing at one of `paths`. Asked before imports that take seconds."""
+    if missing := [path for path in paths if not path.exists()]:
+        raise DataError(f"no file {missing[0]}")
 
 
 def check_name(kind: str, name: str, folder: str, known: Sequence[str]) -> None:
