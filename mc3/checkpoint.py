@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -36,29 +36,32 @@ KEPT_STATES = 2
 
 
 class Run:
-    """The files of a run: output so far, states and logs. Only the main process writes."""
+    """The files of a run: output so far, states and logs. Only the main process writes, and locks the folder."""
 
     def __init__(self, config: Config, method: str, seed: int, fingerprint: str, main: bool) -> None:
         self.target, self.folder = config.paths.checkpoint(method, seed), config.paths.run(method, seed)
         self.output = self.folder / "output"
         self.metrics = self.output / "metrics.jsonl"
         self.fingerprint, self.main = fingerprint, main
-        self.writer: Any = None
         if main:
             with self.writing():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self.lock_file = self.lock()
+                self.lock_file = (self.folder / "lock").open("a")
+                try:
+                    fcntl.lockf(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which workers forked later do not hold
+                except (BlockingIOError, PermissionError):
+                    raise DataError(
+                        f"another process is training {self.folder.name}; wait for it or stop it. Several processes "
+                        "of one training are started by accelerate launch, or on the CPU by torchrun with "
+                        "ACCELERATE_USE_CPU=true"
+                    ) from None
 
     def states(self) -> list[Path]:
         """The states on disk, newest first."""
-        found = self.folder.glob("state-*.pt")
-        return sorted((file for file in found if STATE.fullmatch(file.name)), reverse=True)
+        return sorted((f for f in self.folder.glob("state-*.pt") if STATE.fullmatch(f.name)), reverse=True)
 
     def resume(self) -> dict[str, Any] | None:
-        """The newest intact state, or None if there is none or it belongs to other settings or data.
-
-        A state whose bytes do not match the hash in its name is skipped with a line on stderr.
-        """
+        """The newest intact state, or None if there is none or it belongs to other settings or data."""
         if not self.metrics.exists():
             return None
         for file in self.states():
@@ -82,24 +85,11 @@ class Run:
             for state in self.states():
                 if int(state.name.split("-")[1]) > steps:  # damaged
                     state.unlink()
-            self.output.mkdir(parents=True, exist_ok=True)
             for file in (self.metrics, self.folder / "timings.jsonl"):
                 lines = file.read_text().splitlines() if file.exists() else []
                 whole = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
                 write_atomic(file, "".join(line + "\n" for line in whole).encode())
             self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=steps + 1)
-
-    def lock(self) -> IO[str]:
-        """Lock the run directory until this process ends. `DataError` if another training holds the lock."""
-        file = (self.folder / "lock").open("a")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # workers that are forked later do not hold it
-        except (BlockingIOError, PermissionError):
-            raise DataError(
-                f"another process is training {self.folder.name}; wait for it or stop it. Several processes of one "
-                "training are started by accelerate launch, or on the CPU by torchrun with ACCELERATE_USE_CPU=true"
-            ) from None
-        return file
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -109,10 +99,8 @@ class Run:
         except (OSError, SafetensorError) as error:
             states = self.states()
             kept = f"{states[0]} is intact, and the same command resumes from it" if states else "nothing was saved yet"
-            reason = getattr(error, "strerror", None) or str(error)
-            raise DataError(
-                f"cannot write to {self.folder} ({reason}); free some space or fix its permissions: {kept}"
-            ) from error
+            place = f"{self.folder} ({getattr(error, 'strerror', None) or error})"
+            raise DataError(f"cannot write to {place}; free some space or fix its permissions: {kept}") from error
 
     def log(self, rows: list[dict[str, Any]], timing: dict[str, float] | None = None) -> None:
         """Append rows, each with its `step`, to metrics.jsonl, and a timing to timings.jsonl; both to TensorBoard."""
@@ -128,10 +116,7 @@ class Run:
                         self.writer.add_scalar(prefix + key, value, line["step"])
 
     def save(self, steps: int, **state: Any) -> None:
-        """Write the state after `steps` steps, and remove all but the `KEPT_STATES` newest.
-
-        `DataError` if the disk is full; earlier states stay intact.
-        """
+        """Write the state after `steps` steps, and keep the `KEPT_STATES` newest; all of them if the disk is full."""
         if not self.main:
             return
         part = self.folder / "state.part"

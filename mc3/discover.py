@@ -26,13 +26,10 @@ def moments(
 ) -> pd.DataFrame:
     """Similarity of audio and video in windows along a video: high where the visible action makes the sound.
 
-    Windows begin every `every_sec` seconds and are `window_sec` long (the paper's clips: 1.5 s). The video is decoded
-    once, forward; memory does not grow with its length.
-
     Returns one row a window, ordered by time: start_sec, end_sec, similarity (cosine of audio and video embedding in
-    [-1, 1]; compare it only within one model), and for each distinct text of `texts` a column "text: TEXT" (cosine of
-    audio and text embedding). Raises `ConfigError` for a step or a window that is not longer than 0 s, and `DataError`
-    for no such file, no sound, no pictures, or less than one window.
+    [-1, 1]; compare it only within one model), and for each distinct text a column "text: TEXT" (cosine of audio and
+    text embedding). The video is decoded once, forward; memory does not grow with its length. `ConfigError` for a step
+    or a window that is not longer than 0 s, `DataError` for no file, sound or pictures, or less than one window.
     """
     path = Path(path)
     for name, seconds in (("every_sec", every_sec), ("window_sec", window_sec)):

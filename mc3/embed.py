@@ -22,9 +22,8 @@ from mc3.model import MC3, embed_clips
 
 def made_from(config: Config, method: str, seed: int) -> str:
     """A hash of everything that determines an embeddings file: checkpoint, clips and code."""
-    folder = config.paths.final(method, seed)
-    files = [folder / name for name in ("model.safetensors", "config.json", "tokenizer.json")]
-    files.append(config.paths.shards / "index.parquet")
+    folder, names = config.paths.final(method, seed), ("model.safetensors", "config.json", "tokenizer.json")
+    files = [*(folder / name for name in names), config.paths.shards / "index.parquet"]
     hashes = [sha256(file) if file.exists() else "" for file in files]
     return hashlib.sha256("".join([*hashes, code_identity("mc3.embed")]).encode()).hexdigest()
 
@@ -62,10 +61,8 @@ def run(config: Config, method: str, seed: int, clip_cache: dict[str, ClipDatase
     clip_cache = {} if clip_cache is None else clip_cache
     if "clips" not in clip_cache:
         clip_cache["clips"] = open_clips(config, "validation+test", model.tokenizer, methods.MODALITIES)
-    tensors = embed_clips(
-        model, clip_cache["clips"], methods.get(method).modalities, config.evaluate.batch_size,
-        config.train.workers, title=f"embedding {method}-{seed}",
-    )  # fmt: skip
+    modalities, size, workers = methods.get(method).modalities, config.evaluate.batch_size, config.train.workers
+    tensors = embed_clips(model, clip_cache["clips"], modalities, size, workers, f"embedding {method}-{seed}")
     file = config.paths.embeddings(method, seed)
     if state.is_main_process:
         record, made = _record(config, seed)

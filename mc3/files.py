@@ -47,10 +47,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, or of the sorted relative names and hashes of a folder's files.
-
-    Raises `FileNotFoundError` if there is neither.
-    """
+    """SHA-256 of a file, or of the sorted relative names and hashes of a folder's files."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         listing = "".join(f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files)
@@ -124,14 +121,9 @@ def code_identity(*entries: str) -> str:
 
 
 def _source(name: str) -> Path | None:
-    """The file of a module of this package, or of a notebook; None if there is none of that name."""
-    if name.endswith(".ipynb"):
-        return Path(name)
     place = PACKAGE.parent.joinpath(*name.split("."))
-    for file in (place / "__init__.py", place.with_suffix(".py")):
-        if file.is_file():
-            return file
-    return None
+    files = [Path(name)] if name.endswith(".ipynb") else [place / "__init__.py", place.with_suffix(".py")]
+    return next((file for file in files if file.is_file()), None)
 
 
 def parse_module(name: str) -> tuple[str, list[str]]:
@@ -161,7 +153,6 @@ def _parsed(name: str, file: Path, _modified: int) -> tuple[str, list[str]]:
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under `if TYPE_CHECKING`."""
     yield tree
     if isinstance(tree, ast.If) and isinstance(tree.test, ast.Name) and tree.test.id == "TYPE_CHECKING":
         tree = ast.Module(tree.orelse, [])

@@ -53,10 +53,7 @@ class MC3(nn.Module):
 
     @classmethod
     def initial(cls, config: Config, seed: int) -> MC3:
-        """The weights that every method of `seed` with start "init" begins with: random, or `config.init`'s files.
-
-        `DataError` if the shards have no tokenizer, or a file of `config.init` is missing, damaged or of another size.
-        """
+        """The first weights of `seed`: random, or those of `config.init`. `DataError` without the shards' tokenizer."""
         tokenizer = config.paths.shards / "tokenizer.json"
         if not tokenizer.exists():
             raise DataError(f"no tokenizer at {tokenizer}; `dvc repro shards` makes it")
@@ -79,10 +76,7 @@ class MC3(nn.Module):
         return text.tokenize(self.tokenizer, texts).to(next(self.parameters()).device)
 
     def init_from(self, init: Mapping[str, Path | None]) -> None:
-        """Load converted weights files (`mc3 weights convert`), each a whole encoder or the whole `trunk.*` of one.
-
-        `ConfigError` if `init` names an unknown modality, `DataError` if a file is missing or damaged or does not fit.
-        """
+        """Load converted weights (`mc3 weights convert`), whole encoders or `trunk.*`; `DataError` if one is unfit."""
         for modality, path in init.items():
             if modality not in self.encoders:
                 raise ConfigError(f"unknown setting init.{modality}; known: {', '.join(self.encoders)}")
@@ -107,18 +101,11 @@ class MC3(nn.Module):
             (new / TOKENIZER).write_text(self.tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
             if folder.exists():
                 folder.rename(old)
-            try:
-                new.rename(folder)
-            except OSError:
-                old.rename(folder)
-                raise
+            new.rename(folder)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> MC3:
-        """Read a checkpoint folder, ready for inference (`eval` mode).
-
-        `DataError` if it is missing, incomplete or damaged; the message has the command that makes it.
-        """
+        """Read a checkpoint folder, ready for inference (`eval` mode); `DataError` names the command that makes it."""
         folder = Path(folder)
         named = re.fullmatch(r"(.+)-(\d+)", folder.parent.name)
         trained = f"`mc3 train --method {named[1]} --seed {named[2]}` or " if named else ""
@@ -185,10 +172,7 @@ def freeze(model: nn.Module, learning: tuple[str, ...], patterns: Sequence[str] 
 
 
 def recompute(model: nn.Module) -> None:
-    """Store only the inputs of transformer blocks, and recompute the rest in the backward pass, with equal dropout.
-
-    Takes at most half the memory and a third more time.
-    """
+    """Store only the inputs of transformer blocks: at most half the memory, a third more time, and equal dropout."""
     for module in model.modules():
         if isinstance(module, AudioBlock | VideoBlock | TextBlock):
             forward = partial(checkpoint, module.forward, use_reentrant=False)
@@ -205,7 +189,6 @@ def _read(path: Path, remedy: str) -> dict[str, Tensor]:
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load tensors, which must be exactly those of the module."""
     if faults := mismatch(tensors, module.state_dict()):
         raise DataError(f"{path} does not fit the model's settings: {faults}")
     module.load_state_dict(tensors)

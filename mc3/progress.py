@@ -44,8 +44,7 @@ def bar(total: int, done: int, main: bool) -> Iterator[Callable[[int, str], None
 class Forecast:
     """How long named jobs will still take, from what each was expected to take and what the finished ones took.
 
-    `expected`: seconds by job, in order; 0 for one whose duration is unknown or that has nothing to do. `workers`: jobs
-    that run at the same time.
+    `expected`: seconds by job, in order; 0 if unknown or if nothing is to do. `workers`: jobs that run at a time.
     """
 
     def __init__(
