@@ -78,10 +78,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 def timing(config: ModelConfig, stage: Stage, speed: float, waited: float, peak: float | None) -> dict[str, float]:
-    """A row of timings.jsonl: clips and tokens a second, the share of time waiting for data, and MFU if known.
-
-    `speed` is in clips a second, `waited` a share of the time, `peak` in operations a second of all devices.
-    """
+    """A row of timings.jsonl, from clips a second, the share of time waited, and all devices' operations a second."""
     count = sum(tokens(config)[m] for m in stage.modalities)
     found = {"samples_per_sec": speed, "data_wait": waited, "tokens_per_sec": speed * count}
     if peak is not None:

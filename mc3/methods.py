@@ -17,8 +17,6 @@ Keys of an entry
         temperature  its own temperature, where the method's paper fixes one (the profile's)
         train        modalities whose encoders learn; the others are frozen (those in `pairs`)
         loss         the kind of loss and its settings (`mc3.objectives`; {"kind": "info_nce"})
-
-`OTHERS` are recipes that `mc3 train` knows but no table has.
 """
 
 from __future__ import annotations
@@ -57,7 +55,7 @@ METHODS: dict[str, dict[str, Any]] = {
               "stages": [{"epochs": "refine", "pairs": "all", "loss": {"kind": "peers", "trust": "retrieval"}}]},
 }  # fmt: skip
 
-OTHERS: dict[str, dict[str, Any]] = {
+OTHERS: dict[str, dict[str, Any]] = {  # recipes that `mc3 train` knows but no table has
     "cmc_bank": {"label": "CMC, memory bank", "start": "init",
                  "stages": [{"epochs": "both", "pairs": "all", "temperature": 0.07,
                              "loss": {"kind": "memory_bank", "negatives": 256, "momentum": 0.5}}]},

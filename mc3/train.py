@@ -290,17 +290,15 @@ class Trainer:
         values = torch.stack([torch.stack(list(parts.values())) for _, parts in pending])
         stopped = torch.tensor(float(bool(stop)), device=values.device)
         values, stopped = self.accelerator.reduce((values, stopped), "mean")
-        rows = []
         for (row, parts), numbers in zip(pending, values.tolist(), strict=True):
             row |= zip(parts, numbers, strict=True)
-            rows.append(row)
             if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
                 raise ConfigError(
                     f"the loss is {row['loss']} and its gradient {row['grad_norm']} at step {row['step']} of "
                     f"{self.recipe.name} (stage {row['stage']}, learning rate {row['lr']:.2g}): lower "
                     f'train.learning_rate, or set train.precision to "no"; {self.files.folder} keeps what was saved'
                 )
-        return rows, bool(stopped > 0)
+        return [row for row, _ in pending], bool(stopped > 0)
 
     def end_epoch(self, k: int, row: Values) -> None:
         """Log the validation ROCs, and write best/ if their mean is the highest so far."""
