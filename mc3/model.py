@@ -141,7 +141,8 @@ def embed_clips(
 
     state = PartialState(cpu=not torch.cuda.is_available())
     device = next(model.parameters()).device
-    found: dict[str, list[Tensor]] = {modality: [] for modality in modalities}
+    modalities = [m for m in MODALITIES if m in modalities]  # all processes must gather in one order, which no set has
+    found: dict[str, list[Tensor]] = {m: [] for m in modalities}
     model.eval()
     rows = list(range(len(dataset)))  # type: ignore[arg-type]  # map-style
     with state.split_between_processes(rows) as mine, torch.inference_mode():

@@ -18,6 +18,7 @@ import pytest
 import small_training
 import torch
 import yaml
+from accelerate import PartialState
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -29,7 +30,7 @@ from mc3.data import batches
 from mc3.data import shards as shards_module
 from mc3.data.shards import ClipDataset, open_clips
 from mc3.errors import ConfigError, DataError
-from mc3.model import MC3
+from mc3.model import MC3, embed_clips
 
 
 @pytest.fixture(scope="module")
@@ -481,6 +482,25 @@ def test_three_processes_with_unequal_shares_reach_the_weights_of_one(settings, 
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5, msg=name)
     for a, b in zip(lines_of(alone), lines, strict=True):  # validation too: each clip was embedded once
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
+
+
+def embed_in_its_own_order(config: Config, folder: Path) -> None:
+    model, rank = MC3.initial(config, SEED), PartialState(cpu=True).process_index
+    clips = open_clips(config, "validation", model.tokenizer, methods.MODALITIES)
+    order = methods.MODALITIES[rank:] + methods.MODALITIES[:rank]
+    np.savez(folder / f"{rank}.npz", **embed_clips(model, clips, order, 5))
+
+
+def test_processes_that_name_the_modalities_in_other_orders_do_not_mix_them_up(settings, tmp_path):
+    config = configured(settings)
+    small_training.processes(3, embed_in_its_own_order, config, tmp_path)
+    model = MC3.initial(config, SEED)
+    clips = open_clips(config, "validation", model.tokenizer, methods.MODALITIES)
+    alone = embed_clips(model, clips, methods.MODALITIES, 5)
+    for rank in range(3):
+        with np.load(tmp_path / f"{rank}.npz") as found:
+            for modality, tensor in alone.items():
+                np.testing.assert_allclose(found[modality], tensor, atol=1e-6)
 
 
 # Batches and crops ---------------------------------------------------------------------------------------------------
