@@ -134,7 +134,7 @@ def make_step(settings: config.Config, variant: str, precision: str) -> Callable
                 encoder.compile()
         optimizer = train.make_optimizer(settings.train, model)
     size, stored = settings.train.batch_size, settings.clips.frame_size
-    host = cost.inputs(settings, size)
+    host = cost.inputs(settings.model, size)
     host["video"] = torch.randint(0, 256, (size, settings.model.video.frames, stored, stored, 3), dtype=torch.uint8)
     host["audio"] = torch.randn(host["audio"].shape).half()
     if torch.cuda.is_available():

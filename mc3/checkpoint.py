@@ -12,7 +12,6 @@ contains no generators and does not depend on the number of processes.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -22,14 +21,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
 from mc3.config import Config
 from mc3.errors import DataError
-from mc3.files import write_atomic
+from mc3.files import sha256, write_atomic
 from mc3.model import MC3
 
 STATE = re.compile(r"state-(\d{8,})-([0-9a-f]{64})\.pt")
@@ -37,38 +36,38 @@ KEPT_STATES = 2
 
 
 class Run:
-    """The files of a run: output so far, states and logs. Only the main process writes."""
+    """The files of a run: output so far, states and logs. Only the main process writes, and locks the folder."""
 
     def __init__(self, config: Config, method: str, seed: int, fingerprint: str, main: bool) -> None:
         self.target, self.folder = config.paths.checkpoint(method, seed), config.paths.run(method, seed)
         self.output = self.folder / "output"
         self.metrics = self.output / "metrics.jsonl"
         self.fingerprint, self.main = fingerprint, main
-        self.writer: Any = None
         if main:
             with self.writing():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self.lock_file = self.lock()
+                self.lock_file = (self.folder / "lock").open("a")
+                try:
+                    fcntl.lockf(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which workers forked later do not hold
+                except (BlockingIOError, PermissionError):
+                    raise DataError(
+                        f"another process is training {self.folder.name}; wait for it or stop it. Several processes "
+                        "of one training are started by accelerate launch, or on the CPU by torchrun with "
+                        "ACCELERATE_USE_CPU=true"
+                    ) from None
 
     def states(self) -> list[Path]:
         """The states on disk, newest first."""
-        found = self.folder.glob("state-*.pt")
-        return sorted((file for file in found if STATE.fullmatch(file.name)), reverse=True)
+        return sorted((f for f in self.folder.glob("state-*.pt") if STATE.fullmatch(f.name)), reverse=True)
 
     def resume(self) -> dict[str, Any] | None:
-        """The newest intact state, or None if there is none or it belongs to other settings or data.
-
-        A state whose bytes do not match the hash in its name is skipped with a line on stderr.
-        """
+        """The newest intact state, or None if there is none or it belongs to other settings or data."""
         if not self.metrics.exists():
             return None
         for file in self.states():
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-                if digest in file.name:
-                    stream.seek(0)
-                    state = torch.load(stream, map_location="cpu", weights_only=True)
-                    return state if state["fingerprint"] == self.fingerprint else None
+            if sha256(file) in file.name:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+                return state if state["fingerprint"] == self.fingerprint else None
             if self.main:
                 print(f"{file} is damaged; resuming from an earlier state", file=sys.stderr)
         return None
@@ -86,24 +85,11 @@ class Run:
             for state in self.states():
                 if int(state.name.split("-")[1]) > steps:  # damaged
                     state.unlink()
-            self.output.mkdir(parents=True, exist_ok=True)
             for file in (self.metrics, self.folder / "timings.jsonl"):
                 lines = file.read_text().splitlines() if file.exists() else []
                 whole = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
                 write_atomic(file, "".join(line + "\n" for line in whole).encode())
             self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=steps + 1)
-
-    def lock(self) -> IO[str]:
-        """Lock the run directory until this process ends. `DataError` if another training holds the lock."""
-        file = (self.folder / "lock").open("a")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # workers that are forked later do not hold it
-        except (BlockingIOError, PermissionError):
-            raise DataError(
-                f"another process is training {self.folder.name}; wait for it or stop it. Several processes of one "
-                "training are started by accelerate launch, or on the CPU by torchrun with ACCELERATE_USE_CPU=true"
-            ) from None
-        return file
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -113,10 +99,8 @@ class Run:
         except (OSError, SafetensorError) as error:
             states = self.states()
             kept = f"{states[0]} is intact, and the same command resumes from it" if states else "nothing was saved yet"
-            reason = getattr(error, "strerror", None) or str(error)
-            raise DataError(
-                f"cannot write to {self.folder} ({reason}); free some space or fix its permissions: {kept}"
-            ) from error
+            place = f"{self.folder} ({getattr(error, 'strerror', None) or error})"
+            raise DataError(f"cannot write to {place}; free some space or fix its permissions: {kept}") from error
 
     def log(self, rows: list[dict[str, Any]], timing: dict[str, float] | None = None) -> None:
         """Append rows, each with its `step`, to metrics.jsonl, and a timing to timings.jsonl; both to TensorBoard."""
@@ -132,10 +116,7 @@ class Run:
                         self.writer.add_scalar(prefix + key, value, line["step"])
 
     def save(self, steps: int, **state: Any) -> None:
-        """Write the state after `steps` steps, and remove all but the `KEPT_STATES` newest.
-
-        `DataError` if the disk is full; earlier states stay intact.
-        """
+        """Write the state after `steps` steps, and keep the `KEPT_STATES` newest; all of them if the disk is full."""
         if not self.main:
             return
         part = self.folder / "state.part"
@@ -143,16 +124,12 @@ class Run:
             try:
                 with part.open("wb") as file:
                     torch.save({"fingerprint": self.fingerprint, **state}, file)
-                    file.flush()
-                    os.fsync(file.fileno())
+                sync(part)
             except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
                 part.unlink(missing_ok=True)
                 raise error if isinstance(error, OSError) else OSError(0, str(error).splitlines()[0]) from error
-            with self.metrics.open("rb") as file:  # its lines must be on disk before the state is
-                os.fsync(file.fileno())
-            with part.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            part.replace(self.folder / f"state-{steps:08d}-{digest}.pt")
+            sync(self.metrics)  # its lines must be on disk before the state is
+            part.replace(self.folder / f"state-{steps:08d}-{sha256(part)}.pt")
             sync(self.folder)
             for old in self.states()[KEPT_STATES:]:
                 old.unlink()
@@ -166,22 +143,20 @@ class Run:
             model.save(self.output / "final")
             self.target.parent.mkdir(parents=True, exist_ok=True)
             old = self.folder / "old"
-            if old.exists():
-                shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # of a run that was killed here
             if self.target.exists():
                 self.target.rename(old)
             self.output.rename(self.target)
             sync(self.target.parent)
             for state in self.states():
                 state.unlink()
-            if old.exists():
-                shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
         self.lock_file.close()
 
 
-def sync(folder: Path) -> None:
-    """Wait until the names in a folder are on disk, as fsync does for the content of a file."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

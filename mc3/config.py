@@ -6,15 +6,13 @@ profile NAME`. It has every setting; none has a default here, so that one file, 
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -117,10 +115,7 @@ class Ego4DFiles:
 
 @dataclass(frozen=True)
 class EpicSoundsFiles:
-    """EPIC-Sounds' files, relative to `paths.raw`: annotation CSVs by split; an HDF5 file or a folder of audio.
-
-    The split `test`, whose classes are not published, is optional.
-    """
+    """EPIC-Sounds' files, relative to `paths.raw`: CSVs by split (`test` is optional), and HDF5 or an audio folder."""
 
     annotations: dict[str, Path]
     audio: Path
@@ -289,10 +284,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Config:
-    """A profile. `init` maps a modality to a converted weights file, or null for random weights.
-
-    `world` is null for raw data that are downloaded.
-    """
+    """A profile. `init`: a modality's converted weights file, or null for random; `world`: null for downloaded data."""
 
     profile: str
     seeds: list[int]
@@ -311,59 +303,43 @@ class Config:
 
 
 def build(cls: type, data: Any, where: str = "") -> Any:
-    """Build dataclass `cls` from a mapping, checking every key and type.
-
-    `where` is the dotted position of `data` in the file. Raises `ConfigError`, which names the setting, its value and,
-    for an unknown key, its new name or the nearest known one.
-    """
+    """Build dataclass `cls` from the mapping at `where`, checking keys and types; `ConfigError` names what is wrong."""
     if not isinstance(data, dict):
         raise ConfigError(f"{where or 'the file'} must be a mapping, not {data!r}")
-    hints = typing.get_type_hints(cls)
-    fields = [f.name for f in dataclasses.fields(cls)]
+    hints = get_type_hints(cls)
+    known = [field.name for field in fields(cls)]
     prefix = f"{where}." if where else ""
-    for key in data:
-        if key not in fields:
-            if new := RENAMED.get(f"{prefix}{key}"):
-                raise ConfigError(f"unknown setting {prefix}{key}; it is now {new}")
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(fields)}"
-            raise ConfigError(f"unknown setting {prefix}{key}{hint}")
-    missing = [name for name in fields if name not in data]
-    if missing:
+    if unknown := [key for key in data if key not in known]:
+        name, near = f"{prefix}{unknown[0]}", difflib.get_close_matches(str(unknown[0]), known, n=1)
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
+        hint = f"it is now {RENAMED[name]}" if name in RENAMED else hint
+        raise ConfigError(f"unknown setting {name}; {hint}")
+    if missing := [name for name in known if name not in data]:
         raise ConfigError(f"missing setting {prefix}{missing[0]}")
-    return cls(**{name: _convert(hints[name], data[name], prefix + name) for name in fields})
+    return cls(**{name: _convert(hints[name], data[name], prefix + name) for name in known})
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any or (origin is Literal and value in args):
         return value
-    if dataclasses.is_dataclass(hint):
-        return build(typing.cast(type, hint), value, where)
+    if is_dataclass(hint):
+        return build(cast(type, hint), value, where)
     if origin is Literal:
-        if value in args:
-            return value
         raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(args)}")
-    if origin is types.UnionType:
-        if value is None and type(None) in args:
-            return None
-        return _convert(next(a for a in args if a is not type(None)), value, where)
-    if origin is list:
-        if isinstance(value, list):
-            return [_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
-    elif origin is dict:
-        if isinstance(value, dict):
-            return {_convert(args[0], k, where): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    elif hint is Path:
-        if isinstance(value, str):
-            return Path(value)
-    elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if origin is UnionType:
+        return None if value is None else _convert(args[0], value, where)  # all are optional: X | None
+    if origin is list and isinstance(value, list):
+        return [_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {_convert(args[0], k, where): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if origin is None and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    name = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{where} must be {name if origin is None else hint}, not {value!r}")
+    raise ConfigError(f"{where} must be {hint.__name__ if origin is None else hint}, not {value!r}")
 
 
 def load(path: str | Path = "params.yaml") -> Config:
@@ -395,5 +371,4 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         for group in groups:
             at = at.setdefault(group, {})
         at[key] = value
-    changed: Config = build(Config, data)
-    return changed
+    return build(Config, data)

@@ -2,24 +2,23 @@
 
 The trainer reports MFU with it (model FLOPs utilisation: the operations that the model needs, divided by those that the
 device could do in the same time), and `mc3 train --dry-run` estimates memory and time before training.
-
-Shapes: D width, T frames, N patches a frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from mc3 import methods
 from mc3.config import Config, ModelConfig
 from mc3.encoders.audio import patch_grid
-from mc3.encoders.weights import ENCODERS
 from mc3.methods import Stage
-from mc3.model import freeze, recompute
+from mc3.model import freeze, make_encoders, recompute
 
 # Dense peaks by CUDA's device name and `train.precision`, from the makers' data sheets.
 PEAK_TFLOPS: dict[str, dict[str, float]] = {
@@ -47,40 +46,25 @@ def tokens(config: ModelConfig) -> dict[str, int]:
     }
 
 
+@cache
 def forward_flops(config: ModelConfig) -> dict[str, float]:
     """Floating-point operations to embed one clip, by modality; a multiplication and its addition are two.
 
-    Counts matrix products and attention, as `torch.utils.flop_counter` does, except for the patches of the last block,
-    which the encoders do not compute.
+    Counts matrix products and attention. The counter knows only the fused kernels of GPUs, so attention is not fused.
     """
-    count = tokens(config)
-
-    def linear(tokens: int, dim: int, widths: int) -> int:
-        return 2 * tokens * dim * dim * widths
-
-    dim, depth, frames, total = config.video.dim, config.video.depth, config.video.frames, count["video"]
-    patches = total - 1
-    over_time = linear(total, dim, 4) + 4 * dim * (total + patches * (frames + 1))  # pairs of query and key
-    over_space = linear(total, dim, 4) + 4 * dim * (total + patches * (patches // frames + 1))
-    last = linear(total, dim, 3) + linear(1, dim, 1) + 4 * dim * total + linear(1, dim, 8)
-    video = 2 * patches * 3 * config.video.patch**2 * dim + depth * over_time
-    video += (depth - 1) * (over_space + linear(total, dim, 8)) + last
-
-    dim, depth, total = config.audio.dim, config.audio.depth, count["audio"]
-    audio = 2 * (total - 2) * config.audio.patch**2 * dim + depth * (linear(total, dim, 4) + 4 * dim * total**2)
-    audio += (depth - 1) * linear(total, dim, 8) + linear(2, dim, 8)
-
-    dim, total = config.text.dim, count["text"]
-    text = config.text.depth * (linear(total, dim, 12) + 4 * dim * total**2)
-    trunks = {"audio": audio, "video": video, "text": text}
-    return {m: float(flops + 2 * getattr(config, m).dim * config.embedding_dim) for m, flops in trunks.items()}
+    found = {}
+    with torch.device("meta"), torch.no_grad():
+        for m, encoder in make_encoders(config).items():
+            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+                encoder.eval()(inputs(config, 1)[m])
+            found[m] = float(counter.get_total_flops())
+    return found
 
 
 def training_flops(config: ModelConfig, stage: Stage) -> float:
     """Operations of one clip in a training step: forward, and twice that backward where weights learn.
 
-    Excludes what `train.microbatch_size` and `train.recompute` compute a second time, so that MFU measures the speed of
-    training, not the load of the device.
+    What is computed a second time (microbatches, `train.recompute`) does not count: MFU measures the speed of training.
     """
     forward = forward_flops(config)
     return sum((3 if m in stage.train else 1) * forward[m] for m in stage.modalities)
@@ -88,26 +72,15 @@ def training_flops(config: ModelConfig, stage: Stage) -> float:
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """Peak operations a second of a GPU at `train.precision`, by its maker; None for a device that is not listed."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     known = max((key for key in PEAK_TFLOPS if key in name), key=len, default=None)
     return None if known is None else 1e12 * PEAK_TFLOPS[known][precision]
 
 
 def timing(config: ModelConfig, stage: Stage, speed: float, waited: float, peak: float | None) -> dict[str, float]:
-    """A row of timings.jsonl: clips and tokens a second, the share of time waiting for data, and MFU if known.
-
-    Args:
-        config: the model.
-        stage: of training.
-        speed: clips a second.
-        waited: share of the time.
-        peak: operations a second of all devices, or None.
-    """
-    count = tokens(config)
-    found = {"samples_per_sec": speed, "data_wait": waited}
-    found["tokens_per_sec"] = speed * sum(count[m] for m in stage.modalities)
+    """A row of timings.jsonl, from clips a second, the share of time waited, and all devices' operations a second."""
+    count = sum(tokens(config)[m] for m in stage.modalities)
+    found = {"samples_per_sec": speed, "data_wait": waited, "tokens_per_sec": speed * count}
     if peak is not None:
         found["mfu"] = speed * training_flops(config, stage) / peak
     return found
@@ -125,16 +98,13 @@ def saved_bytes(config: Config, stage: Stage) -> tuple[float, float]:
     Runs the encoders on fake tensors, so it needs no memory itself. Buffers inside kernels and the allocator's overhead
     are not included.
     """
-    clip, fixed = _per_clip(config, stage, config.train.recompute)
+    one, three = (_saved_bytes(config, stage, clips, config.train.recompute) for clips in (1, 3))
+    clip = (three - one) / 2
+    fixed = one - clip
     if config.train.recompute:  # one block's activations exist again while its gradient is computed
-        kept, _ = _per_clip(config, stage, recomputed=False)
-        clip += (kept - clip) / max(config.model.video.depth, config.model.audio.depth)
+        one, three = (_saved_bytes(config, stage, clips, recomputed=False) for clips in (1, 3))
+        clip += ((three - one) / 2 - clip) / max(config.model.video.depth, config.model.audio.depth)
     return clip, fixed
-
-
-def _per_clip(config: Config, stage: Stage, recomputed: bool) -> tuple[float, float]:
-    one, three = (_saved_bytes(config, stage, clips, recomputed) for clips in (1, 3))
-    return (three - one) / 2, one - (three - one) / 2
 
 
 def _saved_bytes(config: Config, stage: Stage, clips: int, recomputed: bool) -> int:
@@ -142,60 +112,48 @@ def _saved_bytes(config: Config, stage: Stage, clips: int, recomputed: bool) -> 
 
     model = torch.nn.Module()
     with torch.device("meta"):
-        model.encoders = torch.nn.ModuleDict(make_encoders(config.model))
+        model.encoders = make_encoders(config.model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
         freeze(model, stage.train, config.train.freeze)
         if recomputed:
             recompute(model)
         own = {p.untyped_storage()._cdata for p in model.parameters()}
-        saved: dict[int, int] = {}
-        alive: list[Tensor] = []  # so that no storage is freed and its address reused
+        saved: dict[int, torch.UntypedStorage] = {}  # which keeps them, so that no address is reused
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage._cdata not in own:
-                saved[storage._cdata] = storage.nbytes()
-                alive.append(tensor)
+                saved[storage._cdata] = storage
             return tensor
 
-        bf16 = config.train.precision == "bf16"
-        with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
-        ):
-            outputs = [model.encoders[m](x) for m, x in inputs(config, clips).items() if m in stage.modalities]
-        del outputs
-        return sum(saved.values())
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16"):
+            for m in stage.modalities:
+                model.encoders[m](inputs(config.model, clips)[m])
+        return sum(storage.nbytes() for storage in saved.values())
 
 
-def make_encoders(config: ModelConfig) -> dict[str, Any]:
-    """The three encoders with random weights, by modality."""
-    return {m: make(getattr(config, m), config.embedding_dim) for m, make in ENCODERS.items()}
-
-
-def inputs(config: Config, clips: int) -> dict[str, Tensor]:
+def inputs(config: ModelConfig, clips: int) -> dict[str, Tensor]:
     """Constant inputs of `clips` clips, in the shapes of training."""
-    model = config.model
+    audio, video = config.audio, config.video
     return {
-        "audio": torch.zeros(clips, model.audio.length, model.audio.mel_bins),
-        "video": torch.zeros(clips, model.video.frames, model.video.image_size, model.video.image_size, 3),
-        "text": torch.ones(clips, model.text.max_length, dtype=torch.int64),
+        "audio": torch.zeros(clips, audio.length, audio.mel_bins),
+        "video": torch.zeros(clips, video.frames, video.image_size, video.image_size, 3),
+        "text": torch.ones(clips, config.text.max_length, dtype=torch.int64),
     }
 
 
-def plan(config: Config, method: str, processes: int, peak: float | None) -> str:
+def plan(config: Config, method: str, processes: int, peak_tflops: float | None) -> str:
     """An estimate of one training of `method`, as text: parameters, steps, memory of a process, hours.
 
-    Args:
-        config: the profile.
-        method: a row of `mc3.methods`, or "align".
-        processes: that share the batch, a device each.
-        peak: operations a second of one device; None if unknown, and then there are no hours.
+    `processes` share the batch, a device each. `peak_tflops`: by default those of the GPU here; no hours if unknown.
     """
     from mc3.data.shards import read_index
 
     recipe, train = methods.get(method), config.train
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    peak = 1e12 * peak_tflops if peak_tflops else peak_flops(device, train.precision)
     try:
         index = read_index(config.paths.shards)
         clips, source = int(((index["dataset"] == "ego4d") & (index["split"] == "train")).sum()), "in the shards"
@@ -204,20 +162,18 @@ def plan(config: Config, method: str, processes: int, peak: float | None) -> str
     forward, count = forward_flops(config.model), tokens(config.model)
     with torch.device("meta"):
         encoders = make_encoders(config.model)
-    sizes = {m: sum(p.numel() for p in encoder.parameters()) for m, encoder in encoders.items()}
-    steps = clips // train.batch_size
-    share = -(-train.batch_size // processes)
+    sizes = {m: sum(weight.numel() for weight in encoder.parameters()) for m, encoder in encoders.items()}
+    steps, share = clips // train.batch_size, -(-train.batch_size // processes)
     microbatch = min(train.microbatch_size or share, share)
     lines = [f"{method} ({recipe.label}): {clips:,} clips ({source}), {processes} process{'es' * (processes > 1)}"]
     lines += [f"  {'encoder':8}{'parameters':>14}{'tokens':>9}{'GFLOP':>9}  a clip, forward"]
     lines += [f"  {m:8}{sizes[m]:>14,}{count[m]:>9,}{forward[m] / 1e9:>9.2f}" for m in encoders]
-    hours = 0.0
+    operations = 0.0
     for number, stage in enumerate(recipe.stages):
         epochs = sum(train.epochs.values()) if stage.epochs == "both" else train.epochs[stage.epochs]
         per_clip, fixed = saved_bytes(config, stage)
         weights = sum(BYTES_PER_WEIGHT[m in stage.train] * sizes[m] for m in encoders)
-        memory = weights + fixed + microbatch * per_clip
-        flops = training_flops(config.model, stage)
+        memory, flops = weights + fixed + microbatch * per_clip, training_flops(config.model, stage)
         again = sum(forward[m] for m in stage.train) * ((microbatch < share) + train.recompute)
         twice = f", and {again / 1e9:.0f} computed twice" if again else ""
         lines += [
@@ -226,10 +182,9 @@ def plan(config: Config, method: str, processes: int, peak: float | None) -> str
             f"{per_clip / 1e6:.0f} MB + {fixed / 1e9:.1f} GB = {memory / 1e9:.1f} GB a process, + kernels' buffers",
             f"    {flops / 1e9:.0f} GFLOP a clip{twice}",
         ]
-        if peak is not None:
-            hours += epochs * steps * train.batch_size * (flops + again) / (processes * peak * ASSUMED_MFU) / 3600
-    if peak is None:
-        lines.append("  hours: unknown; --peak-tflops states the peak of a device that is not here or not listed")
-    else:
-        lines.append(f"  {hours:.2f} h at {ASSUMED_MFU:.0%} of {peak / 1e12:.0f} TFLOP/s a process")
-    return "\n".join(lines)
+        operations += epochs * steps * train.batch_size * (flops + again)
+    last = "  hours: unknown; --peak-tflops states the peak of a device that is not here or not listed"
+    if peak is not None:
+        hours = operations / (processes * peak * ASSUMED_MFU) / 3600
+        last = f"  {hours:.2f} h at {ASSUMED_MFU:.0%} of {peak / 1e12:.0f} TFLOP/s a process"
+    return "\n".join([*lines, last])

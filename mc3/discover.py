@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 
 from mc3.data.audio import fbank
-from mc3.data.media import Clip, clips_of, probe
+from mc3.data.media import clips_of, probe
 from mc3.errors import ConfigError, DataError
 from mc3.model import MC3
 
@@ -25,23 +26,10 @@ def moments(
 ) -> pd.DataFrame:
     """Similarity of audio and video in windows along a video: high where the visible action makes the sound.
 
-    The video is decoded once, forward; memory does not grow with its length.
-
-    Args:
-        model: a trained checkpoint.
-        path: a video file with sound.
-        every_sec: step between windows, in seconds.
-        window_sec: length of a window; the paper's clips are 1.5 s.
-        texts: descriptions to compare the audio with.
-
-    Returns:
-        One row a window, ordered by time: start_sec, end_sec, similarity (cosine of audio and video embedding in
-        [-1, 1]; compare it only within one model), and for each distinct text a column "text: TEXT" (cosine of audio
-        and text embedding).
-
-    Raises:
-        ConfigError: a step or a window that is not longer than 0 s.
-        DataError: no such file, no sound, no pictures, or shorter than one window.
+    Returns one row a window, ordered by time: start_sec, end_sec, similarity (cosine of audio and video embedding in
+    [-1, 1]; compare it only within one model), and for each distinct text a column "text: TEXT" (cosine of audio and
+    text embedding). The video is decoded once, forward; memory does not grow with its length. `ConfigError` for a step
+    or a window that is not longer than 0 s, `DataError` for no file, sound or pictures, or less than one window.
     """
     path = Path(path)
     for name, seconds in (("every_sec", every_sec), ("window_sec", window_sec)):
@@ -59,11 +47,13 @@ def moments(
     texts = list(dict.fromkeys(texts))
     text = model({"text": model.tokenize(texts)})["text"] if texts else None
     windows = [(float(t), float(t) + window_sec) for t in starts]
-    clips = clips_of(path, windows, model.config.video.frames, model.config.video.image_size, SAMPLE_RATE)
+    video, mel_bins = model.config.video, model.config.audio.mel_bins
+    clips = clips_of(path, windows, video.frames, video.image_size, SAMPLE_RATE)
     rows: list[np.ndarray] = []
-    for batch in _batches(clips, model.config.audio.mel_bins):
-        frames, sound = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*batch, strict=True))
-        embeddings = model({"video": frames, "audio": sound})
+    while batch := list(islice(clips, BATCH_SIZE)):
+        frames = np.stack([cast(np.ndarray, clip.frames) for clip in batch])
+        sound = np.stack([fbank(cast(np.ndarray, clip.waveform), SAMPLE_RATE, mel_bins) for clip in batch])
+        embeddings = model({"video": torch.from_numpy(frames).to(device), "audio": torch.from_numpy(sound).to(device)})
         scores = [(embeddings["audio"] * embeddings["video"]).sum(dim=1, keepdim=True)]
         if text is not None:
             scores.append(embeddings["audio"] @ text.T)
@@ -71,10 +61,3 @@ def moments(
     table = pd.DataFrame(windows, columns=["start_sec", "end_sec"])
     table[["similarity", *(f"text: {t}" for t in texts)]] = np.concatenate(rows)
     return table
-
-
-def _batches(clips: Iterator[Clip], mel_bins: int) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
-    """Frames and log-mel of `BATCH_SIZE` windows at a time."""
-    while batch := list(islice(clips, BATCH_SIZE)):
-        pairs = [(clip.frames, clip.waveform) for clip in batch]
-        yield [(f, fbank(w, SAMPLE_RATE, mel_bins)) for f, w in pairs if f is not None and w is not None]

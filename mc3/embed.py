@@ -1,8 +1,7 @@
 """Checkpoints and clips -> embeddings, a file for each method and seed (`mc3.store.embeddings` reads them).
 
-It embeds every validation and test clip of Ego4D in each modality that the method trained. One process embeds all
-methods of a seed, since starting a process costs more than embedding the mini profile's clips, and keeps files that are
-up to date. Under `accelerate launch` each process embeds its share of the clips.
+One process embeds all methods of a seed, since starting a process costs more than embedding the mini profile's clips.
+Under `accelerate launch` each process embeds its share of the clips.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -24,9 +22,8 @@ from mc3.model import MC3, embed_clips
 
 def made_from(config: Config, method: str, seed: int) -> str:
     """A hash of everything that determines an embeddings file: checkpoint, clips and code."""
-    folder = config.paths.final(method, seed)
-    files = [folder / name for name in ("model.safetensors", "config.json", "tokenizer.json")]
-    files.append(config.paths.shards / "index.parquet")
+    folder, names = config.paths.final(method, seed), ("model.safetensors", "config.json", "tokenizer.json")
+    files = [*(folder / name for name in names), config.paths.shards / "index.parquet"]
     hashes = [sha256(file) if file.exists() else "" for file in files]
     return hashlib.sha256("".join([*hashes, code_identity("mc3.embed")]).encode()).hexdigest()
 
@@ -34,14 +31,11 @@ def made_from(config: Config, method: str, seed: int) -> str:
 def is_current(config: Config, method: str, seed: int) -> bool:
     """Whether the embeddings on disk are those of the present checkpoint, clips and code."""
     exists = config.paths.embeddings(method, seed).exists()
-    return exists and _record(config, seed).get(method) == made_from(config, method, seed)
+    return exists and _record(config, seed)[1].get(method) == made_from(config, method, seed)
 
 
 def run_all(config: Config, seed: int) -> list[Path]:
-    """Embed with the align checkpoint and every method of `seed`, and remove the files of methods that no longer exist.
-
-    Up-to-date files are kept, so that a new method costs only its own embedding.
-    """
+    """Embed with every checkpoint of `seed` that is not up to date, and remove the files of methods that are gone."""
     names = ["align", *methods.METHODS]
     files = [config.paths.embeddings(name, seed) for name in names]
     for leftover in set(files[0].parent.glob("*.safetensors")) - set(files):
@@ -56,17 +50,10 @@ def run_all(config: Config, seed: int) -> list[Path]:
 
 
 def run(config: Config, method: str, seed: int, clip_cache: dict[str, ClipDataset] | None = None) -> Path:
-    """Embed every validation and test clip with `method`'s final checkpoint of `seed`.
+    """Embed every validation and test clip with `method`'s final checkpoint of `seed`, and return the safetensors file.
 
-    Args:
-        config: the profile.
-        method: a row of `mc3.methods`, or "align".
-        seed: of the checkpoint.
-        clip_cache: stores the decoded clips for the next call.
-
-    Returns:
-        The safetensors file: `audio`, `video`, `text` (those that the method trained), each float32 [N, D] of unit
-        length, row by row as `mc3.store.clips`.
+    It has `audio`, `video`, `text` (those that the method trained), each float32 [N, D] of unit length, row by row as
+    `mc3.store.clips`. `clip_cache` stores the decoded clips for the next call.
     """
     torch.set_num_threads(config.train.threads)
     state = PartialState(cpu=not torch.cuda.is_available())
@@ -74,24 +61,19 @@ def run(config: Config, method: str, seed: int, clip_cache: dict[str, ClipDatase
     clip_cache = {} if clip_cache is None else clip_cache
     if "clips" not in clip_cache:
         clip_cache["clips"] = open_clips(config, "validation+test", model.tokenizer, methods.MODALITIES)
-    tensors = embed_clips(
-        model, clip_cache["clips"], methods.get(method).modalities, config.evaluate.batch_size,
-        config.train.workers, title=f"embedding {method}-{seed}",
-    )  # fmt: skip
+    modalities, size, workers = methods.get(method).modalities, config.evaluate.batch_size, config.train.workers
+    tensors = embed_clips(model, clip_cache["clips"], modalities, size, workers, f"embedding {method}-{seed}")
     file = config.paths.embeddings(method, seed)
     if state.is_main_process:
-        record = {**_record(config, seed), method: made_from(config, method, seed)}
+        record, made = _record(config, seed)
+        made[method] = made_from(config, method, seed)
         store.write_tensors(file, tensors, {"method": method, "seed": str(seed)})
-        write_atomic(_record_file(config, seed), (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+        write_atomic(record, (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())
     state.wait_for_everyone()
     return file
 
 
-def _record_file(config: Config, seed: int) -> Path:
-    """The inputs of each embeddings file; beside the outputs, so that nothing depends on it."""
-    return config.paths.work / "made" / f"embeddings-{seed}.json"
-
-
-def _record(config: Config, seed: int) -> dict[str, Any]:
-    file = _record_file(config, seed)
-    return json.loads(file.read_text()) if file.exists() else {}
+def _record(config: Config, seed: int) -> tuple[Path, dict[str, str]]:
+    """`made_from` of each embeddings file, and the file that has it, apart from the outputs: nothing depends on it."""
+    file = config.paths.work / "made" / f"embeddings-{seed}.json"
+    return file, json.loads(file.read_text()) if file.exists() else {}

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -47,10 +47,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, or of the sorted relative names and hashes of a folder's files.
-
-    Raises `FileNotFoundError` if there is neither.
-    """
+    """SHA-256 of a file, or of the sorted relative names and hashes of a folder's files."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         listing = "".join(f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files)
@@ -64,9 +61,8 @@ def replace_folder(folder: Path, command: str, setting: str) -> Iterator[Path]:
     """Yields an empty folder that takes the place of `folder` when the block ends without an error.
 
     It is built in a hidden neighbour, `.NAME.mc3-partial`. A file `MARKER` in it lists what was written, so that the
-    next call can tell these files from the user's. Errors name `command` and the `setting` that chose the folder.
-
-    Raises `DataError` before and after the block if `folder` holds anything that its marker does not list.
+    next call can tell these files from the user's. `DataError`, which names `command` and the `setting` that chose the
+    folder, before and after the block if `folder` holds anything that its marker does not list or that has changed.
     """
     folder = folder.resolve()  # a link to a folder stays one
     _refuse_foreign_files(folder, command, setting)
@@ -88,27 +84,22 @@ def replace_folder(folder: Path, command: str, setting: str) -> Iterator[Path]:
 
 
 def _refuse_foreign_files(folder: Path, command: str, setting: str) -> None:
-    """Raise `DataError` if `folder` is a file, or holds files that its marker does not list or that have changed."""
     remedy = f"move it away or set {setting} to another folder"
     if not folder.exists():
         return
     if not folder.is_dir():
         raise DataError(f"{folder} is a file, where `{command}` writes a folder; {remedy}")
     marker = folder / MARKER
-    if not marker.is_file():
-        if any(folder.iterdir()):
-            raise DataError(
-                f"{folder} holds files but no {MARKER}, by which `{command}` knows its own (earlier versions wrote "
-                f"none); {remedy}"
-            )
-        return
-    lines = (line.partition("  ") for line in marker.read_text(errors="replace").splitlines())
-    written = {name: digest for digest, _, name in lines}
+    if not marker.is_file() and any(folder.iterdir()):
+        known = f"{MARKER}, by which `{command}` knows its own (earlier versions wrote none)"
+        raise DataError(f"{folder} holds files but no {known}; {remedy}")
+    lines = marker.read_text(errors="replace").splitlines() if marker.is_file() else []
+    written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
         if (path.is_dir() and not path.is_symlink()) or path == marker:
             continue
-        if name not in written or not path.is_file() or sha256(path) != written[name]:
+        digest = written.get(path.relative_to(folder).as_posix())
+        if digest is None or not path.is_file() or sha256(path) != digest:
             raise DataError(f"{path} is not as `{command}` wrote it, or is not its file at all; {remedy}")
 
 
@@ -130,22 +121,16 @@ def code_identity(*entries: str) -> str:
 
 
 def _source(name: str) -> Path | None:
-    """The file of a module of this package, or of a notebook; None if there is none of that name."""
-    if name.endswith(".ipynb"):
-        return Path(name)
     place = PACKAGE.parent.joinpath(*name.split("."))
-    for file in (place / "__init__.py", place.with_suffix(".py")):
-        if file.is_file():
-            return file
-    return None
+    files = [Path(name)] if name.endswith(".ipynb") else [place / "__init__.py", place.with_suffix(".py")]
+    return next((file for file in files if file.is_file()), None)
 
 
 def parse_module(name: str) -> tuple[str, list[str]]:
     """A module's hash, and the modules of this package that it imports, packages on the way to them included."""
-    file = _source(name)
-    if file is None:
-        raise FileNotFoundError(f"no module {name} in {PACKAGE.parent}")
-    return _parsed(name, file, file.stat().st_mtime_ns)
+    if file := _source(name):
+        return _parsed(name, file, file.stat().st_mtime_ns)
+    raise FileNotFoundError(f"no module {name} in {PACKAGE.parent}")
 
 
 @cache
@@ -168,13 +153,10 @@ def _parsed(name: str, file: Path, _modified: int) -> tuple[str, list[str]]:
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under `if TYPE_CHECKING`."""
     yield tree
     if isinstance(tree, ast.If) and isinstance(tree.test, ast.Name) and tree.test.id == "TYPE_CHECKING":
-        children: Iterable[ast.AST] = tree.orelse
-    else:
-        children = ast.iter_child_nodes(tree)
-    for child in children:
+        tree = ast.Module(tree.orelse, [])
+    for child in ast.iter_child_nodes(tree):
         yield from _executed(child)
 
 
@@ -182,14 +164,10 @@ def _syntax(node: Any, tracked: Collection[str] = (), in_class: bool = False) ->
     """A syntax tree as text, the same under every version of Python."""
     if isinstance(node, list):
         for item in node:
-            if (
-                isinstance(item, ast.Expr)
-                and isinstance(item.value, ast.Constant)
-                and isinstance(item.value.value, str)
-            ):
-                continue  # a docstring, or a string that comments
-            yield from _syntax(item, tracked, in_class)
-            yield ","
+            text = isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant) and item.value.value
+            if not isinstance(text, str):  # a docstring, or a string that comments
+                yield from _syntax(item, tracked, in_class)
+                yield ","
     elif not isinstance(node, ast.AST):
         yield repr(node)
     elif isinstance(node, ast.AnnAssign) and not in_class:  # in a class they make a dataclass's fields
@@ -201,9 +179,8 @@ def _syntax(node: Any, tracked: Collection[str] = (), in_class: bool = False) ->
             skipped = value is None or value == [] or field in ("annotation", "returns", "kind", "type_comment")
             if not skipped or (isinstance(node, ast.Constant) and field == "value"):
                 yield f"{field}="
-                yield from _syntax(
-                    value, tracked if isinstance(node, ast.Module) else (), isinstance(node, ast.ClassDef)
-                )
+                outside = tracked if isinstance(node, ast.Module) else ()
+                yield from _syntax(value, outside, in_class=isinstance(node, ast.ClassDef))
         if isinstance(node, ast.AnnAssign):
             yield from _syntax(node.annotation)
         yield ")"

@@ -17,13 +17,11 @@ Keys of an entry
         temperature  its own temperature, where the method's paper fixes one (the profile's)
         train        modalities whose encoders learn; the others are frozen (those in `pairs`)
         loss         the kind of loss and its settings (`mc3.objectives`; {"kind": "info_nce"})
-
-`OTHERS` are recipes that `mc3 train` knows but no table has.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from typing import Any
 
@@ -57,7 +55,7 @@ METHODS: dict[str, dict[str, Any]] = {
               "stages": [{"epochs": "refine", "pairs": "all", "loss": {"kind": "peers", "trust": "retrieval"}}]},
 }  # fmt: skip
 
-OTHERS: dict[str, dict[str, Any]] = {
+OTHERS: dict[str, dict[str, Any]] = {  # recipes that `mc3 train` knows but no table has
     "cmc_bank": {"label": "CMC, memory bank", "start": "init",
                  "stages": [{"epochs": "both", "pairs": "all", "temperature": 0.07,
                              "loss": {"kind": "memory_bank", "negatives": 256, "momentum": 0.5}}]},
@@ -113,16 +111,12 @@ class Method:
 
 
 def get(name: str) -> Method:
-    """The recipe called `name`; "align" is the shared first stage.
-
-    Raises:
-        ConfigError: there is none, or its entry has an unknown key or modality. `objectives.check` checks its losses.
-    """
+    """The recipe called `name`, "align" or a row; `ConfigError` if there is none, or it has a wrong key or modality."""
     entries: dict[str, dict[str, Any]] = {"align": ALIGN, **METHODS, **OTHERS}
     if name not in entries:
         raise ConfigError(f"no method {name!r} in mc3/methods.py; known: {', '.join(entries)}")
     entry = entries[name]
-    stages = tuple(_stage(name, s) for s in entry["stages"])
+    stages = tuple(_stage(name, stage) for stage in entry["stages"])
     return Method(name, entry["label"], entry.get("paper", ""), entry["start"], stages)
 
 
@@ -132,18 +126,15 @@ def with_role(role: str) -> str:
 
 
 def _stage(method: str, entry: dict[str, Any]) -> Stage:
-    known = {"epochs", "pairs", "contrastive", "consensus", "temperature", "train", "loss"}
-    if unknown := set(entry) - known:
-        raise ConfigError(
-            f"method {method!r} in mc3/methods.py has an unknown key {sorted(unknown)[0]!r}; known: {sorted(known)}"
-        )
-    if entry["pairs"] == "all":
-        pairs = tuple(combinations(MODALITIES, 2))
-    else:
+    known, where = {field.name for field in fields(Stage)} - {"settings"}, f"method {method!r} in mc3/methods.py"
+    if unknown := sorted(set(entry) - known):
+        raise ConfigError(f"{where} has an unknown key {unknown[0]!r}; known: {sorted(known)}")
+    pairs = tuple(combinations(MODALITIES, 2))
+    if entry["pairs"] != "all":
         pairs = tuple((a, b) for a, b in (pair.split("-") for pair in entry["pairs"]))
     for modality in {m for pair in pairs for m in pair} | set(entry.get("train", ())):
         if modality not in MODALITIES:
-            raise ConfigError(f"method {method!r} in mc3/methods.py names {modality!r}; modalities are {MODALITIES}")
+            raise ConfigError(f"{where} names {modality!r}; modalities are {MODALITIES}")
     settings = dict(entry.get("loss", {"kind": "info_nce"}))
     kind = settings.pop("kind", None)
     stage = Stage(entry["epochs"], pairs, entry.get("contrastive", 1.0), entry.get("consensus", 0.0),

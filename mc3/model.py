@@ -30,12 +30,10 @@ from transformers.models.distilbert.modeling_distilbert import TransformerBlock 
 
 from mc3.config import Config, ModelConfig, as_dict, build
 from mc3.encoders import text
-from mc3.encoders.audio import AudioEncoder
-from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import Block as VideoBlock
-from mc3.encoders.video import VideoEncoder
-from mc3.encoders.weights import mismatch
+from mc3.encoders.weights import ENCODERS, mismatch
 from mc3.errors import ConfigError, DataError
+from mc3.methods import MODALITIES
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
@@ -44,33 +42,18 @@ class MC3(nn.Module):
     """Audio, video and text encoders onto one unit sphere (Sec. 4)."""
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer | str | Path) -> None:
-        """Random weights from torch's global generator.
+        """Random weights from torch's global generator. `tokenizer` may be the path of a tokenizer.json.
 
-        Args:
-            config: sizes of the encoders.
-            tokenizer: of the narrations, or the path of its tokenizer.json.
-
-        Raises:
-            ConfigError: sizes that do not fit each other, or a tokenizer that does not fit them.
+        Raises `ConfigError` for sizes that do not fit each other, or a tokenizer that does not fit them.
         """
         super().__init__()
         self.config = config
         self.tokenizer = text.fit_tokenizer(tokenizer, config.text)
-        self.encoders = nn.ModuleDict(
-            {
-                "audio": AudioEncoder(config.audio, config.embedding_dim),
-                "video": VideoEncoder(config.video, config.embedding_dim),
-                "text": TextEncoder(config.text, config.embedding_dim),
-            }
-        )
+        self.encoders = make_encoders(config)
 
     @classmethod
     def initial(cls, config: Config, seed: int) -> MC3:
-        """The weights that every method of `seed` with start "init" begins with: random, or `config.init`'s files.
-
-        Raises:
-            DataError: the shards have no tokenizer, or a file of `config.init` is missing, damaged or of another size.
-        """
+        """The first weights of `seed`: random, or those of `config.init`. `DataError` without the shards' tokenizer."""
         tokenizer = config.paths.shards / "tokenizer.json"
         if not tokenizer.exists():
             raise DataError(f"no tokenizer at {tokenizer}; `dvc repro shards` makes it")
@@ -80,14 +63,10 @@ class MC3(nn.Module):
         return model
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Embed the modalities that `batch` has.
+        """Embed the modalities that `batch` has; other keys are ignored.
 
-        Args:
-            batch: any of "audio", raw log-mel [B, L, mel]; "video", uint8 or float in 0..255
-                [B, T, height, width, 3]; "text", token ids [B, N]. Other keys are ignored.
-
-        Returns:
-            Unit vectors [B, embedding_dim] by modality, float32 (also under autocast) or float64 of a float64 model.
+        "audio": raw log-mel [B, L, mel]; "video": uint8 or float in 0..255 [B, T, height, width, 3]; "text": token ids
+        [B, N]. Returns unit vectors [B, embedding_dim], float32 (also under autocast) or float64 of a float64 model.
         """
         raw = {name: encoder(batch[name]) for name, encoder in self.encoders.items() if name in batch}
         return {m: normalize(e.to(torch.promote_types(e.dtype, torch.float32)), dim=-1) for m, e in raw.items()}
@@ -97,12 +76,7 @@ class MC3(nn.Module):
         return text.tokenize(self.tokenizer, texts).to(next(self.parameters()).device)
 
     def init_from(self, init: Mapping[str, Path | None]) -> None:
-        """Load converted weights files (`mc3 weights convert`), each a whole encoder or the whole `trunk.*` of one.
-
-        Raises:
-            ConfigError: `init` names an unknown modality.
-            DataError: a file is missing or damaged, or its tensors do not fit.
-        """
+        """Load converted weights (`mc3 weights convert`), whole encoders or `trunk.*`; `DataError` if one is unfit."""
         for modality, path in init.items():
             if modality not in self.encoders:
                 raise ConfigError(f"unknown setting init.{modality}; known: {', '.join(self.encoders)}")
@@ -127,19 +101,11 @@ class MC3(nn.Module):
             (new / TOKENIZER).write_text(self.tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
             if folder.exists():
                 folder.rename(old)
-            try:
-                new.rename(folder)
-            except OSError:
-                old.rename(folder)
-                raise
+            new.rename(folder)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> MC3:
-        """Read a checkpoint folder, ready for inference (`eval` mode).
-
-        Raises:
-            DataError: it is missing, incomplete or damaged; the message has the command that makes it.
-        """
+        """Read a checkpoint folder, ready for inference (`eval` mode); `DataError` names the command that makes it."""
         folder = Path(folder)
         named = re.fullmatch(r"(.+)-(\d+)", folder.parent.name)
         trained = f"`mc3 train --method {named[1]} --seed {named[2]}` or " if named else ""
@@ -157,6 +123,11 @@ class MC3(nn.Module):
         return model.to(device).eval()
 
 
+def make_encoders(config: ModelConfig) -> nn.ModuleDict:
+    """The three encoders with random weights, by modality."""
+    return nn.ModuleDict({m: ENCODERS[m](getattr(config, m), config.embedding_dim) for m in MODALITIES})
+
+
 def embed_clips(
     model: MC3, dataset: Dataset, modalities: Collection[str], batch_size: int, workers: int = 0, title: str = ""
 ) -> dict[str, NDArray[np.float32]]:
@@ -170,7 +141,8 @@ def embed_clips(
 
     state = PartialState(cpu=not torch.cuda.is_available())
     device = next(model.parameters()).device
-    found: dict[str, list[Tensor]] = {modality: [] for modality in modalities}
+    modalities = [m for m in MODALITIES if m in modalities]  # all processes must gather in one order, which no set has
+    found: dict[str, list[Tensor]] = {m: [] for m in modalities}
     model.eval()
     rows = list(range(len(dataset)))  # type: ignore[arg-type]  # map-style
     with state.split_between_processes(rows) as mine, torch.inference_mode():
@@ -185,10 +157,7 @@ def embed_clips(
 def freeze(model: nn.Module, learning: tuple[str, ...], patterns: Sequence[str] = ()) -> None:
     """Freeze all encoders but those of the modalities `learning`, dropout included, and the parameters of `patterns`.
 
-    A pattern is matched with fnmatch against parameter names.
-
-    Raises:
-        ConfigError: a pattern matches no parameter, or nothing is left to learn.
+    `patterns` are of fnmatch. Raises `ConfigError` if one matches no parameter name, or nothing is left to learn.
     """
     for modality, encoder in cast(nn.ModuleDict, model.encoders).items():
         encoder.requires_grad_(modality in learning).train(modality in learning)
@@ -204,10 +173,7 @@ def freeze(model: nn.Module, learning: tuple[str, ...], patterns: Sequence[str] 
 
 
 def recompute(model: nn.Module) -> None:
-    """Store only the inputs of transformer blocks, and recompute the rest in the backward pass, with equal dropout.
-
-    Takes at most half the memory and a third more time.
-    """
+    """Store only the inputs of transformer blocks: at most half the memory, a third more time, and equal dropout."""
     for module in model.modules():
         if isinstance(module, AudioBlock | VideoBlock | TextBlock):
             forward = partial(checkpoint, module.forward, use_reentrant=False)
@@ -224,7 +190,6 @@ def _read(path: Path, remedy: str) -> dict[str, Tensor]:
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load tensors, which must be exactly those of the module."""
     if faults := mismatch(tensors, module.state_dict()):
         raise DataError(f"{path} does not fit the model's settings: {faults}")
     module.load_state_dict(tensors)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
 PLAIN_INTERVAL_SEC = 10.0  # between lines of progress where there is no terminal
 
@@ -24,12 +24,7 @@ def format_duration(seconds: float) -> str:
 def bar(total: int, done: int, main: bool) -> Iterator[Callable[[int, str], None]]:
     """Yields `show(step, text)`: a bar with the time left on a terminal, a line now and then elsewhere."""
     console = Console(stderr=True)
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-    ]
+    columns = ("{task.description}", BarColumn(), "{task.completed}/{task.total}", TimeRemainingColumn())
     began = last = time.monotonic()
     with Progress(*columns, console=console, disable=not (main and console.is_terminal)) as bar:
         task = bar.add_task("", total=total, completed=done)
@@ -49,10 +44,7 @@ def bar(total: int, done: int, main: bool) -> Iterator[Callable[[int, str], None
 class Forecast:
     """How long named jobs will still take, from what each was expected to take and what the finished ones took.
 
-    Args:
-        expected: seconds by job, in order; 0 for one whose duration is unknown or that has nothing to do.
-        workers: jobs that run at the same time.
-        clock: the time in seconds.
+    `expected`: seconds by job, in order; 0 if unknown or if nothing is to do. `workers`: jobs that run at a time.
     """
 
     def __init__(
@@ -87,18 +79,14 @@ class Forecast:
 
     def left(self) -> float:
         """Seconds until all jobs are finished, about."""
-        waiting = sum(
-            s for name, s in list(self.expected.items()) if name not in self.took and name not in self.running
-        )
-        begun = sum(
-            max(0.0, self.expected.get(name, 0.0) * self.pace() - (self.clock() - since))
-            for name, since in list(self.running.items())
-        )
-        return (waiting * self.pace() + begun) / self.workers
+        pace, now = self.pace(), self.clock()
+        seen = {**self.took, **self.running}
+        waiting = sum(s for name, s in list(self.expected.items()) if name not in seen)
+        begun = sum(max(0.0, pace * self.expected.get(n, 0.0) - (now - t)) for n, t in list(self.running.items()))
+        return (pace * waiting + begun) / self.workers
 
     def line(self, name: str) -> str:
         """One line of progress: "[3/25] train@mc3-0 · 2:10 elapsed · about 4:50 left"."""
-        number = list(self.expected).index(name) + 1
-        left = self.left()
+        number, left = list(self.expected).index(name) + 1, self.left()
         ends = f" · about {format_duration(left)} left" if left else ""
         return f"[{number}/{len(self.expected)}] {name} · {format_duration(self.elapsed())} elapsed{ends}"

@@ -1,15 +1,12 @@
 """The trainer (Sec. 4.1, 4.4): runs a method's stages, alone or under `accelerate launch`.
 
-    mc3 train --method mc3 --seed 0
-    accelerate launch -m mc3.cli train --config params.yaml --method mc3 --seed 0
-
-The output is `work/checkpoints/{method}-{seed}`, written as a whole at the end: `final/` and `best/` (by the mean of
-the validation ROCs; the paper evaluates the final one) for `MC3.load`, and `metrics.jsonl`, a line a step and one an
-epoch. Files that depend on the time of day are in `work/runs/{method}-{seed}`.
+The output (`mc3.checkpoint`) has `final/` and `best/` (by the mean of the validation ROCs; the paper evaluates the
+final one) for `MC3.load`, and `metrics.jsonl`, a line a step and one an epoch.
 
 A killed run resumes from its last saved state when it is started again with the same settings, and ends with the same
 weights as an uninterrupted one. On SIGTERM (which a scheduler sends before it takes the machine back) it saves its
-state and exits with code 75, "try again". The number of processes changes rounding only.
+state and exits with code 75, "try again". The number of processes, which may differ when a run resumes, changes
+rounding only; so does `train.threads`.
 
 The contrastive loss couples all clips of a batch, so the gradients of its parts do not add up to its own. For batches
 that do not fit, `train.microbatch_size` embeds microbatches without gradients, computes the loss of all, and embeds
@@ -35,7 +32,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from mc3 import checkpoint, cost, evaluate, methods, objectives, progress
+from mc3 import cost, evaluate, methods, objectives, progress
+from mc3.checkpoint import Run, sigterm
 from mc3.config import Config, Train, as_dict
 from mc3.data import batches
 from mc3.data.shards import ClipDataset, open_clips
@@ -43,26 +41,19 @@ from mc3.errors import ConfigError
 from mc3.files import code_identity, sha256
 from mc3.methods import Method
 from mc3.model import MC3, embed_clips, freeze, recompute
-from mc3.objectives import Batch, Objective
 
 STOPPED = 75  # sysexits.h EX_TEMPFAIL
+Values = dict[str, Any]  # a row of metrics.jsonl, or a saved state
 
 
 def start(config: Config, method: Method, seed: int) -> MC3:
-    """The model before a method's first step.
-
-    Raises:
-        DataError: this seed has no align checkpoint; the message has the command that makes it.
-        ConfigError: its align checkpoint has other model settings.
-    """
+    """The model before a method's first step; the error about its align checkpoint names the command that makes it."""
     if method.start == "init":
         return MC3.initial(config, seed)
     folder = config.paths.final("align", seed)
     model = MC3.load(folder)
     if model.config != config.model:
-        raise ConfigError(
-            f"{folder} was trained with other `model` settings; run `mc3 train --method align --seed {seed}`"
-        )
+        raise ConfigError(f"{folder} has other `model` settings; run `mc3 train --method align --seed {seed}`")
     return model
 
 
@@ -76,7 +67,7 @@ def learning_rate(train: Train, step: int, total: int) -> float:
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_optimizer(train: Train, model: MC3, objective: Objective | None = None) -> torch.optim.Optimizer:
+def make_optimizer(train: Train, model: MC3, objective: objectives.Objective | None = None) -> torch.optim.Optimizer:
     """Adam (the paper's) or AdamW (EgoVLP's code), fused; without decay for what the objective learns (a scale)."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -96,7 +87,7 @@ def usable_precision(wanted: str) -> str:
 
 
 def fingerprint(config: Config, method: str, seed: int) -> str:
-    """A hash of everything that determines the weights: settings, recipe, seed, code, clips, initial weights."""
+    """A hash of what determines the weights but for rounding: settings, recipe, seed, code, clips, initial weights."""
     recipe = methods.get(method)
     settings = {name: as_dict(getattr(config, name)) for name in ("model", "init", "loss", "train")}
     for name in ("workers", "threads", "checkpoint_every", "log_every"):
@@ -122,31 +113,24 @@ def validate(model: MC3, dataset: ClipDataset, modalities: set[str], batch_size:
         return {}
     found = embed_clips(model, Subset(dataset, rows.tolist()), {m for pair in pairs.values() for m in pair}, batch_size)
     truth = labels.iloc[rows].to_numpy(dtype=int)
-    return {
-        f"{name}_roc": evaluate.discovery(evaluate.similarity(found[i], found[j]), truth)["roc"]
-        for name, (i, j) in pairs.items()
-    }
+    scores = {name: evaluate.similarity(found[i], found[j]) for name, (i, j) in pairs.items()}
+    return {f"{name}_roc": evaluate.discovery(score, truth)["roc"] for name, score in scores.items()}
 
 
 class Trainer:
     """Trains a method's stages in order, each with its own optimizer and schedule (two runs in the paper)."""
 
-    def __init__(
-        self, config: Config, recipe: Method, seed: int, accelerator: Accelerator, model: MC3, files: checkpoint.Run
-    ):
+    def __init__(self, config: Config, recipe: Method, seed: int, accelerator: Accelerator, model: MC3, files: Run):
         self.config, self.recipe, self.seed = config, recipe, seed
         self.accelerator, self.model, self.files = accelerator, model, files
-        self.members = {m: m for m in recipe.modalities}  # of the shards, by the modality that they become
-        if config.train.log_mel == "device" and "audio" in self.members:
-            self.members["audio"] = "sound"
+        other = {"audio": "sound"} if config.train.log_mel == "device" else {}
+        self.members = {m: other.get(m, m) for m in recipe.modalities}  # of the shards, by what they become
         self.clips = open_clips(config, "train", model.tokenizer, tuple(self.members.values()))
         self.held_out = open_clips(config, "validation", model.tokenizer, recipe.modalities)
-        size, epochs = config.train.batch_size, config.train.epochs
-        epochs = {**epochs, "both": sum(epochs.values())}
-        self.plans = [
-            batches.draw(len(self.clips), size, epochs[stage.epochs], seed, k) for k, stage in enumerate(recipe.stages)
-        ]
-        self.epoch_steps = len(self.clips) // size
+        size, count = config.train.batch_size, len(self.clips)
+        epochs = {**config.train.epochs, "both": sum(config.train.epochs.values())}
+        self.plans = [batches.draw(count, size, epochs[s.epochs], seed, k) for k, s in enumerate(recipe.stages)]
+        self.epoch_steps = count // size
         processes = np.array_split(np.arange(size), accelerator.num_processes)
         self.rows, self.mine = [len(part) for part in processes], processes[accelerator.process_index]
         self.best = -math.inf
@@ -175,13 +159,10 @@ class Trainer:
         """Prepare the model and the objective for the first step of stage `k`."""
         stage = self.recipe.stages[k]
         freeze(self.model, stage.train, self.config.train.freeze)
-        seed = batches.seed_of(self.seed, k)
-        self.objective = objectives.make(self.config, stage, self.model, len(self.clips), seed)
-        self.objective.to(self.accelerator.device)
+        made = objectives.make(self.config, stage, self.model, len(self.clips), batches.seed_of(self.seed, k))
+        self.objective = made.to(self.accelerator.device)
 
-    def train_stage(
-        self, k: int, state: dict[str, Any] | None, stop: list[int], show: Callable[[int, str], None]
-    ) -> None:
+    def train_stage(self, k: int, state: Values | None, stop: list[int], show: Callable[[int, str], None]) -> None:
         """Train stage `k`, from the optimizer, objective and step of `state` if given."""
         train, stage, plan = self.config.train, self.recipe.stages[k], self.plans[k]
         before, done = sum(map(len, self.plans[:k])), 0
@@ -192,7 +173,7 @@ class Trainer:
             optimizer.load_state_dict(state["optimizer"])
             done = state["step"]
         model = self.accelerator.prepare_model(self.model)
-        pending: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
+        pending: list[tuple[Values, dict[str, Tensor]]] = []
         clock, waited = time.perf_counter(), 0.0
         loader = iter(self.loader(plan[done:]))
         for step in range(done, len(plan)):
@@ -219,9 +200,9 @@ class Trainer:
             if epoch_ends:
                 self.end_epoch(k, row)
             if save or stopping:
-                tensors = {"model": self.model.state_dict(), "optimizer": optimizer.state_dict()}
-                tensors["objective"] = self.objective.state_dict()
-                self.files.save(row["step"], stage=k, step=step + 1, best=self.best, **tensors)
+                learnt = {"model": self.model.state_dict(), "objective": self.objective.state_dict()}
+                learnt["optimizer"] = optimizer.state_dict()
+                self.files.save(row["step"], stage=k, step=step + 1, best=self.best, **learnt)
             if stopping:
                 print(f"stopped at step {row['step']}; rerun the same command to resume", file=sys.stderr)
                 sys.exit(STOPPED)
@@ -262,29 +243,29 @@ class Trainer:
         With `train.microbatch_size`, in two passes over microbatches of this process's rows: dropout is drawn from a
         microbatch's own seed, so that both passes draw the same.
         """
-        stage, named = self.recipe.stages[k], (self.seed, k, step, self.accelerator.process_index)
-        count = len(self.mine)
+        stage, count = self.recipe.stages[k], len(self.mine)
         size = self.config.train.microbatch_size or count
         microbatches = [slice(at, min(at + size, count)) for at in range(0, count, size)]
 
         def embedded(number: int, modalities: tuple[str, ...]) -> dict[str, Tensor]:
-            torch.manual_seed(batches.seed_of(*named, *[number] * (number > 0)))  # dropout
+            named = (self.seed, k, step, self.accelerator.process_index, *[number] * (number > 0))
+            torch.manual_seed(batches.seed_of(*named))  # dropout
             return model({m: inputs[m][microbatches[number]] for m in modalities})
 
         clips = torch.from_numpy(self.plans[k][step]).to(self.accelerator.device)
-        batch = Batch(inputs, microbatches, clips, self.rows, batches.seed_of(self.seed, k, step))
-        if len(microbatches) == 1:
-            loss, parts = self.loss(embedded(0, stage.modalities), batch)
-            self.accelerator.backward(loss)
-            self.average_objective()
-            return parts
-        with torch.no_grad():
+        batch = objectives.Batch(inputs, microbatches, clips, self.rows, batches.seed_of(self.seed, k, step))
+        twice = len(microbatches) > 1
+        with torch.no_grad() if twice else nullcontext():
             first = [embedded(number, stage.modalities) for number in range(len(microbatches))]
-        embeddings = {m: torch.cat([part[m] for part in first]).requires_grad_() for m in stage.modalities}
+        embeddings = first[0]
+        if twice:
+            embeddings = {m: torch.cat([part[m] for part in first]).requires_grad_() for m in stage.modalities}
         loss, parts = self.loss(embeddings, batch)
         loss.backward()
-        self.average_objective()
-        for number, rows in enumerate(microbatches):
+        for parameter in self.objective.parameters():
+            if parameter.grad is not None:  # averaged over processes, as is done for the encoders
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        for number, rows in enumerate(microbatches if twice else ()):
             last = number == len(microbatches) - 1  # when processes add up their gradients
             with nullcontext() if last else self.accelerator.no_sync(model):
                 again = embedded(number, tuple(m for m in stage.modalities if m in stage.train))
@@ -293,49 +274,33 @@ class Trainer:
                 torch.autograd.backward([again[m] for m in learning], gradients)
         return parts
 
-    def loss(self, embeddings: dict[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, embeddings: dict[str, Tensor], batch: objectives.Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The objective of the batch; its own encoders, if it has any, run in the precision of the model's."""
         with self.accelerator.autocast():
             return self.objective(embeddings, batch)
 
-    def average_objective(self) -> None:
-        """Average the gradient of what the objective learns over processes, as is done for the encoders."""
-        for parameter in self.objective.parameters():
-            if parameter.grad is not None:
-                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
-
     def loader(self, plan: np.ndarray) -> DataLoader:
         """This process's part of every batch of `plan`, in order."""
-        return DataLoader(
-            self.clips, batch_sampler=plan[:, self.mine].tolist(), num_workers=self.config.train.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )  # fmt: skip
+        rows, workers = plan[:, self.mine].tolist(), self.config.train.workers
+        on_gpu = self.accelerator.device.type == "cuda"
+        return DataLoader(self.clips, batch_sampler=rows, num_workers=workers, pin_memory=on_gpu)
 
-    def collect(
-        self, pending: list[tuple[dict[str, Any], dict[str, Tensor]]], stop: list[int]
-    ) -> tuple[list[dict[str, Any]], bool]:
-        """Rows of metrics with numbers for tensors, in one transfer, and whether any process received SIGTERM.
-
-        Raises:
-            ConfigError: a loss or gradient is not finite.
-        """
+    def collect(self, pending: list[tuple[Values, dict[str, Tensor]]], stop: list[int]) -> tuple[list[Values], bool]:
+        """Rows of metrics with numbers for tensors, in one transfer, and whether any process received SIGTERM."""
         values = torch.stack([torch.stack(list(parts.values())) for _, parts in pending])
         stopped = torch.tensor(float(bool(stop)), device=values.device)
         values, stopped = self.accelerator.reduce((values, stopped), "mean")
-        rows = [
-            {**row, **dict(zip(parts, numbers, strict=True))}
-            for (row, parts), numbers in zip(pending, values.tolist(), strict=True)
-        ]
-        for row in rows:
+        for (row, parts), numbers in zip(pending, values.tolist(), strict=True):
+            row |= zip(parts, numbers, strict=True)
             if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
                 raise ConfigError(
                     f"the loss is {row['loss']} and its gradient {row['grad_norm']} at step {row['step']} of "
                     f"{self.recipe.name} (stage {row['stage']}, learning rate {row['lr']:.2g}): lower "
                     f'train.learning_rate, or set train.precision to "no"; {self.files.folder} keeps what was saved'
                 )
-        return rows, bool(stopped > 0)
+        return [row for row, _ in pending], bool(stopped > 0)
 
-    def end_epoch(self, k: int, row: dict[str, Any]) -> None:
+    def end_epoch(self, k: int, row: Values) -> None:
         """Log the validation ROCs, and write best/ if their mean is the highest so far."""
         known = {m for stage in self.recipe.stages[: k + 1] for m in stage.modalities}
         found = validate(self.model, self.held_out, known, self.config.evaluate.batch_size)
@@ -352,10 +317,8 @@ class Trainer:
 def run(config: Config, method: str, seed: int) -> Path:
     """Train `method` from `seed`, or resume, and return its folder in `work/checkpoints`.
 
-    Raises:
-        ConfigError: a setting is invalid, or the loss is no longer finite.
-        DataError: the clips or the align checkpoint are missing.
-        SystemExit: code 75 after SIGTERM, with the state saved.
+    Raises `ConfigError` for an invalid setting or a loss that is not finite, `DataError` for missing clips or align
+    checkpoint, and `SystemExit` with code 75 after SIGTERM, with the state saved.
     """
     recipe = methods.get(method)
     objectives.check(recipe)
@@ -363,10 +326,8 @@ def run(config: Config, method: str, seed: int) -> Path:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # for debugging only
     torch.set_num_threads(config.train.threads)
-    accelerator = Accelerator(
-        mixed_precision=usable_precision(config.train.precision),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
-    )
+    parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    accelerator = Accelerator(mixed_precision=usable_precision(config.train.precision), kwargs_handlers=[parallel])
     if accelerator.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError(
             f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone; "
@@ -379,8 +340,8 @@ def run(config: Config, method: str, seed: int) -> Path:
     if config.train.compile:
         for encoder in model.encoders.values():
             encoder.compile()
-    files = checkpoint.Run(config, method, seed, fingerprint(config, method, seed), accelerator.is_main_process)
-    with checkpoint.sigterm() as stop:
+    files = Run(config, method, seed, fingerprint(config, method, seed), accelerator.is_main_process)
+    with sigterm() as stop:
         Trainer(config, recipe, seed, accelerator, model, files).fit(stop)
     files.finish(model)
     accelerator.wait_for_everyone()

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from mc3.config import Config, build
@@ -24,6 +23,10 @@ from mc3.data import tokenizer
 THINGS = ("carrot", "plate", "door", "cup", "rope", "stone", "paper", "water")
 SEED = 0
 RATE = 16000
+
+# Children start without the threads of this process's autograd, which a fork does not survive; imports are done once.
+fresh = multiprocessing.get_context("forkserver")
+fresh.set_forkserver_preload(["mc3.train"])
 
 
 def make_shards(folder: Path, train_clips: int = 28, validation_clips: int = 16) -> Path:
@@ -86,23 +89,22 @@ def configured(settings: dict, **train_settings) -> Config:
 
 
 def processes(count: int, work: Callable[..., Any], *arguments: Any) -> None:
-    """Run `work(*arguments)` in `count` forked processes, set up as by a launcher."""
+    """Run `work(*arguments)` in `count` processes, set up as by a launcher."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-
-    def one(rank: int) -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)  # the parent's, of one process
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-        os.environ |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        work(*arguments)
-        assert torch.distributed.get_world_size() == count
-        torch.distributed.destroy_process_group()
-
-    fork = multiprocessing.get_context("fork")
-    children = [fork.Process(target=one, args=(rank,)) for rank in range(count)]
+    children = [fresh.Process(target=_one, args=(rank, count, port, work, *arguments)) for rank in range(count)]
     for child in children:
         child.start()
     for child in children:
         child.join(300)
         assert child.exitcode == 0
+
+
+def _one(rank: int, count: int, port: int, work: Callable[..., Any], *arguments: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    work(*arguments)
+    assert torch.distributed.get_world_size() == count
+    torch.distributed.destroy_process_group()

@@ -1,8 +1,10 @@
 """The command line: quick to answer, one line for a user error, suggestions for typos."""
 
+import re
 import subprocess
 import sys
 import types
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,15 @@ def test_the_example_in_each_help_text_is_a_command_that_parses(step, capsys):
         cli.main([*step.split(), "--help"])
     example = capsys.readouterr().out.split("example: mc3 ")[1].split()
     assert cli.parser().parse_args(example).command.__doc__
+
+
+def test_every_function_that_a_command_calls_exists():
+    text = (ROOT / "mc3" / "cli" / "commands.py").read_text()
+    called = re.findall(r"\b(core|encoders|data|paper|extra)\.(\w+)\.(\w+)", text)
+    assert ("paper", "report", "readme_table") in called
+    for package, module, name in called:
+        place = f"mc3.{package}.{module}".replace(".core", "")
+        assert hasattr(import_module(place), name), f"{place}.{name}"
 
 
 def test_profile_makes_the_named_settings_the_ones_in_use(repository, capsys):

@@ -18,6 +18,7 @@ import pytest
 import small_training
 import torch
 import yaml
+from accelerate import PartialState
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -29,7 +30,7 @@ from mc3.data import batches
 from mc3.data import shards as shards_module
 from mc3.data.shards import ClipDataset, open_clips
 from mc3.errors import ConfigError, DataError
-from mc3.model import MC3
+from mc3.model import MC3, embed_clips
 
 
 @pytest.fixture(scope="module")
@@ -267,10 +268,10 @@ def test_twenty_kills_at_random_moments_end_with_the_bytes_of_an_uninterrupted_r
     began = time.monotonic()
     uninterrupted = output(train.run(config, "align", SEED))
     duration = time.monotonic() - began
-    fork, rng = multiprocessing.get_context("fork"), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     kills = finished = 0
     while kills < 20 or not finished:
-        child = fork.Process(target=train.run, args=(config, "align", SEED))
+        child = small_training.fresh.Process(target=train.run, args=(config, "align", SEED))
         child.start()
         child.join(rng.uniform(0, 1.2 * duration))
         if child.is_alive() and kills < 40:
@@ -452,12 +453,12 @@ def launched(config: Config, params: Path) -> None:
     assert done.stderr.count("3 x cpu") == 1
 
 
-def forked(config: Config, params: Path) -> None:
-    """The same processes forked, which saves their imports."""
+def started(config: Config, params: Path) -> None:
+    """The same processes without the launcher, which saves their imports."""
     small_training.processes(3, train.run, config, "wo_align", SEED)
 
 
-@pytest.mark.parametrize("start", [forked, pytest.param(launched, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("start", [started, pytest.param(launched, marks=pytest.mark.slow)])
 def test_three_processes_with_unequal_shares_reach_the_weights_of_one(settings, tmp_path, start):
     settings["model"]["text"]["dropout"] = 0.0  # each process draws its own
     settings["loss"]["consensus"]["stop_gradient"] = False
@@ -481,6 +482,25 @@ def test_three_processes_with_unequal_shares_reach_the_weights_of_one(settings, 
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5, msg=name)
     for a, b in zip(lines_of(alone), lines, strict=True):  # validation too: each clip was embedded once
         assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
+
+
+def embed_in_its_own_order(config: Config, folder: Path) -> None:
+    model, rank = MC3.initial(config, SEED), PartialState(cpu=True).process_index
+    clips = open_clips(config, "validation", model.tokenizer, methods.MODALITIES)
+    order = methods.MODALITIES[rank:] + methods.MODALITIES[:rank]
+    np.savez(folder / f"{rank}.npz", **embed_clips(model, clips, order, 5))
+
+
+def test_processes_that_name_the_modalities_in_other_orders_do_not_mix_them_up(settings, tmp_path):
+    config = configured(settings)
+    small_training.processes(3, embed_in_its_own_order, config, tmp_path)
+    model = MC3.initial(config, SEED)
+    clips = open_clips(config, "validation", model.tokenizer, methods.MODALITIES)
+    alone = embed_clips(model, clips, methods.MODALITIES, 5)
+    for rank in range(3):
+        with np.load(tmp_path / f"{rank}.npz") as found:
+            for modality, tensor in alone.items():
+                np.testing.assert_allclose(found[modality], tensor, atol=1e-6)
 
 
 # Batches and crops ---------------------------------------------------------------------------------------------------

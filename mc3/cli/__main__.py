@@ -1,8 +1,6 @@
 """`python -m mc3.cli` and `accelerate launch -m mc3.cli` are the `mc3` command."""
 
-import sys
-
 from mc3.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mc3.errors import ConfigError, DataError
+
 Command = Callable[[argparse.Namespace], int | None]
+Option = tuple[tuple[str, ...], dict[str, Any]]
 
 MOVED = {
     "ablate": "`dvc repro experiments/dvc.yaml:ablations`",
@@ -22,9 +26,8 @@ MOVED = {
 class Parser(argparse.ArgumentParser):
     """An argument parser that suggests the nearest name for a mistyped command or option."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, **kwargs)
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
@@ -49,63 +52,79 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-class Commands:
-    """Collects subcommands, and lists them in groups."""
+def option(*names: str, **settings: Any) -> Option:
+    """An option or argument of a command, as `add_argument` takes it."""
+    return names, settings
 
-    def __init__(self, top: argparse.ArgumentParser) -> None:
-        self.subparsers = top.add_subparsers(metavar="COMMAND", help=argparse.SUPPRESS, required=True)
-        top.usage = "mc3 COMMAND [OPTIONS]"
-        self.listed: list[tuple[str, str]] = []
 
-    def add(self, name: str, command: Command, example: str, config: bool = True, under: Any = None) -> Any:
-        """A subcommand, described by the docstring of `command`; `under` a group of its own such as `mc3 data`."""
-        text = (command.__doc__ or "").strip()
-        step = (under or self.subparsers).add_parser(name, description=text, epilog=f"example: {example}")
-        step.set_defaults(command=command)
-        if config:
-            step.add_argument("--config", default="params.yaml", metavar="FILE", help="the settings (params.yaml)")
-        step.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        self.listed.append((example.split(" --")[0].removeprefix("mc3 ") if under else name, text.split("\n")[0]))
-        return step
+CONFIG = option("--config", default="params.yaml", metavar="FILE", help="the settings (params.yaml)")
+DEBUG = option("--debug", action="store_true", help="show the traceback of an error")
+SEED = option("--seed", type=int, required=True, help="one of the profile's seeds")
 
-    def group(self, name: str, text: str, under: Any = None) -> Any:
-        """A subcommand that has subcommands."""
-        found = (under or self.subparsers).add_parser(name, description=text)
-        return found.add_subparsers(metavar="WHAT", required=True)
 
-    def format_help(self, title: str) -> str:
-        """The lines of the commands added since the last call."""
-        lines = [f"{title}:"]
-        for name, text in self.listed:
-            short = text.split("; ")[0].split(": ")[0].rstrip(".")
+class Group:
+    """Commands that the help lists under one title."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.commands = title, list[tuple[str, Command, str, bool, tuple[Option, ...]]]()
+
+    def command(self, example: str, *options: Option, config: bool = True, load: bool = True) -> Any:
+        """Makes a function a command, described by its docstring; with `load`, the settings are in `args.settings`."""
+
+        def add(command: Command) -> Command:
+            common = (CONFIG, DEBUG) if config else (DEBUG,)
+            self.commands.append((command.__name__, command, example, config and load, (*common, *options)))
+            return command
+
+        return add
+
+    def call(self, example: str, place: str, about: str, *options: Option) -> None:
+        """Makes a command of a function, "module.function" of this package, of the settings and these options."""
+
+        def command(args: argparse.Namespace) -> None:
+            module, _, function = place.rpartition(".")
+            values = [getattr(args, names[0].removeprefix("--")) for names, _ in options]
+            getattr(import_module(f"mc3.{module}"), function)(args.settings, *values)
+
+        command.__doc__ = about
+        name = example.split(" --")[0].removeprefix("mc3 ")
+        self.commands.append((name, command, example, True, (CONFIG, DEBUG, *options)))
+
+    def add_to(self, places: Mapping[str, Any]) -> str:
+        """Add the commands to the subparsers of `places`, by the words before a command's last; returns their help."""
+        lines = [f"{self.title}:"]
+        for name, command, example, load, options in self.commands:
+            text = (command.__doc__ or "").strip()
+            place, _, last = name.rpartition(" ")
+            step = places[place].add_parser(last, description=text, epilog=f"example: {example}")
+            step.set_defaults(command=command, load=load)
+            for names, settings in options:
+                step.add_argument(*names, **settings)
+            short = text.split("\n")[0].split("; ")[0].split(": ")[0].rstrip(".")
             lines.append(f"  {name:24}{short[0].lower()}{short[1:]}")
-        self.listed.clear()
         return "\n".join(lines)
 
 
-def add_seed(step: argparse.ArgumentParser) -> None:
-    """The option --seed."""
-    step.add_argument("--seed", type=int, required=True, help="one of the profile's seeds")
+class Lazy:
+    """A package whose modules are imported when they are asked for: `paper.report` is the module mc3.paper.report."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, module: str) -> Any:
+        return import_module(f"{self.name}.{module}")
 
 
-def load_config(args: argparse.Namespace) -> Any:
-    """The settings that --config names."""
-    from mc3 import config
-
-    return config.load(args.config)
-
-
-def check_method(name: str) -> str:
-    """`name`, if it is a method; `ConfigError` otherwise."""
-    from mc3 import methods
-
-    return methods.get(name).name
+def check_exists(*paths: Path) -> None:
+    """Raise `DataError` if there is nothing at one of `paths`. Asked before imports that take seconds."""
+    if missing := [path for path in paths if not path.exists()]:
+        raise DataError(f"no file {missing[0]}")
 
 
-def check_exists(path: Path) -> Path:
-    """`path`, if there is something; `DataError` otherwise. Asked before imports that take seconds."""
-    from mc3.errors import DataError
-
-    if not path.exists():
-        raise DataError(f"no file {path}")
-    return path
+def check_name(kind: str, name: str, folder: str, known: Sequence[str]) -> None:
+    """Raise `ConfigError` if `name` is not one of the `known` files of `folder`, and name the nearest."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        where = f"known: {', '.join(known)}" if known else f"no {folder}/*.yaml here; run it at the repository's top"
+        raise ConfigError(f"no {kind} {name!r}; {hint}{where}")

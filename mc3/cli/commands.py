@@ -1,0 +1,277 @@
+"""The commands, grouped by what people come for, in the order of the help.
+
+Modules of this package are imported when a command runs, so that `mc3 --help` and a mistyped name are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mc3 import methods
+from mc3.cli.parser import SEED, Group, Lazy, check_exists, check_name, option
+from mc3.errors import ConfigError
+from mc3.files import write_atomic
+
+core, encoders, data, paper, extra = map(Lazy, ("mc3", "mc3.encoders", "mc3.data", "mc3.paper", "mc3.extra"))
+LEVEL: dict[str, Any] = {"type": int, "metavar": "N"}
+FOLDERS = {  # commands that have commands, and their help
+    "data": "What a data set's publisher ships: what of it is needed, and whether it is whole.",
+    "data ego4d": "Ego4D's videos: `plan` before the download, `check` after it.",
+    "data epic-sounds": "EPIC-Sounds' sound: whose is needed, and whether it fits.",
+}
+USE, REPRODUCE, DATA, EXPLORE = GROUPS = list(map(Group, ("use a model", "reproduce the paper", "data", "experiments")))
+
+
+@USE.command("mc3 discover my_video.mp4",
+    option("video", type=Path, help="a video file with sound"),
+    option("--checkpoint", type=Path, help="a checkpoint's folder (default: MC3 of the first seed)"),
+    option("--every", type=float, default=0.5, metavar="SEC", help="step between windows (default: 0.5)"),
+    option("--text", action="append", default=[], help="compare the sound with this too; may be repeated"),
+    option("--top", type=int, default=10, help="how many moments to print (default: 10)"),
+    option("--out", type=Path, metavar="CSV", help="write all windows there"),
+    load=False)  # fmt: skip
+def discover(args: argparse.Namespace) -> None:
+    """Find the moments of a video whose sound comes from the action in the picture."""
+    check_exists(args.video)
+    folder = args.checkpoint
+    if folder is None:
+        config = core.config.load(args.config)
+        folder = config.paths.final(methods.with_role("reference"), config.seeds[0])
+    table = core.discover.moments(core.model.MC3.load(folder), args.video, args.every, texts=args.text)
+    print(table.sort_values("similarity", ascending=False).head(args.top).round(3).to_string(index=False))
+    if args.out:
+        table.to_csv(args.out, index=False, float_format="%.6f")
+        print(f"{len(table)} windows in {args.out}")
+
+
+@USE.command("mc3 weights convert --kind egovlp egovlp.pth --out weights/egovlp",
+    option("action", choices=["convert"], help="what to do with the file"),
+    option("file", type=Path, help="the checkpoint as published"),
+    option("--kind", required=True, help="egovlp, lavila, soundingactions, deit, ast or ssast"),
+    option("--out", required=True, type=Path, metavar="FOLDER", help="for MODALITY.safetensors, card.json"),
+)  # fmt: skip
+def weights(args: argparse.Namespace) -> None:
+    """Convert a published checkpoint into weights that a profile's `init` can name."""
+    check_exists(args.file)
+    print(*encoders.weights.write(args.file, args.kind, args.settings.model, args.out), sep="\n")
+
+
+@REPRODUCE.command("mc3 repro -- --force manifest",
+    option("dvc", nargs="*", metavar="DVC-ARGUMENT", help="passed to `dvc repro`, after --"))  # fmt: skip
+def repro(args: argparse.Namespace) -> int:
+    """Run every stage that is out of date; prints the running stage and the time left."""
+    return paper.repro.run(args.settings, args.dvc)
+
+
+@REPRODUCE.command("mc3 compare --strict",
+    option("--absolute", type=float, default=0.02, help="allowed difference (0.02), plus ..."),
+    option("--relative", type=float, default=0.05, help="... this share of the committed number (0.05)"),
+    option("--strict", action="store_true", help="exit 1 when a number is outside the tolerance"),
+    option("--tables", action="store_true", help="also show Tables 2 and 3, and where to go from there"),
+    config=False)  # fmt: skip
+def compare(args: argparse.Namespace) -> int:
+    """Compare the numbers in figures/ with the committed ones; with --tables, show Tables 2 and 3 too."""
+    differences = paper.compare.run(Path("figures"), args.absolute, args.relative)
+    if args.tables:
+        paper.compare.show(Path("figures"))
+    return 1 if differences and args.strict else 0
+
+
+@REPRODUCE.command("mc3 profile mini", option("name", help="the name of a file in profiles/"), load=False)
+def profile(args: argparse.Namespace) -> None:
+    """Choose the settings: copies profiles/NAME.yaml to params.yaml."""
+    check_name("profile", args.name, "profiles", sorted(path.stem for path in Path("profiles").glob("*.yaml")))
+    source = Path("profiles", f"{args.name}.yaml")
+    core.config.load(source)
+    write_atomic(Path(args.config), source.read_bytes())
+    print(f"{args.config} is now profile {args.name}; `mc3 repro` runs what that changes")
+
+
+@REPRODUCE.command("mc3 train --method mc3 --seed 0",
+    option("--method", required=True, help="a row of mc3/methods.py, or `align` for the shared first stage"), SEED,
+    option("--dry-run", action="store_true", help="only print parameters, steps, memory and hours"),
+    option("--processes", type=int, default=1, help="of a dry run, a device each (default: 1)"),
+    option("--peak-tflops", type=float, help="of a dry run's device (default: that of the GPU here)"))  # fmt: skip
+def train(args: argparse.Namespace) -> None:
+    """Train one method from one seed; with --dry-run, estimate memory and time instead."""
+    recipe = methods.get(args.method)
+    core.objectives.check(recipe)  # before the heavier imports below
+    if args.dry_run:
+        print(core.cost.plan(args.settings, args.method, args.processes, args.peak_tflops))
+    else:
+        core.train.run(args.settings, args.method, args.seed)
+
+
+@REPRODUCE.command("mc3 embed --seed 0",
+    option("--method", help="a row of mc3/methods.py, or `align` (default: all that changed)"), SEED)  # fmt: skip
+def embed(args: argparse.Namespace) -> None:
+    """Embed the validation and test clips with one method, or with all that changed."""
+    if args.method:
+        name = methods.get(args.method).name  # raises before imports that take seconds
+        core.embed.run(args.settings, name, args.seed)
+    else:
+        core.embed.run_all(args.settings, args.seed)
+
+
+REPRODUCE.call("mc3 probe --seed 0", "paper.probe.run", "Classify EPIC-Sounds: linear probe and fine-tuning.", SEED)
+
+
+@REPRODUCE.command("mc3 sources")
+def sources(args: argparse.Namespace) -> None:
+    """Write what stages depend on: canonical notebooks and code identities."""
+    out = args.settings.paths.work / "sources"
+    copies, codes = paper.notebook.sources(Path("notebooks"), out), paper.notebook.codes(args.settings, out)
+    print(f"{len(copies)} canonical notebooks and {len(codes)} code identities in {out}")
+
+
+@REPRODUCE.command("mc3 notebook retrieval -p method cmc",
+    option("name", help="the notebook's name, without folder and .ipynb"),
+    option("-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+           help="a parameter of the notebook's `parameters` cell; the value is read as YAML"))  # fmt: skip
+def notebook(args: argparse.Namespace) -> None:
+    """Execute one notebook: its figures, and its page of the report."""
+    import yaml
+
+    try:
+        parameters = {name: yaml.safe_load(value) for name, value in args.parameter}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"-p takes a name and a YAML value: {error}") from None
+    print(f"open {paper.notebook.run(args.name, args.settings, {'config': args.config, **parameters})}")
+
+
+@REPRODUCE.command("mc3 report",
+    option("--table", action="store_true", help="only print Table 2 over seeds, for README.md"))  # fmt: skip
+def report(args: argparse.Namespace) -> None:
+    """Write the report's contents page, the overview figure and metrics.json; or print the README's table."""
+    print(paper.report.readme_table() if args.table else f"open {paper.report.write(args.settings)}")
+
+
+DATA.call("mc3 data ego4d plan", "extra.inventory.plan", "List the videos to download: how many, hours, with or without "
+          "sound, about how many bytes.")  # fmt: skip
+DATA.call("mc3 data ego4d check", "extra.inventory.write", "Check the downloaded videos: missing, truncated, without "
+          "sound, shorter than their annotations.")  # fmt: skip
+DATA.call("mc3 data epic-sounds check", "data.epic_sounds.check", "Check EPIC-Sounds' annotations and sound against "
+          "each other; list the videos whose sound is needed.")  # fmt: skip
+DATA.call("mc3 world", "world.write", "Generate the small world in the real data sets' own file formats.")
+
+
+@DATA.command("mc3 source")
+def source(args: argparse.Namespace) -> int:
+    """Run the command that the profile names as its source of raw data."""
+    return args.main([*args.settings.source.command.split(), "--config", args.config])
+
+
+DATA.call("mc3 manifest", "data.manifest.write", "Read the publishers' annotations into one table of clips.")
+
+
+@DATA.command("mc3 shards --submit 16 --slurm partition=cpu time=600",
+    option("--rank", type=int, metavar="R", help="cut only what falls to process R of ..."),
+    option("--world", type=int, metavar="W", help="... W processes; `mc3 shards` then joins what they cut"),
+    option("--submit", type=int, metavar="N", help="cut as N SLURM tasks (here, without SLURM), then join"),
+    option("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="sbatch's parameters for the tasks"),
+)  # fmt: skip
+def shards(args: argparse.Namespace) -> None:
+    """Cut the clips once and pack them; --rank or --submit spread the work over machines."""
+    import yaml
+
+    if (args.rank is None) != (args.world is None):
+        raise ConfigError("--rank and --world go together: rank R of a world of W processes")
+    if args.submit is not None and (args.submit < 1 or args.rank is not None):
+        raise ConfigError("--submit takes how many tasks, one or more, and makes their ranks itself")
+    pairs = [pair.partition("=") for pair in args.slurm]
+    if args.slurm and (args.submit is None or not all(name and value for name, _, value in pairs)):
+        raise ConfigError("--slurm takes KEY=VALUE and goes with --submit, e.g. --submit 16 --slurm partition=cpu")
+    if args.submit is not None:
+        extra.submit.submit(args.settings, args.submit, {name: yaml.safe_load(value) for name, _, value in pairs})
+    elif args.rank is not None:
+        data.prepare.write_share(args.settings, args.rank, args.world)
+    else:
+        data.prepare.write(args.settings)
+
+
+@EXPLORE.command("mc3 sweep ablations --hours 1",
+    option("name", nargs="?", help="of experiments/NAME.yaml; without one, the sweeps are listed"),
+    option("--list", action="store_true", help="list the sweeps"),
+    option("--seeds", type=int, nargs="+", help="instead of the sweep's"),
+    option("--hours", type=float, help="begin no training that would end later"),
+    option("--processes", type=int, metavar="N",
+           help="trainings at once, each with its share of train.threads (default: one a thread; one where a GPU is)"),
+    load=False)  # fmt: skip
+def sweep(args: argparse.Namespace) -> int:
+    """Train methods under other settings and seeds, as experiments/NAME.yaml says; continues where it stopped."""
+    known = sorted(path.stem for path in Path("experiments").glob("*.yaml") if path.stem != "dvc")
+    if args.name is None or args.list:
+        for name in known:
+            text = Path("experiments", f"{name}.yaml").read_text()
+            about = next((line for line in text.splitlines() if line.startswith("about: ")), "about: ")
+            print(f"{name:12}{about.removeprefix('about: ')}")
+        return 0
+    check_name("sweep", args.name, "experiments", known)
+    if args.processes is not None and args.processes < 1:
+        raise ConfigError(f"--processes {args.processes}: one process or more")
+    config = core.config.load(args.config)
+    import torch
+
+    processes = args.processes or (1 if torch.cuda.is_available() else config.train.threads)
+    complete = paper.sweep.run(args.name, config, args.seeds, processes, args.hours)
+    return 0 if complete else 75  # sysexits.h EX_TEMPFAIL: run it again
+
+
+@EXPLORE.command("mc3 transfer ESC-50",
+    option("folder", type=Path, help="the top of ESC-50 or ESC-10, as published"),
+    option("--seed", type=int, default=0, help="of the checkpoints (default: 0)"),
+    option("--full-size", action="store_true", help="also an untrained encoder of the paper's size: minutes"),
+)  # fmt: skip
+def transfer(args: argparse.Namespace) -> None:
+    """Probe the audio encoders on real recordings (ESC-10) beside log-mel statistics."""
+    check_exists(args.folder)
+    table = extra.transfer.run(args.settings, args.folder, args.seed, args.full_size)
+    print(table.drop(columns="clips").round(3).to_string(index=False))
+
+
+@EXPLORE.command("mc3 narrated --events EPIC_Sounds_validation.csv --narrations EPIC_100_validation.csv",
+    option("--events", type=Path, required=True, metavar="CSV", help="EPIC-Sounds' events with classes"),
+    option("--narrations", type=Path, required=True, metavar="CSV", help="EPIC-100's narrated actions"),
+    option("--verbs", type=Path, metavar="CSV", help="EPIC_100_verb_classes.csv, to check verb classes with"),
+    option("--nouns", type=Path, metavar="CSV", help="EPIC_100_noun_classes_v2.csv, likewise"),
+    option("--info", type=Path, metavar="CSV", help="EPIC_100_video_info.csv, for the ends of videos"),
+    option("--table", type=Path, metavar="CSV", default=Path("data/epic/verb_sounds.csv"),
+           help="which sounds an action of each verb class makes (default: data/epic/verb_sounds.csv)"),
+    option("--iou", type=float, default=0.1, help="temporal IoU from which a compatible event counts (default: 0.1)"),
+    option("--checkpoint", type=Path, metavar="FOLDER", help="score this checkpoint too; needs --audio"),
+    option("--audio", type=Path, help="EPIC-Sounds' HDF5 file, or a folder with a file a video"),
+    option("--videos", type=Path, metavar="FOLDER", help="the videos, for the audio-video score"),
+    option("--out", type=Path, default=Path("figures/epic_narrations.csv"), metavar="CSV",
+           help="scores; more is written beside it (default: figures/epic_narrations.csv)"))  # fmt: skip
+def narrated(args: argparse.Namespace) -> None:
+    """Ask whether narrated actions sound, on EPIC-KITCHENS-100's narrations and EPIC-Sounds' events.
+
+    Labels, chance, audio-free baselines and figures need the annotations alone; docs/epic.md explains them.
+    """
+    check_exists(args.events, args.narrations)
+    names = ("verbs", "nouns", "info", "table", "checkpoint", "audio", "videos")
+    optional = {name: getattr(args, name) for name in names}
+    extra.narrated.run(args.settings, args.events, args.narrations, args.out, threshold=args.iou, **optional)
+    print(f"{args.out} and, beside it, shares by verb, labels, figure and provenance")
+
+
+@EXPLORE.command("mc3 submission --method mc3 --seed 0 --protocol fine-tune --out mc3.zip",
+    option("--method", required=True, help="a row of mc3/methods.py that was probed, or untrained"), SEED,
+    option("--protocol", default="linear-probe", help="linear-probe, linear-probe-official or fine-tune"),
+    option("--out", required=True, type=Path, metavar="ZIP", help="where to write it"),
+    option("--sls-pt", **LEVEL, default=2, help="pre-training: 0 none, 1 on public images, 2 on public images and "
+           "videos, 3 self-supervised on public data, 4 the same with EPIC-KITCHENS' videos, 5 on private data (2)"),
+    option("--sls-tl", **LEVEL, default=3, help="training labels: 0 none, 1 of whole videos, 2 single timestamps, 3 "
+           "start and end times, 4 also where in the picture, 5 also other knowledge of the classes (3)"),
+    option("--sls-td", **LEVEL, default=3, help="training data: 0 none, 1 up to five examples a class, 2 up to a "
+           "quarter, 3 training split, 4 training and validation, 5 more than these (3)"),
+    option("--t-mod", **LEVEL, default=0, help="what the model was trained on: 0 audio, 1 video, 2 both (0)"),
+)  # fmt: skip
+def submission(args: argparse.Namespace) -> None:
+    """Write the scores of EPIC-Sounds' test events as a submission to its recognition challenge."""
+    if args.method != "untrained":
+        methods.get(args.method)
+    levels = {name: getattr(args, name) for name in extra.submission.LEVELS}
+    print(extra.submission.write(args.settings, args.method, args.seed, args.protocol, levels, args.out))
