@@ -148,8 +148,8 @@ def report(args: argparse.Namespace) -> None:
     print(paper.report.readme_table() if args.table else f"open {paper.report.write(args.settings)}")
 
 
-DATA.call("mc3 data ego4d plan", "extra.inventory.plan", "List the videos to download: how many, hours, with or without "
-          "sound, about how many bytes.")  # fmt: skip
+DATA.call("mc3 data ego4d plan", "extra.inventory.plan", "List the videos to download: how many, hours, with or "
+          "without sound, about how many bytes.")  # fmt: skip
 DATA.call("mc3 data ego4d check", "extra.inventory.write", "Check the downloaded videos: missing, truncated, without "
           "sound, shorter than their annotations.")  # fmt: skip
 DATA.call("mc3 data epic-sounds check", "data.epic_sounds.check", "Check EPIC-Sounds' annotations and sound against "
