@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -61,28 +62,23 @@ def measure(config: Config, draws: int = 1000) -> dict[str, Measured]:
     }
 
 
-def contrast(total: NDArray[np.float64], videos: int, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean over seeds of a number, or of a sum or difference of numbers, and its interval over videos and seeds.
+def contrast(total: NDArray[np.float64], videos: int) -> tuple[float, float, float]:
+    """Mean over seeds of a number, or of a sum or difference of numbers, and its 95 % interval over videos and seeds.
+
+    `total` is [seeds, 1 + draws], the first column of all clips, and `videos` how many videos were resampled; with one
+    video there is no interval, but NaN.
 
     Draws of videos and of seeds are crossed: all seeds of a draw share its videos. The plain bootstrap of n videos
     or seeds finds (n - 1) / n of their variance, so deviations are scaled by the root of n / (n - 1). A variance
     estimated from few of them is uncertain, so the interval is widened from the normal's to Student's t with
     Satterthwaite's degrees of freedom (seeds - 1 if all variance lies between seeds, videos - 1 if all lies between
     videos). With one seed the interval is over videos only.
-
-    Args:
-        total: [seeds, 1 + draws], the first column of all clips.
-        videos: number of videos that were resampled.
-        level: of the interval.
-
-    Returns:
-        value, low, high; the last two NaN if there is one video only.
     """
     seeds, value, drawn = len(total), float(total[:, 0].mean()), total[:, 1:]
     if videos < 2:
         return value, np.nan, np.nan
     spread = np.sqrt(videos / (videos - 1)) * (drawn.mean(axis=0) - value)
-    between, tail = np.nanvar(spread) ** 2 / (videos - 1), (1 + level) / 2
+    between, tail = np.nanvar(spread) ** 2 / (videos - 1), (1 + evaluate.LEVEL) / 2
     if seeds > 1:
         picked = np.random.default_rng(0).integers(0, seeds, size=drawn.shape)
         deviation = np.take_along_axis(drawn, picked, axis=0).mean(axis=0) - drawn.mean(axis=0)
@@ -91,7 +87,7 @@ def contrast(total: NDArray[np.float64], videos: int, level: float = 0.95) -> tu
     if between > 0:
         freedom = np.nanvar(spread) ** 2 / between
         spread = spread * (t.ppf(tail, max(1.0, freedom)) / norm.ppf(tail))
-    return (value, *evaluate.interval(value + spread, level))
+    return (value, *evaluate.interval(value + spread))
 
 
 def differences(measured: Mapping[str, Measured]) -> pd.DataFrame:
@@ -161,46 +157,21 @@ def forest(differences: pd.DataFrame, ks: Sequence[int] = (5, 10)) -> pd.DataFra
 
 
 def resamples(videos: ArrayLike, draws: int, seed: int = 0) -> NDArray[np.float32]:
-    """How often each clip is drawn, [1 + draws, N]: once each in row 0, with its video in the others.
+    """How often each clip is drawn, [1 + draws, N]: once in row 0, in the others with its video of `videos` [N].
 
-    Args:
-        videos: [N], the video of each clip.
-        draws: resamples of the videos, with replacement.
-        seed: of the draws.
+    `draws` resamples of the videos with replacement, the same for the same `seed`.
     """
     names, codes = np.unique(np.asarray(videos), return_inverse=True)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
     return np.concatenate([np.ones((1, len(codes))), drawn[:, codes]]).astype(np.float32)
 
 
-def query_recalls(
-    near: ArrayLike, query_groups: ArrayLike, pool_groups: ArrayLike, ks: Sequence[int]
-) -> NDArray[np.float64]:
-    """Set recall of every query at each of `ks`: [len(ks), Q]; its means are `mc3.evaluate.retrieval`'s.
-
-    Args:
-        near: [Q, k] rows of the pool, best first.
-        query_groups: [Q]; each occurs in the pool.
-        pool_groups: [P].
-        ks: cut-offs, none above k.
-    """
-    query_groups, pool_groups = np.asarray(query_groups), np.asarray(pool_groups)
-    names, counts = np.unique(pool_groups, return_counts=True)
-    hits = np.cumsum(pool_groups[np.asarray(near)] == query_groups[:, None], axis=1)
-    recall = hits / counts[np.searchsorted(names, query_groups), None]
-    return np.stack([recall[:, min(k, recall.shape[1]) - 1] for k in ks])
-
-
 def classification(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32]) -> dict[str, NDArray]:
     """`mc3.evaluate.classification`'s metrics on resamples, each [draws]; of the classes that a resample has.
 
     Average precision is a sum over a class's own events of the precision at each, which is a matrix product for all
-    resamples at once. Counts below 2**24 are exact in float32.
-
-    Args:
-        scores: [N, C].
-        labels: [N] class numbers.
-        weights: [draws, N], how often each event was drawn.
+    resamples at once. Counts below 2**24 are exact in float32. `scores` are [N, C], `labels` [N] class numbers, and
+    `weights` [draws, N] say how often each event was drawn.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     first = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, :5]
@@ -245,24 +216,22 @@ def alike(clusters: ArrayLike, names: ArrayLike, weights: NDArray[np.float32]) -
 
 def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
     """Areas under the curves, and precision at `RECALLS` of Figure 5's curves."""
-    index = store.clips(config)
-    videos = index.loc[(index["split"] == "test") & index["positive"].notna(), "video_uid"]
-    weights = resamples(videos, draws)
+    clips = store.labelled(config)
     cells: Draws = defaultdict(list)
-    for seed in config.seeds:
-        for name in methods.METHODS:
-            scored = store.discovery_scores(config, name, seed)
-            for pair in evaluate.DISCOVERY:
-                if pair in scored:
-                    for metric, values in _discovery(scored[pair], scored["positive"], weights, RECALLS).items():
-                        cells[Cell(name, f"{pair}_{metric}")].append(values)
+    weights = resamples(clips["video_uid"], draws)
+    for seed, name in product(config.seeds, methods.METHODS):
+        scored = store.discovery_scores(config, name, seed)
+        for pair in scored.columns.intersection(evaluate.DISCOVERY):
+            for metric, values in _discovery(scored[pair], scored["positive"], weights, RECALLS).items():
+                cells[Cell(name, f"{pair}_{metric}")].append(values)
     # A constant score ties all clips: area one half, and the resample's prevalence as precision.
-    for metric, values in _discovery(np.zeros(len(scored)), scored["positive"], weights, RECALLS).items():
-        for pair in evaluate.DISCOVERY:
-            cells[Cell(RANDOM, f"{pair}_{metric}")] = [values] * len(config.seeds)
+    chance = _discovery(np.zeros(len(clips)), clips["positive"], weights, RECALLS)
+    for metric, pair in product(chance, evaluate.DISCOVERY):
+        cells[Cell(RANDOM, f"{pair}_{metric}")] = [chance[metric]] * len(config.seeds)
     areas = {cell: values for cell, values in cells.items() if cell.metric.endswith(("_roc", "_pr"))}
     points = {cell: values for cell, values in cells.items() if cell not in areas}
-    return {name: _measured("clips", videos, part) for name, part in (("table2", areas), ("figure5", points))}
+    videos = clips["video_uid"]
+    return {"table2": _measured("clips", videos, areas), "figure5": _measured("clips", videos, points)}
 
 
 def _discovery(
@@ -276,25 +245,21 @@ def _discovery(
 
 def _table3(config: Config, draws: int) -> Measured:
     ks, chunk = config.evaluate.recall_at, config.evaluate.chunk
-    groups, (query_rows, pool_rows) = store.retrieval_split(config)
-    query_groups, pool_groups = groups[query_rows], groups[pool_rows]
-    videos = store.clips(config)["video_uid"].to_numpy()[query_rows]
+    groups, (queries, pool) = store.retrieval_split(config)
+    videos = store.clips(config)["video_uid"].to_numpy()[queries]
     weights = resamples(videos, draws).astype(np.float64)
     weights *= 100 / weights.sum(axis=1, keepdims=True)
     cells: Draws = defaultdict(list)
-    for seed in config.seeds:
-        for name in methods.METHODS:
-            _, found = store.embeddings(config, name, seed)
-            for direction, (source, target) in evaluate.DIRECTIONS.items():
-                if source in found and target in found:
-                    near = evaluate.nearest(found[source][query_rows], found[target][pool_rows], max(ks), chunk)
-                    for k, recall in zip(ks, query_recalls(near, query_groups, pool_groups, ks), strict=True):
-                        cells[Cell(name, f"{direction}_r{k}")].append(weights @ recall)
-    chance = evaluate.random_retrieval(query_groups, pool_groups, ks)
-    for direction in evaluate.DIRECTIONS:
-        for k in ks:
-            values = np.full(len(weights), 100 * chance[f"recall@{k}"])
-            cells[Cell(RANDOM, f"{direction}_r{k}")] = [values] * len(config.seeds)
+    for seed, name in product(config.seeds, methods.METHODS):
+        found = store.embeddings(config, name, seed)[1]
+        for direction, case in evaluate.retrieval_directions(found, groups, (queries, pool)):
+            by_query = evaluate.retrieval_by_query(*case, ks, chunk)
+            for k in ks:
+                cells[Cell(name, f"{direction}_r{k}")].append(weights @ by_query[f"recall@{k}"])
+    chance = evaluate.random_retrieval(groups[queries], groups[pool], ks)
+    for direction, k in product(evaluate.DIRECTIONS, ks):
+        values = np.full(len(weights), 100 * chance[f"recall@{k}"])
+        cells[Cell(RANDOM, f"{direction}_r{k}")] = [values] * len(config.seeds)
     return _measured("queries", videos, cells)
 
 
@@ -305,11 +270,10 @@ def _table4(config: Config, draws: int) -> Measured:
     known = {store.UNTRAINED, *methods.METHODS}  # a method that was removed keeps its scores until the next probe
     rows = sorted(row for row in set.intersection(*map(set, per_seed)) if row.rpartition("/")[2] in known)
     cells: Draws = defaultdict(list)
-    for scores in per_seed:
-        for row in rows:
-            protocol, _, method = row.partition("/")
-            for metric, values in classification(scores[row], scores["labels"], weights).items():
-                cells[Cell(method, metric, protocol)].append(values * (100 if metric in PERCENT else 1))
+    for scores, row in product(per_seed, rows):
+        protocol, _, method = row.partition("/")
+        for metric, values in classification(scores[row], scores["labels"], weights).items():
+            cells[Cell(method, metric, protocol)].append(values * (100 if metric in PERCENT else 1))
     return _measured("events", videos, cells)
 
 
@@ -325,20 +289,18 @@ def _figure2(config: Config, draws: int) -> Measured:
     videos, region = index["video_uid"][known], index["region"].to_numpy()[known]
     inside, weights = region == "I", resamples(videos, draws)
     cells: Draws = defaultdict(list)
-    for seed in config.seeds:
-        for name in findings.checkpoints():
-            points = findings.similarities(config, seed, [name])[known]
-            for pair in evaluate.DISCOVERY:
-                cosine = points[pair].to_numpy()
-                for part, which in (("I", inside), ("others", ~inside)):
-                    counts = weights[:, which].astype(np.float64)
-                    cells[Cell(name, f"{pair}_mean_{part}")].append(counts @ cosine[which] / counts.sum(axis=1))
-                for other in sorted(set(region) - {"I"}):
-                    two = inside | (region == other)
-                    areas = _discovery(cosine[two], inside[two].astype(int), weights[:, two])["roc"]
-                    cells[Cell(name, f"{pair}_roc_{other}")].append(areas)
-    for metric in {cell.metric for cell in cells if "_roc_" in cell.metric}:
-        cells[Cell(RANDOM, metric)] = [np.full(len(weights), 0.5)] * len(config.seeds)
+    for seed, name in product(config.seeds, findings.checkpoints()):
+        points = findings.similarities(config, seed, [name])[known]
+        for pair in evaluate.DISCOVERY:
+            cosine = points[pair].to_numpy()
+            for part, which in (("I", inside), ("others", ~inside)):
+                counts = weights[:, which].astype(np.float64)
+                cells[Cell(name, f"{pair}_mean_{part}")].append(counts @ cosine[which] / counts.sum(axis=1))
+            for other in sorted(set(region) - {"I"}):
+                two = inside | (region == other)
+                areas = _discovery(cosine[two], inside[two].astype(int), weights[:, two])["roc"]
+                cells[Cell(name, f"{pair}_roc_{other}")].append(areas)
+                cells[Cell(RANDOM, f"{pair}_roc_{other}")] = [np.full(len(weights), 0.5)] * len(config.seeds)
     return _measured("clips", videos, cells)
 
 

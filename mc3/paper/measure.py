@@ -27,16 +27,9 @@ def scores(config: Config, method: str, seed: int, kinds: Collection[str]) -> di
         rocs = store.validation_rocs(config, method, seed)
         found |= {f"validation_{name}": value for name, value in rocs.items()}
     if "test" in kinds:
-        scored = store.discovery_scores(config, method, seed)
-        for pair in evaluate.DISCOVERY:
-            if pair in scored:
-                found[f"{pair}_roc"] = evaluate.discovery(scored[pair], scored["positive"])["roc"]
+        found |= {n: value for n, value in tables.discovery(config, method, seed).items() if n.endswith("_roc")}
     if "retrieval" in kinds:
-        groups, split = store.retrieval_split(config)
-        ks, chunk = config.evaluate.recall_at, config.evaluate.chunk
-        embeddings = store.embeddings(config, method, seed)[1]
-        for direction, metrics in evaluate.retrieval_directions(embeddings, groups, split, ks, chunk).items():
-            found |= {f"{direction}_r{k}": 100 * metrics[f"recall@{k}"] for k in ks}
+        found |= {n: value for n, value in tables.retrieval(config, method, seed).items() if "_r" in n}
     return found
 
 
