@@ -26,6 +26,7 @@ DIRECTIONS = {"v2a": ("video", "audio"), "a2v": ("audio", "video"), "l2a": ("tex
 PAIRS = {"av": ("audio", "video"), "al": ("audio", "text"), "vl": ("video", "text")}
 DISCOVERY = ("av", "al")  # the pairs whose cosine is a discovery score (Table 2)
 LEVEL = 0.95  # of confidence intervals
+_BLOCK = 2_000_000  # counts of resamples that are worked on at a time
 _DECIMALS = 1e9  # similarities are compared to nine decimals, much finer than float32 embeddings
 
 
@@ -97,6 +98,10 @@ def resampled_discovery(
     `scores` and `labels` [N] are those of `discovery`; `counts` [D, N] says how often each resample has each clip.
     `recalls` adds `p{percent}` for each, the precision at the highest threshold that reaches it.
     """
+    blocks = min(len(counts), -(-counts.size // _BLOCK))
+    if blocks > 1:
+        parts = [resampled_discovery(scores, labels, part, recalls) for part in np.array_split(counts, blocks)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     scores, labels = _scored(scores, labels)
     order = np.argsort(-scores, kind="stable")
     # Clips with equal scores cross the threshold together: sums up to the last of each run.
@@ -158,15 +163,14 @@ def nearest(queries: ArrayLike, pool: ArrayLike, k: int, chunk: int = 1024) -> R
 
 def first_correct(
     queries: ArrayLike, pool: ArrayLike, query_groups: ArrayLike, pool_groups: ArrayLike, chunk: int = 1024
-) -> tuple[Rows, Rows]:
-    """Figure 7: the best-ranked pool row of each query's own group, and its rank (1 is the best): each [Q]."""
+) -> Rows:
+    """Figure 7: the rank (1 is the best) of the first pool row of each query's own group: [Q]."""
     query_codes, pool_codes, _ = _group_codes(query_groups, pool_groups)
-    targets, ranks = [], []
+    ranks = []
     for rows, keys in _sort_keys(queries, pool, chunk):
         own = np.where(query_codes[rows, None] == pool_codes, keys, np.inf)
-        targets.append(own.argmin(axis=1))
         ranks.append(1 + np.sum(keys < own.min(axis=1, keepdims=True), axis=1))
-    return np.concatenate(targets), np.concatenate(ranks)
+    return np.concatenate(ranks)
 
 
 def retrieval(
@@ -200,8 +204,7 @@ def retrieval_directions(
 ) -> Iterator[tuple[str, tuple[NDArray, NDArray, NDArray, NDArray]]]:
     """Table 3's directions whose two modalities are in `embeddings`, with the four arrays that `retrieval` takes.
 
-    `embeddings` are modality -> [N, D], `groups` the N action groups, `split` the rows of queries and gallery
-    (`split_groups`).
+    `embeddings` are modality -> [N, D], `groups` [N] action groups, and `split` is of `split_groups`.
     """
     queries, pool = split
     groups = np.asarray(groups)
@@ -240,11 +243,8 @@ def clusters(embeddings: ArrayLike, n: int, at_most: int = 10_000) -> Rows:
         everyone = np.argmin(np.sum(centroids**2, axis=1) - 2 * points @ centroids.T, axis=1)
         everyone[sample] = labels
         labels = everyone
-    sizes = np.bincount(labels, minlength=n)
-    first = np.array([np.flatnonzero(labels == c)[0] for c in range(n)])
-    number = np.empty(n, dtype=np.intp)
-    number[np.lexsort((first, -sizes))] = np.arange(n)
-    return number[labels]
+    _, first, sizes = np.unique(labels, return_index=True, return_counts=True)
+    return np.argsort(np.lexsort((first, -sizes)))[labels]
 
 
 def members(embeddings: ArrayLike, labels: ArrayLike, cluster: int, k: int = 8) -> Rows:
@@ -298,8 +298,8 @@ def by_class(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
 def confusion(scores: ArrayLike, labels: ArrayLike) -> Floats:
     """Share of each class's events (row) with the highest score for each class (column): [C, C], NaN without any."""
     scores, labels, first = _predicted(scores, labels)
-    counts = np.zeros((scores.shape[1], scores.shape[1]))
-    np.add.at(counts, (labels, first[:, 0]), 1)
+    n = scores.shape[1]
+    counts = np.bincount(n * labels + first[:, 0], minlength=n * n).reshape(n, n)
     with np.errstate(invalid="ignore"):
         return counts / counts.sum(axis=1, keepdims=True)
 

@@ -65,10 +65,8 @@ def embeddings(config: Config, method: str, seed: int) -> tuple[pd.DataFrame, di
     index, (tensors, _) = clips(config), read_tensors(file)
     for modality, tensor in tensors.items():
         if len(tensor) != len(index):
-            raise DataError(
-                f"{file} has {len(tensor)} rows of {modality} for {len(index)} clips; "
-                f"rerun `mc3 embed --method {method} --seed {seed}`"
-            )
+            remedy = f"rerun `mc3 embed --method {method} --seed {seed}`"
+            raise DataError(f"{file} has {len(tensor)} rows of {modality} for {len(index)} clips; {remedy}")
     return index, tensors
 
 
@@ -117,8 +115,8 @@ def probe_scores(config: Config, seed: int, split: str = "validation") -> dict[s
 def training_log(config: Config, method: str, seed: int) -> list[dict[str, Any]]:
     """The rows of a finished training's metrics.jsonl: one a step, and one an epoch with validation ROCs."""
     file = config.paths.checkpoint(method, seed) / "metrics.jsonl"
-    _existing(file, f"mc3 train --method {method} --seed {seed}")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    text = _existing(file, f"mc3 train --method {method} --seed {seed}").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def validation_rocs(config: Config, method: str, seed: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ from the same weights and order of clips.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 from scipy.stats import norm, t
 
 from mc3 import evaluate, methods, store
@@ -48,18 +47,9 @@ class Measured:
 
 
 def measure(config: Config, draws: int = 1000) -> dict[str, Measured]:
-    """The numbers of `SOURCES` on all test clips and on `draws` resamples of them; in percent where the paper is.
-
-    Raises:
-        DataError: embeddings or probe results are missing; the message has the command that makes them.
-    """
-    return {
-        **_table2_and_figure5(config, draws),
-        "table3": _table3(config, draws),
-        "table4": _table4(config, draws),
-        "figure2": _figure2(config, draws),
-        "figure6": _figure6(config, draws),
-    }
+    """The numbers of `SOURCES` on all test clips and on `draws` resamples of them; in percent where the paper is."""
+    makers = {"table3": _table3, "table4": _table4, "figure2": _figure2, "figure6": _figure6}
+    return _table2_and_figure5(config, draws) | {name: make(config, draws) for name, make in makers.items()}
 
 
 def contrast(total: NDArray[np.float64], videos: int) -> tuple[float, float, float]:
@@ -95,10 +85,7 @@ def differences(measured: Mapping[str, Measured]) -> pd.DataFrame:
 
     In Table 4 rows are compared within a protocol. Columns: table, protocol (of Table 4, else ""), metric, method,
     label, one named after the reference row ("mc3") and other (means over seeds), difference, low, high, seeds, n and
-    unit ("clips", "queries", "events"), and the number of videos.
-
-    Raises:
-        DataError: there is no reference row.
+    unit ("clips", "queries", "events"), and the number of videos. Without a reference row it is a `DataError`.
     """
     reference, rows = methods.with_role("reference"), []
     for name in ("table2", "table3", "table4"):
@@ -124,45 +111,41 @@ def significant(differences: pd.DataFrame) -> set[Cell]:
 
 def note(differences: pd.DataFrame) -> str:
     """One sentence on the sample under the intervals of `differences`."""
-    kinds = differences[["n", "unit", "videos"]].drop_duplicates().itertuples(index=False)
+    kinds = differences[["n", "unit", "videos"]].drop_duplicates().to_numpy()
     sizes = ", ".join(f"{n:,} {unit} of {videos} videos" for n, unit, videos in kinds)
     seeds = int(differences["seeds"].max())
     over = f"and {seeds} seeds" if seeds > 1 else "with one seed: they exclude what another seed would change"
     return f"95 % intervals, paired bootstrap over videos ({sizes}) {over}."
 
 
-def forest(differences: pd.DataFrame, ks: Sequence[int] = (5, 10)) -> pd.DataFrame:
-    """Data of `mc3.paper.plots.differences`: the trained rows in the paper's metrics.
+def forest(differences: pd.DataFrame) -> pd.DataFrame:
+    """Data of `mc3.paper.plots.differences`: the trained rows in the paper's metrics, in the order of panels.
 
     Columns: line (panels of a line of the figure: a table, or a table and cut-off), panel (the metric in print), label,
-    difference, low, high, in the order of panels; row orders labels.
+    row (which orders labels), difference, low, high.
     """
     cut = differences["metric"].str.extract(r"_r(\d+)$")[0]
-    shown = differences[(differences["method"] != RANDOM) & (cut.isna() | cut.isin([str(k) for k in ks]))]
+    shown = differences[(differences["method"] != RANDOM) & (cut.isna() | cut.isin(["5", "10"]))]
     short = shown["label"].str.split(" (", regex=False).str[0]
     ambiguous = shown.groupby(short)["method"].nunique() > 1  # labels that differ in their brackets alone
     short = short.where(~short.map(ambiguous), shown["label"])
-    columns, rows = [*evaluate.DISCOVERY, *evaluate.DIRECTIONS], [store.UNTRAINED, *methods.METHODS]
-    protocols = ["", store.LINEAR, store.OFFICIAL, store.FINETUNE]
-    first = shown["metric"].str.split("_").str[0]
+    columns = {name: number for number, name in enumerate([*evaluate.DISCOVERY, *evaluate.DIRECTIONS])}
+    rows, protocols = [store.UNTRAINED, *methods.METHODS], ["", store.LINEAR, store.OFFICIAL, store.FINETUNE]
     shown = shown.assign(
         line=shown["table"] + ("@" + cut[shown.index].str.zfill(3)).fillna(""),
         panel=shown["metric"].map(tables.header),
         label=short + np.where(shown["protocol"] == "", "", ", " + shown["protocol"].str.replace("-probe", "")),
-        column=[columns.index(name) if name in columns else 0 for name in first],
+        column=shown["metric"].str.split("_").str[0].map(columns).fillna(0),
         row=100 * shown["protocol"].map(protocols.index) + shown["method"].map(rows.index),
     )
     shown = shown.sort_values(["line", "column"], kind="stable", ignore_index=True)
     return shown[["line", "panel", "label", "row", "difference", "low", "high"]]
 
 
-def resamples(videos: ArrayLike, draws: int, seed: int = 0) -> NDArray[np.float32]:
-    """How often each clip is drawn, [1 + draws, N]: once in row 0, in the others with its video of `videos` [N].
-
-    `draws` resamples of the videos with replacement, the same for the same `seed`.
-    """
+def resamples(videos: ArrayLike, draws: int) -> NDArray[np.float32]:
+    """How often each clip is drawn, [1 + draws, N]: once in row 0, in the others with its video of `videos` [N]."""
     names, codes = np.unique(np.asarray(videos), return_inverse=True)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
     return np.concatenate([np.ones((1, len(codes))), drawn[:, codes]]).astype(np.float32)
 
 
@@ -179,21 +162,18 @@ def classification(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.flo
     found = {"top1": weights @ (first[:, 0] == labels).astype(np.float32) / every}
     found["top5"] = weights @ (first == labels[:, None]).any(axis=1).astype(np.float32) / every
     by_class: dict[str, list[NDArray]] = {"mca": [], "map": [], "mauc": []}
-    for number in np.unique(labels):
-        own = np.flatnonzero(labels == number)
-        mine, column = weights[:, own], scores[:, number]
-        at_least = (column >= column[own, None]).astype(np.float32)
-        retrieved, correct = weights @ at_least.T, mine @ at_least[:, own].T
-        precision = np.divide(correct, retrieved, out=np.zeros_like(retrieved), where=retrieved > 0)
-        size = mine.sum(axis=1, dtype=np.float64)
-        with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # of a class that a resample lacks
+        for number in np.unique(labels):
+            own = np.flatnonzero(labels == number)
+            mine, column = weights[:, own], scores[:, number]
+            at_least = (column >= column[own, None]).astype(np.float32)
+            precision = mine @ at_least[:, own].T / np.maximum(weights @ at_least.T, 1)
+            size = mine.sum(axis=1, dtype=np.float64)
             by_class["mca"].append(mine @ (first[own, 0] == number).astype(np.float32) / size)
             by_class["map"].append(np.sum(mine * precision, axis=1, dtype=np.float64) / size)
-        by_class["mauc"].append(evaluate.weighted_roc(column, labels == number, weights))
-    for metric, values in by_class.items():
-        known = np.isfinite(values).sum(axis=0)
-        found[metric] = np.where(known > 0, np.nansum(values, axis=0) / np.maximum(known, 1), np.nan)
-    return found
+            by_class["mauc"].append(evaluate.weighted_roc(column, labels == number, weights))
+        means = {metric: np.nansum(v, axis=0) / np.isfinite(v).sum(axis=0) for metric, v in by_class.items()}
+    return found | means
 
 
 def alike(clusters: ArrayLike, names: ArrayLike, weights: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
@@ -201,17 +181,13 @@ def alike(clusters: ArrayLike, names: ArrayLike, weights: NDArray[np.float32]) -
 
     Pairs of different clips, weighted by how often each was drawn; a clip drawn twice is no pair.
     """
-    _, clusters = np.unique(np.asarray(clusters), return_inverse=True)
-    _, names = np.unique(np.asarray(names), return_inverse=True)
-    both = clusters * (names.max() + 1) + names
+    drawn = pd.DataFrame(weights.T.astype(np.float64))
 
-    def pairs(codes: NDArray[np.intp]) -> NDArray[np.float64]:
-        member = csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(codes.max() + 1, len(codes)))
-        return np.sum((member @ drawn) ** 2, axis=0) - itself
+    def pairs(*keys: ArrayLike) -> NDArray[np.float64]:
+        together = drawn.groupby([np.asarray(key) for key in keys]).sum()
+        return ((together**2).sum() - (drawn**2).sum()).to_numpy()
 
-    drawn = weights.T.astype(np.float64)
-    itself = np.sum(drawn**2, axis=0)
-    return pairs(both) / pairs(clusters), pairs(names) / pairs(np.zeros_like(names))
+    return pairs(clusters, names) / pairs(clusters), pairs(names) / pairs(np.zeros(len(drawn)))
 
 
 def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
@@ -222,25 +198,17 @@ def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
     for seed, name in product(config.seeds, methods.METHODS):
         scored = store.discovery_scores(config, name, seed)
         for pair in scored.columns.intersection(evaluate.DISCOVERY):
-            for metric, values in _discovery(scored[pair], scored["positive"], weights, RECALLS).items():
+            drawn = evaluate.resampled_discovery(scored[pair], scored["positive"], weights, RECALLS)
+            for metric, values in drawn.items():
                 cells[Cell(name, f"{pair}_{metric}")].append(values)
     # A constant score ties all clips: area one half, and the resample's prevalence as precision.
-    chance = _discovery(np.zeros(len(clips)), clips["positive"], weights, RECALLS)
+    chance = evaluate.resampled_discovery(np.zeros(len(clips)), clips["positive"], weights, RECALLS)
     for metric, pair in product(chance, evaluate.DISCOVERY):
         cells[Cell(RANDOM, f"{pair}_{metric}")] = [chance[metric]] * len(config.seeds)
     areas = {cell: values for cell, values in cells.items() if cell.metric.endswith(("_roc", "_pr"))}
     points = {cell: values for cell, values in cells.items() if cell not in areas}
     videos = clips["video_uid"]
     return {"table2": _measured("clips", videos, areas), "figure5": _measured("clips", videos, points)}
-
-
-def _discovery(
-    scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32], recalls: Sequence[float] = ()
-) -> dict[str, NDArray[np.float64]]:
-    """Areas and precisions of `weights` [D, N], two million counts at a time."""
-    blocks = np.array_split(weights, -(-weights.size // 2_000_000))
-    parts = [evaluate.resampled_discovery(scores, labels, block, recalls) for block in blocks]
-    return {metric: np.concatenate([part[metric] for part in parts]) for metric in parts[0]}
 
 
 def _table3(config: Config, draws: int) -> Measured:
@@ -298,7 +266,7 @@ def _figure2(config: Config, draws: int) -> Measured:
                 cells[Cell(name, f"{pair}_mean_{part}")].append(counts @ cosine[which] / counts.sum(axis=1))
             for other in sorted(set(region) - {"I"}):
                 two = inside | (region == other)
-                areas = _discovery(cosine[two], inside[two].astype(int), weights[:, two])["roc"]
+                areas = evaluate.resampled_discovery(cosine[two], inside[two].astype(int), weights[:, two])["roc"]
                 cells[Cell(name, f"{pair}_roc_{other}")].append(areas)
                 cells[Cell(RANDOM, f"{pair}_roc_{other}")] = [np.full(len(weights), 0.5)] * len(config.seeds)
     return _measured("clips", videos, cells)

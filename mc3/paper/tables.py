@@ -1,8 +1,8 @@
 """Tables 2, 3 and 4: ours beside the paper's, over every row of `mc3.methods.METHODS` and every seed.
 
 Each table is a DataFrame with one row a method and, for each metric `m`, the columns `m` (mean over seeds), `m_std`
-(sample standard deviation; NaN of one seed) and, where the paper has it, `paper_m`. Written to CSV
-and read back, it renders the same.
+(sample standard deviation; NaN of one seed) and, where the paper has it, `paper_m`. Read back from CSV, it renders the
+same.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ class Cell(NamedTuple):
     method: str
     metric: str
     protocol: str = ""
+
+
+Cells = Collection[Cell]
 
 
 def discovery(config: Config, method: str, seed: int) -> dict[str, float]:
@@ -110,9 +113,7 @@ def published() -> dict[Cell, float]:
     return found
 
 
-def cells(
-    table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Collection[Cell] = ()
-) -> pd.DataFrame:
+def cells(table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Cells = ()) -> pd.DataFrame:
     """A table as text: each cell ours ± standard deviation, then in brackets the paper's and the difference.
 
     `table` is of this module, or read back from its CSV. `metrics` are those that the paper has, if not given. The
@@ -154,7 +155,7 @@ def pair_name(pair: str) -> str:
     return "-".join(evaluate.PAIRS[pair])
 
 
-def note(table: pd.DataFrame, significant: Collection[Cell] | None = None) -> str:
+def note(table: pd.DataFrame, significant: Cells | None = None) -> str:
     """One sentence on the sample (seeds, clips) and on how to read a cell; on daggers, if `significant` is given."""
     seeds = int(table["seeds"].max())
     parts = [f"{seeds} seed{'s' if seeds != 1 else ''}"]
@@ -163,26 +164,22 @@ def note(table: pd.DataFrame, significant: Collection[Cell] | None = None) -> st
     if "prevalence" in table:
         parts.append(f"prevalence {table['prevalence'].iloc[0]:.3f}")
     spread = " ± standard deviation over seeds" if seeds > 1 else ""
-    reference = label(methods.with_role("reference"))
     text = f"{', '.join(parts)}. Each cell: ours{spread} (the paper's, difference)."
-    if significant is None:
-        return text
-    return f"{text} † differs from {reference}: the 95 % interval of the paired difference excludes 0."
+    if significant is not None:
+        reference = label(methods.with_role("reference"))
+        text += f" † differs from {reference}: the 95 % interval of the paired difference excludes 0."
+    return text
 
 
-def to_markdown(
-    table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Collection[Cell] | None = None
-) -> str:
+def to_markdown(table: pd.DataFrame, significant: Cells | None = None) -> str:
     """`cells` as a Markdown table with `note` beneath it."""
-    shown = cells(table, metrics, significant or ())
+    shown = cells(table, significant=significant or ())
     lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
     escaped = [" | ".join(html.escape(v, quote=False).replace("|", r"\|") for v in line) for line in lines]
     return "\n".join([*(f"| {line} |" for line in escaped), "", note(table, significant)]) + "\n"
 
 
-def to_html(
-    table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Collection[Cell] | None = None
-) -> str:
+def to_html(table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Cells | None = None) -> str:
     """`cells` as an HTML table, escaped, with `note` as its caption."""
     text = cells(table, metrics, significant or ()).to_html(index=False, border=0, escape=True, na_rep="")
     return _with_caption(text, note(table, significant)) + "\n"
@@ -216,9 +213,8 @@ def format_number(value: float) -> str:
 
 def intervals(table: pd.DataFrame, column: str) -> pd.Series:
     """`column` with its interval, from the columns `column`_low and `column`_high, as text."""
-    value, low, high = (table[f"{column}{end}"] for end in ("", "_low", "_high"))
-    text = value.map("{:+.3f}".format) + " [" + low.map("{:+.3f}".format) + ", " + high.map("{:+.3f}".format) + "]"
-    return text.where(value.notna(), "–")
+    value, low, high = (table[f"{column}{end}"].map("{:+.3f}".format) for end in ("", "_low", "_high"))
+    return (value + " [" + low + ", " + high + "]").where(table[column].notna(), "–")
 
 
 def overview(table2: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
@@ -237,12 +233,12 @@ def overview(table2: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ranks(table: pd.DataFrame, metrics: Sequence[str] = OVERVIEW) -> pd.DataFrame:
-    """MC3's rank among the paper's own methods, here and in the paper, in those of `metrics` that `table` has."""
+def ranks(table: pd.DataFrame) -> pd.DataFrame:
+    """MC3's rank among the paper's own methods, here and in the paper, in those columns of `OVERVIEW` that it has."""
     own = [name for name in table["method"] if name in methods.METHODS and methods.get(name).paper]
     rows = table.set_index("method").loc[own]
     found, reference = [], methods.with_role("reference")
-    for metric in [name for name in metrics if name in rows]:
+    for metric in rows.columns.intersection(OVERVIEW):
         rank = {"Column": header(metric)}
         for who, column in (("Here", metric), ("In the paper", f"paper_{metric}")):
             values = rows[column].dropna()
@@ -292,7 +288,7 @@ def _with_caption(table: str, caption: str) -> str:
     return f"{table[:start]}\n  <caption>{html.escape(caption)}</caption>{table[start:]}"
 
 
-def _cell(row: Mapping[Any, Any], metric: str, significant: Collection[Cell]) -> str:
+def _cell(row: Mapping[Any, Any], metric: str, significant: Cells) -> str:
     ours, spread, paper = (row.get(name, np.nan) for name in (metric, f"{metric}_std", f"paper_{metric}"))
     places = 2 if metric in PERCENT else 1 if metric.split("_")[0] in evaluate.DIRECTIONS else 3
     if pd.isna(ours):
