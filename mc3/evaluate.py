@@ -43,7 +43,6 @@ def discovery(scores: ArrayLike, labels: ArrayLike) -> Metrics:
 
     `pr` is average precision, the step-wise area: the paper cites Davis & Goadrich (ICML 2006), who show that linear
     interpolation of a precision-recall curve overstates the area. A random score has `pr` equal to `prevalence`.
-
     `scores` [N], higher means "sounds", are finite, and `labels` [N], 1 for a sounding action and 0 otherwise, have
     both, or it is a `DataError`.
     """
@@ -134,7 +133,6 @@ def split_groups(groups: ArrayLike, seed: int = 0) -> tuple[Rows, Rows]:
     """Sec. 6.2: the clips of each action group with more than two sounding ones, half as queries, half as the gallery.
 
     The odd clip of a group is a query: the paper has 7,559 queries and a pool of 7,032.
-
     `groups` [N] has "" for excluded clips (silent, or without a group); `seed` is of the shuffle inside each group.
     Returns the row numbers of queries and gallery, each ascending; both contain every group.
     """
@@ -181,7 +179,6 @@ def retrieval(
 
     `recall@k` is set recall, the share of the query's group in the pool that is among the first k. The paper's Random
     row, k / 7,032, shows that this is its metric, not `hit@k`, the share of queries with at least one hit.
-
     `queries` [Q, D] and `pool` [P, D] are embeddings of two modalities, `query_groups` [Q] and `pool_groups` [P] their
     action groups; every query's group has to be in the pool. `chunk` queries are compared with the pool at once.
     """
@@ -238,13 +235,11 @@ def clusters(embeddings: ArrayLike, n: int, at_most: int = 10_000) -> Rows:
     sample = np.linspace(0, len(points) - 1, min(at_most, len(points))).astype(int)
     ward = AgglomerativeClustering(n_clusters=n, linkage="ward")
     labels = ward.fit_predict(points[sample]) if n > 1 else np.zeros(len(sample), dtype=np.intp)
-    if len(sample) < len(points):
-        centroids = np.stack([points[sample][labels == c].mean(axis=0) for c in range(n)])
-        everyone = np.argmin(np.sum(centroids**2, axis=1) - 2 * points @ centroids.T, axis=1)
-        everyone[sample] = labels
-        labels = everyone
-    _, first, sizes = np.unique(labels, return_index=True, return_counts=True)
-    return np.argsort(np.lexsort((first, -sizes)))[labels]
+    centroids = np.stack([points[sample][labels == c].mean(axis=0) for c in range(n)])
+    everyone = np.argmin(np.sum(centroids**2, axis=1) - 2 * points @ centroids.T, axis=1)
+    everyone[sample] = labels
+    _, first, sizes = np.unique(everyone, return_index=True, return_counts=True)
+    return np.argsort(np.lexsort((first, -sizes)))[everyone]
 
 
 def members(embeddings: ArrayLike, labels: ArrayLike, cluster: int, k: int = 8) -> Rows:
