@@ -20,15 +20,13 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 Metrics = dict[str, float]
 
+# Table 3's columns: name -> (query modality, modality that is retrieved).
 DIRECTIONS = {"v2a": ("video", "audio"), "a2v": ("audio", "video"), "l2a": ("text", "audio"), "a2l": ("audio", "text")}
-"""Table 3's columns: name -> (query modality, modality that is retrieved)."""
-
+# The pairs of modalities by key, as in the names of metrics ("av_roc") and columns.
 PAIRS = {"av": ("audio", "video"), "al": ("audio", "text"), "vl": ("video", "text")}
-"""The pairs of modalities by key, as in the names of metrics ("av_roc") and columns."""
-
-DISCOVERY = ("av", "al")
-"""The pairs whose cosine is a discovery score (Table 2)."""
-
+DISCOVERY = ("av", "al")  # the pairs whose cosine is a discovery score (Table 2)
+LEVEL = 0.95  # of confidence intervals
+_BLOCK = 2_000_000  # counts of resamples that are worked on at a time
 _DECIMALS = 1e9  # similarities are compared to nine decimals, much finer than float32 embeddings
 
 
@@ -45,20 +43,14 @@ def discovery(scores: ArrayLike, labels: ArrayLike) -> Metrics:
 
     `pr` is average precision, the step-wise area: the paper cites Davis & Goadrich (ICML 2006), who show that linear
     interpolation of a precision-recall curve overstates the area. A random score has `pr` equal to `prevalence`.
-
-    Args:
-        scores: [N], higher means "sounds"; all finite, or `DataError`.
-        labels: [N], 1 for a sounding action and 0 otherwise; both occur, or `DataError`.
+    `scores` [N], higher means "sounds", are finite, and `labels` [N], 1 for a sounding action and 0 otherwise, have
+    both, or it is a `DataError`.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     scores, labels = _scored(scores, labels)
-    return {
-        "roc": float(roc_auc_score(labels, scores)),
-        "pr": float(average_precision_score(labels, scores)),
-        "prevalence": float(labels.mean()),
-        "n": len(labels),
-    }
+    areas = {"roc": float(roc_auc_score(labels, scores)), "pr": float(average_precision_score(labels, scores))}
+    return random_discovery(labels) | areas
 
 
 def pr_curve(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
@@ -105,6 +97,10 @@ def resampled_discovery(
     `scores` and `labels` [N] are those of `discovery`; `counts` [D, N] says how often each resample has each clip.
     `recalls` adds `p{percent}` for each, the precision at the highest threshold that reaches it.
     """
+    blocks = min(len(counts), -(-counts.size // _BLOCK))
+    if blocks > 1:
+        parts = [resampled_discovery(scores, labels, part, recalls) for part in np.array_split(counts, blocks)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     scores, labels = _scored(scores, labels)
     order = np.argsort(-scores, kind="stable")
     # Clips with equal scores cross the threshold together: sums up to the last of each run.
@@ -121,9 +117,9 @@ def resampled_discovery(
     return {name: np.where(np.isnan(values["roc"]), np.nan, drawn) for name, drawn in values.items()}
 
 
-def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """The central `level` of bootstrap draws: (low, high)."""
-    low, high = np.nanquantile(np.asarray(values, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])
+def interval(values: ArrayLike) -> tuple[float, float]:
+    """The central 95 % of bootstrap draws: (low, high)."""
+    low, high = np.nanquantile(np.asarray(values, dtype=np.float64), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -137,20 +133,16 @@ def split_groups(groups: ArrayLike, seed: int = 0) -> tuple[Rows, Rows]:
     """Sec. 6.2: the clips of each action group with more than two sounding ones, half as queries, half as the gallery.
 
     The odd clip of a group is a query: the paper has 7,559 queries and a pool of 7,032.
-
     `groups` [N] has "" for excluded clips (silent, or without a group); `seed` is of the shuffle inside each group.
     Returns the row numbers of queries and gallery, each ascending; both contain every group.
     """
     labels = np.asarray(groups).astype(str)
     rng = np.random.default_rng(seed)
-    queries, pool = [], []
     names, counts = np.unique(labels, return_counts=True)
-    for name in names[(counts > 2) & (names != "")]:
-        rows = rng.permutation(np.flatnonzero(labels == name))
-        queries.append(rows[: (len(rows) + 1) // 2])
-        pool.append(rows[(len(rows) + 1) // 2 :])
-    if not queries:
+    shuffled = [rng.permutation(np.flatnonzero(labels == name)) for name in names[(counts > 2) & (names != "")]]
+    if not shuffled:
         raise DataError(f"no action group has more than two sounding clips among {len(labels)}; retrieval needs some")
+    queries, pool = zip(*(np.split(rows, [(len(rows) + 1) // 2]) for rows in shuffled), strict=True)
     return np.sort(np.concatenate(queries)), np.sort(np.concatenate(pool))
 
 
@@ -169,58 +161,53 @@ def nearest(queries: ArrayLike, pool: ArrayLike, k: int, chunk: int = 1024) -> R
 
 def first_correct(
     queries: ArrayLike, pool: ArrayLike, query_groups: ArrayLike, pool_groups: ArrayLike, chunk: int = 1024
-) -> tuple[Rows, Rows]:
-    """Figure 7: the best-ranked pool row of each query's own group, and its rank (1 is the best): each [Q]."""
+) -> Rows:
+    """Figure 7: the rank (1 is the best) of the first pool row of each query's own group: [Q]."""
     query_codes, pool_codes, _ = _group_codes(query_groups, pool_groups)
-    targets, ranks = [], []
+    ranks = []
     for rows, keys in _sort_keys(queries, pool, chunk):
         own = np.where(query_codes[rows, None] == pool_codes, keys, np.inf)
-        targets.append(own.argmin(axis=1))
         ranks.append(1 + np.sum(keys < own.min(axis=1, keepdims=True), axis=1))
-    return np.concatenate(targets), np.concatenate(ranks)
+    return np.concatenate(ranks)
 
 
 def retrieval(
-    queries: ArrayLike,
-    pool: ArrayLike,
-    query_groups: ArrayLike,
-    pool_groups: ArrayLike,
-    ks: Sequence[int] = (1, 5, 10),
-    chunk: int = 1024,
-) -> Metrics:
-    """Table 3's metrics of one direction at each k of `ks`, means over the queries.
+    queries: ArrayLike, pool: ArrayLike, query_groups: ArrayLike, pool_groups: ArrayLike,
+    ks: Sequence[int] = (1, 5, 10), chunk: int = 1024,
+) -> Metrics:  # fmt: skip
+    """Table 3's metrics of one direction, `hit@k` and `recall@k` at each k of `ks`, means over the queries.
 
     `recall@k` is set recall, the share of the query's group in the pool that is among the first k. The paper's Random
     row, k / 7,032, shows that this is its metric, not `hit@k`, the share of queries with at least one hit.
-
     `queries` [Q, D] and `pool` [P, D] are embeddings of two modalities, `query_groups` [Q] and `pool_groups` [P] their
     action groups; every query's group has to be in the pool. `chunk` queries are compared with the pool at once.
     """
+    by_query = retrieval_by_query(queries, pool, query_groups, pool_groups, ks, chunk)
+    return {name: float(values.mean()) for name, values in by_query.items()}
+
+
+def retrieval_by_query(
+    queries: ArrayLike, pool: ArrayLike, query_groups: ArrayLike, pool_groups: ArrayLike, ks: Sequence[int], chunk: int
+) -> dict[str, Floats]:
+    """The numbers of each query, [Q], whose means are `retrieval`."""
     query_codes, pool_codes, sizes = _group_codes(query_groups, pool_groups)
     correct = pool_codes[nearest(queries, pool, max(ks), chunk)] == query_codes[:, None]
     hits = {k: correct[:, :k].sum(axis=1) for k in ks}
-    metrics = {f"hit@{k}": float(np.mean(hits[k] > 0)) for k in ks}
-    return metrics | {f"recall@{k}": float(np.mean(hits[k] / sizes)) for k in ks}
+    return {f"hit@{k}": (hits[k] > 0).astype(float) for k in ks} | {f"recall@{k}": hits[k] / sizes for k in ks}
 
 
 def retrieval_directions(
-    embeddings: Mapping[str, NDArray[np.float32]],
-    groups: ArrayLike,
-    split: tuple[Rows, Rows],
-    ks: Sequence[int] = (1, 5, 10),
-    chunk: int = 1024,
-) -> dict[str, Metrics]:
-    """`retrieval` by direction of Table 3, those whose two modalities are in `embeddings`: modality -> [N, D].
+    embeddings: Mapping[str, NDArray[np.float32]], groups: ArrayLike, split: tuple[Rows, Rows]
+) -> Iterator[tuple[str, tuple[NDArray, NDArray, NDArray, NDArray]]]:
+    """Table 3's directions whose two modalities are in `embeddings`, with the four arrays that `retrieval` takes.
 
-    `groups` has the N action groups, and `split` the rows of queries and gallery (`split_groups`).
+    `embeddings` are modality -> [N, D], `groups` [N] action groups, and `split` is of `split_groups`.
     """
-    q, p = split
+    queries, pool = split
     groups = np.asarray(groups)
-    return {
-        name: retrieval(embeddings[source][q], embeddings[target][p], groups[q], groups[p], ks, chunk)
-        for name, (source, target) in DIRECTIONS.items()
-        if source in embeddings and target in embeddings
-    }
+    for name, (source, target) in DIRECTIONS.items():
+        if source in embeddings and target in embeddings:
+            yield name, (embeddings[source][queries], embeddings[target][pool], groups[queries], groups[pool])
 
 
 def random_retrieval(query_groups: ArrayLike, pool_groups: ArrayLike, ks: Sequence[int] = (1, 5, 10)) -> Metrics:
@@ -248,16 +235,11 @@ def clusters(embeddings: ArrayLike, n: int, at_most: int = 10_000) -> Rows:
     sample = np.linspace(0, len(points) - 1, min(at_most, len(points))).astype(int)
     ward = AgglomerativeClustering(n_clusters=n, linkage="ward")
     labels = ward.fit_predict(points[sample]) if n > 1 else np.zeros(len(sample), dtype=np.intp)
-    if len(sample) < len(points):
-        centroids = np.stack([points[sample][labels == c].mean(axis=0) for c in range(n)])
-        everyone = np.argmin(np.sum(centroids**2, axis=1) - 2 * points @ centroids.T, axis=1)
-        everyone[sample] = labels
-        labels = everyone
-    sizes = np.bincount(labels, minlength=n)
-    first = np.array([np.flatnonzero(labels == c)[0] for c in range(n)])
-    number = np.empty(n, dtype=np.intp)
-    number[np.lexsort((first, -sizes))] = np.arange(n)
-    return number[labels]
+    centroids = np.stack([points[sample][labels == c].mean(axis=0) for c in range(n)])
+    everyone = np.argmin(np.sum(centroids**2, axis=1) - 2 * points @ centroids.T, axis=1)
+    everyone[sample] = labels
+    _, first, sizes = np.unique(everyone, return_index=True, return_counts=True)
+    return np.argsort(np.lexsort((first, -sizes)))[everyone]
 
 
 def members(embeddings: ArrayLike, labels: ArrayLike, cluster: int, k: int = 8) -> Rows:
@@ -271,14 +253,10 @@ def members(embeddings: ArrayLike, labels: ArrayLike, cluster: int, k: int = 8) 
 def classification(scores: ArrayLike, labels: ArrayLike) -> Metrics:
     """Table 4's metrics: top1, top5, mca (mean recall of a class), map and mauc (one class against the rest).
 
-    Means are unweighted, over the classes present in `labels`, as in the EPIC-Sounds protocol.
-
-    Args:
-        scores: [N, C], higher is likelier, ties are broken by class number; all finite, or `DataError`.
-        labels: [N] class numbers in 0..C-1, at least two different ones, or `DataError`.
+    Means are unweighted, over the classes present in `labels`, as in the EPIC-Sounds protocol. `scores` [N, C], higher
+    is likelier, ties are broken by class number, are finite, and `labels` [N] class numbers in 0..C-1, at least two
+    different ones, or it is a `DataError`.
     """
-    from sklearn.metrics import average_precision_score, recall_score, roc_auc_score
-
     scores, labels, first = _predicted(scores, labels)
     present = np.unique(labels)
     if len(scores) != len(labels) or scores.ndim != 2:
@@ -288,14 +266,10 @@ def classification(scores: ArrayLike, labels: ArrayLike) -> Metrics:
         raise DataError(f"classification needs two classes or more, all in 0..{scores.shape[1] - 1}; {found}")
     if not np.isfinite(scores).all():
         raise DataError("classification scores are not finite; look at the training loss of the checkpoint")
-    one_hot = labels[:, None] == present
-    return {
-        "top1": float(np.mean(first[:, 0] == labels)),
-        "top5": float(np.mean((first == labels[:, None]).any(axis=1))),
-        "mca": float(recall_score(labels, first[:, 0], labels=present, average="macro", zero_division=0)),
-        "map": float(average_precision_score(one_hot, scores[:, present], average="macro")),
-        "mauc": float(roc_auc_score(one_hot, scores[:, present], average="macro")),
-    }
+    found = by_class(scores, labels).loc[present]
+    metrics = {"top1": np.mean(first[:, 0] == labels), "top5": np.mean((first == labels[:, None]).any(axis=1))}
+    metrics |= {m: found[column].to_numpy().mean() for m, column in (("mca", "recall"), ("map", "ap"), ("mauc", "auc"))}
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def by_class(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
@@ -319,8 +293,8 @@ def by_class(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
 def confusion(scores: ArrayLike, labels: ArrayLike) -> Floats:
     """Share of each class's events (row) with the highest score for each class (column): [C, C], NaN without any."""
     scores, labels, first = _predicted(scores, labels)
-    counts = np.zeros((scores.shape[1], scores.shape[1]))
-    np.add.at(counts, (labels, first[:, 0]), 1)
+    n = scores.shape[1]
+    counts = np.bincount(n * labels + first[:, 0], minlength=n * n).reshape(n, n)
     with np.errstate(invalid="ignore"):
         return counts / counts.sum(axis=1, keepdims=True)
 
@@ -329,14 +303,8 @@ def random_classification(labels: ArrayLike) -> Metrics:
     """Table 4's Random row: guesses drawn by class frequency p, five of them with replacement for top-5."""
     _, counts = np.unique(np.asarray(labels), return_counts=True)
     p = counts / counts.sum()
-    top5 = np.sum(p * (1 - (1 - p) ** 5))
-    return {
-        "top1": float(np.sum(p**2)),
-        "top5": float(top5),
-        "mca": float(np.mean(p)),
-        "map": float(np.mean(p)),
-        "mauc": 0.5,
-    }
+    top5 = float(np.sum(p * (1 - (1 - p) ** 5)))
+    return {"top1": float(np.sum(p**2)), "top5": top5, "mca": float(p.mean()), "map": float(p.mean()), "mauc": 0.5}
 
 
 def _predicted(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray, Rows]:

@@ -65,23 +65,27 @@ def embeddings(config: Config, method: str, seed: int) -> tuple[pd.DataFrame, di
     index, (tensors, _) = clips(config), read_tensors(file)
     for modality, tensor in tensors.items():
         if len(tensor) != len(index):
-            raise DataError(
-                f"{file} has {len(tensor)} rows of {modality} for {len(index)} clips; "
-                f"rerun `mc3 embed --method {method} --seed {seed}`"
-            )
+            remedy = f"rerun `mc3 embed --method {method} --seed {seed}`"
+            raise DataError(f"{file} has {len(tensor)} rows of {modality} for {len(index)} clips; {remedy}")
     return index, tensors
 
 
-def discovery_scores(config: Config, method: str, seed: int) -> pd.DataFrame:
-    """The labelled test clips: `row` (in the embeddings), `positive`, and `av` and `al` where the method has them."""
-    index, found = embeddings(config, method, seed)
+def labelled(config: Config) -> pd.DataFrame:
+    """The labelled test clips of `clips`, `positive` 0 or 1, and `row`: theirs in the embeddings."""
+    index = clips(config)
     index = index[(index["split"] == "test") & index["positive"].notna()]
-    scored = index[["clip_id", "action_group", "verb"]].assign(row=index.index, positive=index["positive"].astype(int))
+    return index.assign(row=index.index, positive=index["positive"].astype(int)).reset_index(drop=True)
+
+
+def discovery_scores(config: Config, method: str, seed: int) -> pd.DataFrame:
+    """`labelled`, with the scores `av` and `al` where the method has them."""
+    found, scored = embeddings(config, method, seed)[1], labelled(config)
+    rows = scored["row"].to_numpy()
     for name in evaluate.DISCOVERY:
         first, second = evaluate.PAIRS[name]
         if first in found and second in found:
-            scored[name] = evaluate.similarity(found[first][index.index], found[second][index.index])
-    return scored.reset_index(drop=True)
+            scored[name] = evaluate.similarity(found[first][rows], found[second][rows])
+    return scored
 
 
 def retrieval_split(config: Config) -> tuple[NDArray[np.str_], tuple[NDArray[np.intp], NDArray[np.intp]]]:
@@ -98,11 +102,9 @@ def probe_metrics(config: Config, seed: int) -> dict[str, Any]:
 
 
 def probe_scores(config: Config, seed: int, split: str = "validation") -> dict[str, NDArray[Any]]:
-    """The class scores of a seed's probes.
+    """A seed's probes: "{protocol}/{method}" -> [events, classes] mean class probabilities, of the events of `split`.
 
-    Returns:
-        "{protocol}/{method}" -> [events, classes] mean class probabilities, of the events of `split` ("test" where
-        the settings have one); of the validation events also "labels" -> [events].
+    `split` is "test" where the settings have one; of the validation events there is also "labels" -> [events].
     """
     scores, _ = read_tensors(_existing(config.paths.probe_scores(seed), f"dvc repro probe@{seed}"))
     if split == "validation":
@@ -113,8 +115,8 @@ def probe_scores(config: Config, seed: int, split: str = "validation") -> dict[s
 def training_log(config: Config, method: str, seed: int) -> list[dict[str, Any]]:
     """The rows of a finished training's metrics.jsonl: one a step, and one an epoch with validation ROCs."""
     file = config.paths.checkpoint(method, seed) / "metrics.jsonl"
-    _existing(file, f"mc3 train --method {method} --seed {seed}")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    text = _existing(file, f"mc3 train --method {method} --seed {seed}").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def validation_rocs(config: Config, method: str, seed: int) -> dict[str, float]:

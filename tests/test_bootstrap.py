@@ -164,16 +164,6 @@ def test_a_resample_of_one_class_has_no_areas_but_a_recall() -> None:
     assert np.isnan(found["mauc"][1])
 
 
-def test_query_recalls_average_to_table_3s_recall() -> None:
-    rng = np.random.default_rng(0)
-    queries_of, pool_of = rng.integers(0, 5, 60).astype(str), np.resize(np.arange(5), 33).astype(str)
-    queries, pool = rng.normal(size=(60, 4)), rng.normal(size=(33, 4))
-    found = bootstrap.query_recalls(evaluate.nearest(queries, pool, 50), queries_of, pool_of, (1, 5, 50))
-    expected = evaluate.retrieval(queries, pool, queries_of, pool_of, (1, 5, 50))
-    assert found.mean(axis=1) == pytest.approx([expected[f"recall@{k}"] for k in (1, 5, 50)])
-    assert (found[2] == 1).all()
-
-
 def test_alike_counts_pairs_of_different_clips() -> None:
     rng = np.random.default_rng(0)
     clusters, names = rng.integers(0, 3, 12), rng.choice(["cut", "wash"], 12)

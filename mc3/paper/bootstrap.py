@@ -11,14 +11,14 @@ from the same weights and order of clips.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
 from scipy.stats import norm, t
 
 from mc3 import evaluate, methods, store
@@ -47,42 +47,28 @@ class Measured:
 
 
 def measure(config: Config, draws: int = 1000) -> dict[str, Measured]:
-    """The numbers of `SOURCES` on all test clips and on `draws` resamples of them; in percent where the paper is.
-
-    Raises:
-        DataError: embeddings or probe results are missing; the message has the command that makes them.
-    """
-    return {
-        **_table2_and_figure5(config, draws),
-        "table3": _table3(config, draws),
-        "table4": _table4(config, draws),
-        "figure2": _figure2(config, draws),
-        "figure6": _figure6(config, draws),
-    }
+    """The numbers of `SOURCES` on all test clips and on `draws` resamples of them; in percent where the paper is."""
+    makers = {"table3": _table3, "table4": _table4, "figure2": _figure2, "figure6": _figure6}
+    return _table2_and_figure5(config, draws) | {name: make(config, draws) for name, make in makers.items()}
 
 
-def contrast(total: NDArray[np.float64], videos: int, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean over seeds of a number, or of a sum or difference of numbers, and its interval over videos and seeds.
+def contrast(total: NDArray[np.float64], videos: int) -> tuple[float, float, float]:
+    """Mean over seeds of a number, or of a sum or difference of numbers, and its 95 % interval over videos and seeds.
+
+    `total` is [seeds, 1 + draws], the first column of all clips, and `videos` how many videos were resampled; with one
+    video there is no interval, but NaN.
 
     Draws of videos and of seeds are crossed: all seeds of a draw share its videos. The plain bootstrap of n videos
     or seeds finds (n - 1) / n of their variance, so deviations are scaled by the root of n / (n - 1). A variance
     estimated from few of them is uncertain, so the interval is widened from the normal's to Student's t with
     Satterthwaite's degrees of freedom (seeds - 1 if all variance lies between seeds, videos - 1 if all lies between
     videos). With one seed the interval is over videos only.
-
-    Args:
-        total: [seeds, 1 + draws], the first column of all clips.
-        videos: number of videos that were resampled.
-        level: of the interval.
-
-    Returns:
-        value, low, high; the last two NaN if there is one video only.
     """
     seeds, value, drawn = len(total), float(total[:, 0].mean()), total[:, 1:]
     if videos < 2:
         return value, np.nan, np.nan
     spread = np.sqrt(videos / (videos - 1)) * (drawn.mean(axis=0) - value)
-    between, tail = np.nanvar(spread) ** 2 / (videos - 1), (1 + level) / 2
+    between, tail = np.nanvar(spread) ** 2 / (videos - 1), (1 + evaluate.LEVEL) / 2
     if seeds > 1:
         picked = np.random.default_rng(0).integers(0, seeds, size=drawn.shape)
         deviation = np.take_along_axis(drawn, picked, axis=0).mean(axis=0) - drawn.mean(axis=0)
@@ -91,7 +77,7 @@ def contrast(total: NDArray[np.float64], videos: int, level: float = 0.95) -> tu
     if between > 0:
         freedom = np.nanvar(spread) ** 2 / between
         spread = spread * (t.ppf(tail, max(1.0, freedom)) / norm.ppf(tail))
-    return (value, *evaluate.interval(value + spread, level))
+    return (value, *evaluate.interval(value + spread))
 
 
 def differences(measured: Mapping[str, Measured]) -> pd.DataFrame:
@@ -99,10 +85,7 @@ def differences(measured: Mapping[str, Measured]) -> pd.DataFrame:
 
     In Table 4 rows are compared within a protocol. Columns: table, protocol (of Table 4, else ""), metric, method,
     label, one named after the reference row ("mc3") and other (means over seeds), difference, low, high, seeds, n and
-    unit ("clips", "queries", "events"), and the number of videos.
-
-    Raises:
-        DataError: there is no reference row.
+    unit ("clips", "queries", "events"), and the number of videos. Without a reference row it is a `DataError`.
     """
     reference, rows = methods.with_role("reference"), []
     for name in ("table2", "table3", "table4"):
@@ -128,79 +111,50 @@ def significant(differences: pd.DataFrame) -> set[Cell]:
 
 def note(differences: pd.DataFrame) -> str:
     """One sentence on the sample under the intervals of `differences`."""
-    kinds = differences[["n", "unit", "videos"]].drop_duplicates().itertuples(index=False)
+    kinds = differences[["n", "unit", "videos"]].drop_duplicates().to_numpy()
     sizes = ", ".join(f"{n:,} {unit} of {videos} videos" for n, unit, videos in kinds)
     seeds = int(differences["seeds"].max())
     over = f"and {seeds} seeds" if seeds > 1 else "with one seed: they exclude what another seed would change"
     return f"95 % intervals, paired bootstrap over videos ({sizes}) {over}."
 
 
-def forest(differences: pd.DataFrame, ks: Sequence[int] = (5, 10)) -> pd.DataFrame:
-    """Data of `mc3.paper.plots.differences`: the trained rows in the paper's metrics.
+def forest(differences: pd.DataFrame) -> pd.DataFrame:
+    """Data of `mc3.paper.plots.differences`: the trained rows in the paper's metrics, in the order of panels.
 
     Columns: line (panels of a line of the figure: a table, or a table and cut-off), panel (the metric in print), label,
-    difference, low, high, in the order of panels; row orders labels.
+    row (which orders labels), difference, low, high.
     """
     cut = differences["metric"].str.extract(r"_r(\d+)$")[0]
-    shown = differences[(differences["method"] != RANDOM) & (cut.isna() | cut.isin([str(k) for k in ks]))]
+    shown = differences[(differences["method"] != RANDOM) & (cut.isna() | cut.isin(["5", "10"]))]
     short = shown["label"].str.split(" (", regex=False).str[0]
     ambiguous = shown.groupby(short)["method"].nunique() > 1  # labels that differ in their brackets alone
     short = short.where(~short.map(ambiguous), shown["label"])
-    columns, rows = [*evaluate.DISCOVERY, *evaluate.DIRECTIONS], [store.UNTRAINED, *methods.METHODS]
-    protocols = ["", store.LINEAR, store.OFFICIAL, store.FINETUNE]
-    first = shown["metric"].str.split("_").str[0]
+    columns = {name: number for number, name in enumerate([*evaluate.DISCOVERY, *evaluate.DIRECTIONS])}
+    rows, protocols = [store.UNTRAINED, *methods.METHODS], ["", store.LINEAR, store.OFFICIAL, store.FINETUNE]
     shown = shown.assign(
         line=shown["table"] + ("@" + cut[shown.index].str.zfill(3)).fillna(""),
         panel=shown["metric"].map(tables.header),
         label=short + np.where(shown["protocol"] == "", "", ", " + shown["protocol"].str.replace("-probe", "")),
-        column=[columns.index(name) if name in columns else 0 for name in first],
+        column=shown["metric"].str.split("_").str[0].map(columns).fillna(0),
         row=100 * shown["protocol"].map(protocols.index) + shown["method"].map(rows.index),
     )
     shown = shown.sort_values(["line", "column"], kind="stable", ignore_index=True)
     return shown[["line", "panel", "label", "row", "difference", "low", "high"]]
 
 
-def resamples(videos: ArrayLike, draws: int, seed: int = 0) -> NDArray[np.float32]:
-    """How often each clip is drawn, [1 + draws, N]: once each in row 0, with its video in the others.
-
-    Args:
-        videos: [N], the video of each clip.
-        draws: resamples of the videos, with replacement.
-        seed: of the draws.
-    """
+def resamples(videos: ArrayLike, draws: int) -> NDArray[np.float32]:
+    """How often each clip is drawn, [1 + draws, N]: once in row 0, in the others with its video of `videos` [N]."""
     names, codes = np.unique(np.asarray(videos), return_inverse=True)
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
     return np.concatenate([np.ones((1, len(codes))), drawn[:, codes]]).astype(np.float32)
-
-
-def query_recalls(
-    near: ArrayLike, query_groups: ArrayLike, pool_groups: ArrayLike, ks: Sequence[int]
-) -> NDArray[np.float64]:
-    """Set recall of every query at each of `ks`: [len(ks), Q]; its means are `mc3.evaluate.retrieval`'s.
-
-    Args:
-        near: [Q, k] rows of the pool, best first.
-        query_groups: [Q]; each occurs in the pool.
-        pool_groups: [P].
-        ks: cut-offs, none above k.
-    """
-    query_groups, pool_groups = np.asarray(query_groups), np.asarray(pool_groups)
-    names, counts = np.unique(pool_groups, return_counts=True)
-    hits = np.cumsum(pool_groups[np.asarray(near)] == query_groups[:, None], axis=1)
-    recall = hits / counts[np.searchsorted(names, query_groups), None]
-    return np.stack([recall[:, min(k, recall.shape[1]) - 1] for k in ks])
 
 
 def classification(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32]) -> dict[str, NDArray]:
     """`mc3.evaluate.classification`'s metrics on resamples, each [draws]; of the classes that a resample has.
 
     Average precision is a sum over a class's own events of the precision at each, which is a matrix product for all
-    resamples at once. Counts below 2**24 are exact in float32.
-
-    Args:
-        scores: [N, C].
-        labels: [N] class numbers.
-        weights: [draws, N], how often each event was drawn.
+    resamples at once. Counts below 2**24 are exact in float32. `scores` are [N, C], `labels` [N] class numbers, and
+    `weights` [draws, N] say how often each event was drawn.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     first = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, :5]
@@ -208,21 +162,18 @@ def classification(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.flo
     found = {"top1": weights @ (first[:, 0] == labels).astype(np.float32) / every}
     found["top5"] = weights @ (first == labels[:, None]).any(axis=1).astype(np.float32) / every
     by_class: dict[str, list[NDArray]] = {"mca": [], "map": [], "mauc": []}
-    for number in np.unique(labels):
-        own = np.flatnonzero(labels == number)
-        mine, column = weights[:, own], scores[:, number]
-        at_least = (column >= column[own, None]).astype(np.float32)
-        retrieved, correct = weights @ at_least.T, mine @ at_least[:, own].T
-        precision = np.divide(correct, retrieved, out=np.zeros_like(retrieved), where=retrieved > 0)
-        size = mine.sum(axis=1, dtype=np.float64)
-        with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # of a class that a resample lacks
+        for number in np.unique(labels):
+            own = np.flatnonzero(labels == number)
+            mine, column = weights[:, own], scores[:, number]
+            at_least = (column >= column[own, None]).astype(np.float32)
+            precision = mine @ at_least[:, own].T / np.maximum(weights @ at_least.T, 1)
+            size = mine.sum(axis=1, dtype=np.float64)
             by_class["mca"].append(mine @ (first[own, 0] == number).astype(np.float32) / size)
             by_class["map"].append(np.sum(mine * precision, axis=1, dtype=np.float64) / size)
-        by_class["mauc"].append(evaluate.weighted_roc(column, labels == number, weights))
-    for metric, values in by_class.items():
-        known = np.isfinite(values).sum(axis=0)
-        found[metric] = np.where(known > 0, np.nansum(values, axis=0) / np.maximum(known, 1), np.nan)
-    return found
+            by_class["mauc"].append(evaluate.weighted_roc(column, labels == number, weights))
+        means = {metric: np.nansum(v, axis=0) / np.isfinite(v).sum(axis=0) for metric, v in by_class.items()}
+    return found | means
 
 
 def alike(clusters: ArrayLike, names: ArrayLike, weights: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
@@ -230,71 +181,53 @@ def alike(clusters: ArrayLike, names: ArrayLike, weights: NDArray[np.float32]) -
 
     Pairs of different clips, weighted by how often each was drawn; a clip drawn twice is no pair.
     """
-    _, clusters = np.unique(np.asarray(clusters), return_inverse=True)
-    _, names = np.unique(np.asarray(names), return_inverse=True)
-    both = clusters * (names.max() + 1) + names
+    drawn = pd.DataFrame(weights.T.astype(np.float64))
 
-    def pairs(codes: NDArray[np.intp]) -> NDArray[np.float64]:
-        member = csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(codes.max() + 1, len(codes)))
-        return np.sum((member @ drawn) ** 2, axis=0) - itself
+    def pairs(*keys: ArrayLike) -> NDArray[np.float64]:
+        together = drawn.groupby([np.asarray(key) for key in keys]).sum()
+        return ((together**2).sum() - (drawn**2).sum()).to_numpy()
 
-    drawn = weights.T.astype(np.float64)
-    itself = np.sum(drawn**2, axis=0)
-    return pairs(both) / pairs(clusters), pairs(names) / pairs(np.zeros_like(names))
+    return pairs(clusters, names) / pairs(clusters), pairs(names) / pairs(np.zeros(len(drawn)))
 
 
 def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
     """Areas under the curves, and precision at `RECALLS` of Figure 5's curves."""
-    index = store.clips(config)
-    videos = index.loc[(index["split"] == "test") & index["positive"].notna(), "video_uid"]
-    weights = resamples(videos, draws)
+    clips = store.labelled(config)
     cells: Draws = defaultdict(list)
-    for seed in config.seeds:
-        for name in methods.METHODS:
-            scored = store.discovery_scores(config, name, seed)
-            for pair in evaluate.DISCOVERY:
-                if pair in scored:
-                    for metric, values in _discovery(scored[pair], scored["positive"], weights, RECALLS).items():
-                        cells[Cell(name, f"{pair}_{metric}")].append(values)
+    weights = resamples(clips["video_uid"], draws)
+    for seed, name in product(config.seeds, methods.METHODS):
+        scored = store.discovery_scores(config, name, seed)
+        for pair in scored.columns.intersection(evaluate.DISCOVERY):
+            drawn = evaluate.resampled_discovery(scored[pair], scored["positive"], weights, RECALLS)
+            for metric, values in drawn.items():
+                cells[Cell(name, f"{pair}_{metric}")].append(values)
     # A constant score ties all clips: area one half, and the resample's prevalence as precision.
-    for metric, values in _discovery(np.zeros(len(scored)), scored["positive"], weights, RECALLS).items():
-        for pair in evaluate.DISCOVERY:
-            cells[Cell(RANDOM, f"{pair}_{metric}")] = [values] * len(config.seeds)
+    chance = evaluate.resampled_discovery(np.zeros(len(clips)), clips["positive"], weights, RECALLS)
+    for metric, pair in product(chance, evaluate.DISCOVERY):
+        cells[Cell(RANDOM, f"{pair}_{metric}")] = [chance[metric]] * len(config.seeds)
     areas = {cell: values for cell, values in cells.items() if cell.metric.endswith(("_roc", "_pr"))}
     points = {cell: values for cell, values in cells.items() if cell not in areas}
-    return {name: _measured("clips", videos, part) for name, part in (("table2", areas), ("figure5", points))}
-
-
-def _discovery(
-    scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32], recalls: Sequence[float] = ()
-) -> dict[str, NDArray[np.float64]]:
-    """Areas and precisions of `weights` [D, N], two million counts at a time."""
-    blocks = np.array_split(weights, -(-weights.size // 2_000_000))
-    parts = [evaluate.resampled_discovery(scores, labels, block, recalls) for block in blocks]
-    return {metric: np.concatenate([part[metric] for part in parts]) for metric in parts[0]}
+    videos = clips["video_uid"]
+    return {"table2": _measured("clips", videos, areas), "figure5": _measured("clips", videos, points)}
 
 
 def _table3(config: Config, draws: int) -> Measured:
     ks, chunk = config.evaluate.recall_at, config.evaluate.chunk
-    groups, (query_rows, pool_rows) = store.retrieval_split(config)
-    query_groups, pool_groups = groups[query_rows], groups[pool_rows]
-    videos = store.clips(config)["video_uid"].to_numpy()[query_rows]
+    groups, (queries, pool) = store.retrieval_split(config)
+    videos = store.clips(config)["video_uid"].to_numpy()[queries]
     weights = resamples(videos, draws).astype(np.float64)
     weights *= 100 / weights.sum(axis=1, keepdims=True)
     cells: Draws = defaultdict(list)
-    for seed in config.seeds:
-        for name in methods.METHODS:
-            _, found = store.embeddings(config, name, seed)
-            for direction, (source, target) in evaluate.DIRECTIONS.items():
-                if source in found and target in found:
-                    near = evaluate.nearest(found[source][query_rows], found[target][pool_rows], max(ks), chunk)
-                    for k, recall in zip(ks, query_recalls(near, query_groups, pool_groups, ks), strict=True):
-                        cells[Cell(name, f"{direction}_r{k}")].append(weights @ recall)
-    chance = evaluate.random_retrieval(query_groups, pool_groups, ks)
-    for direction in evaluate.DIRECTIONS:
-        for k in ks:
-            values = np.full(len(weights), 100 * chance[f"recall@{k}"])
-            cells[Cell(RANDOM, f"{direction}_r{k}")] = [values] * len(config.seeds)
+    for seed, name in product(config.seeds, methods.METHODS):
+        found = store.embeddings(config, name, seed)[1]
+        for direction, case in evaluate.retrieval_directions(found, groups, (queries, pool)):
+            by_query = evaluate.retrieval_by_query(*case, ks, chunk)
+            for k in ks:
+                cells[Cell(name, f"{direction}_r{k}")].append(weights @ by_query[f"recall@{k}"])
+    chance = evaluate.random_retrieval(groups[queries], groups[pool], ks)
+    for direction, k in product(evaluate.DIRECTIONS, ks):
+        values = np.full(len(weights), 100 * chance[f"recall@{k}"])
+        cells[Cell(RANDOM, f"{direction}_r{k}")] = [values] * len(config.seeds)
     return _measured("queries", videos, cells)
 
 
@@ -305,11 +238,10 @@ def _table4(config: Config, draws: int) -> Measured:
     known = {store.UNTRAINED, *methods.METHODS}  # a method that was removed keeps its scores until the next probe
     rows = sorted(row for row in set.intersection(*map(set, per_seed)) if row.rpartition("/")[2] in known)
     cells: Draws = defaultdict(list)
-    for scores in per_seed:
-        for row in rows:
-            protocol, _, method = row.partition("/")
-            for metric, values in classification(scores[row], scores["labels"], weights).items():
-                cells[Cell(method, metric, protocol)].append(values * (100 if metric in PERCENT else 1))
+    for scores, row in product(per_seed, rows):
+        protocol, _, method = row.partition("/")
+        for metric, values in classification(scores[row], scores["labels"], weights).items():
+            cells[Cell(method, metric, protocol)].append(values * (100 if metric in PERCENT else 1))
     return _measured("events", videos, cells)
 
 
@@ -325,20 +257,18 @@ def _figure2(config: Config, draws: int) -> Measured:
     videos, region = index["video_uid"][known], index["region"].to_numpy()[known]
     inside, weights = region == "I", resamples(videos, draws)
     cells: Draws = defaultdict(list)
-    for seed in config.seeds:
-        for name in findings.checkpoints():
-            points = findings.similarities(config, seed, [name])[known]
-            for pair in evaluate.DISCOVERY:
-                cosine = points[pair].to_numpy()
-                for part, which in (("I", inside), ("others", ~inside)):
-                    counts = weights[:, which].astype(np.float64)
-                    cells[Cell(name, f"{pair}_mean_{part}")].append(counts @ cosine[which] / counts.sum(axis=1))
-                for other in sorted(set(region) - {"I"}):
-                    two = inside | (region == other)
-                    areas = _discovery(cosine[two], inside[two].astype(int), weights[:, two])["roc"]
-                    cells[Cell(name, f"{pair}_roc_{other}")].append(areas)
-    for metric in {cell.metric for cell in cells if "_roc_" in cell.metric}:
-        cells[Cell(RANDOM, metric)] = [np.full(len(weights), 0.5)] * len(config.seeds)
+    for seed, name in product(config.seeds, findings.checkpoints()):
+        points = findings.similarities(config, seed, [name])[known]
+        for pair in evaluate.DISCOVERY:
+            cosine = points[pair].to_numpy()
+            for part, which in (("I", inside), ("others", ~inside)):
+                counts = weights[:, which].astype(np.float64)
+                cells[Cell(name, f"{pair}_mean_{part}")].append(counts @ cosine[which] / counts.sum(axis=1))
+            for other in sorted(set(region) - {"I"}):
+                two = inside | (region == other)
+                areas = evaluate.resampled_discovery(cosine[two], inside[two].astype(int), weights[:, two])["roc"]
+                cells[Cell(name, f"{pair}_roc_{other}")].append(areas)
+                cells[Cell(RANDOM, f"{pair}_roc_{other}")] = [np.full(len(weights), 0.5)] * len(config.seeds)
     return _measured("clips", videos, cells)
 
 

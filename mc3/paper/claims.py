@@ -6,8 +6,9 @@ lies below, and is inconclusive otherwise; a claim holds if all its measured che
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mc3.paper.bootstrap import Measured
 from mc3.paper.tables import PAPER, Cell
 
 FILE = PAPER / "claims.yaml"
+NUMBERS, WORDS = ["paper", "difference", "low", "high"], ("in_paper", "checks", "weakest", "note")  # columns of `table`
 HOLDS, FAILS, INCONCLUSIVE, UNMEASURED = "holds", "does not hold", "inconclusive", "not measured"
 
 
@@ -52,8 +54,8 @@ def over(
     rows: Sequence[str], others: Sequence[str], metrics: Sequence[str], against: Sequence[str] = (), margin: float = 0.0
 ) -> list[Check]:
     """Each of `rows` exceeds each of `others` in each of `metrics`; the others' metrics are `against`, if given."""
-    pairs = list(zip(metrics, against or metrics, strict=True))
-    return [Check((_cell(r, a),), (_cell(o, b),), margin) for r in rows for o in others for a, b in pairs]
+    cases = product(rows, others, zip(metrics, against or metrics, strict=True))
+    return [Check((_cell(row, m),), (_cell(other, n),), margin) for row, other, (m, n) in cases]
 
 
 def within(rows: Sequence[str], high: Sequence[str], low: Sequence[str]) -> list[Check]:
@@ -63,29 +65,21 @@ def within(rows: Sequence[str], high: Sequence[str], low: Sequence[str]) -> list
 
 def lead(rows: Sequence[str], others: Sequence[str], high: Sequence[str], low: Sequence[str]) -> list[Check]:
     """The lead of each of `rows` over each of `others` is larger in the metrics `high` than in `low`, pairwise."""
-    pairs = list(zip(high, low, strict=True))
-    return [
-        Check((_cell(r, a), _cell(o, b)), (_cell(o, a), _cell(r, b))) for r in rows for o in others for a, b in pairs
-    ]
+    cases = product(rows, others, zip(high, low, strict=True))
+    return [Check((_cell(r, m), _cell(o, n)), (_cell(o, m), _cell(r, n))) for r, o, (m, n) in cases]
 
 
 def gain(rows: Sequence[str], others: Sequence[str], base: Sequence[str], metrics: Sequence[str]) -> list[Check]:
     """Each of `rows` gains more over each of `others` than these gain over each of `base`."""
-    return [
-        Check((_cell(r, m), _cell(b, m)), (_cell(o, m), _cell(o, m)))
-        for r in rows for b in base for o in others for m in metrics
-    ]  # fmt: skip
+    cases = product(rows, base, others, metrics)
+    return [Check((_cell(r, m), _cell(b, m)), (_cell(o, m), _cell(o, m))) for r, b, o, m in cases]
 
 
 SHAPES: dict[str, Callable[..., list[Check]]] = {f.__name__: f for f in (over, within, lead, gain)}
 
 
 def load(file: Path = FILE) -> list[Claim]:
-    """The claims of `file`, in its order.
-
-    Raises:
-        ConfigError: a claim is malformed; the message names it and what it needs.
-    """
+    """The claims of `file`, in its order; a malformed one is a `ConfigError` with its name and what it needs."""
     try:
         data = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:
@@ -113,14 +107,13 @@ def checks(measured: Mapping[str, Measured], claims: Sequence[Claim] | None = No
     for claim in load() if claims is None else claims:
         for check in claim.checks:
             row: dict[str, Any] = {"claim": claim.name, "above": _words(check.above), "below": _words(check.below)}
-            row |= {"margin": check.margin, "paper": _total(published, check)}
-            row |= dict.fromkeys(("difference", "low", "high", "seeds"), np.nan)
             total = _total(measured[claim.source].cells, check)
             if isinstance(total, np.ndarray):
                 interval = bootstrap.contrast(total, measured[claim.source].videos)
                 row |= dict(zip(("difference", "low", "high"), interval, strict=True), seeds=len(total))
-            rows.append(row)
-    return pd.DataFrame(rows)
+            rows.append({**row, "margin": check.margin, "paper": _total(published, check)})
+    columns = ["claim", "above", "below", "margin", *NUMBERS, "seeds"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys((*NUMBERS, "seeds"), float))
 
 
 def verdict(difference: float, low: float, high: float, margin: float = 0.0) -> str:
@@ -143,30 +136,28 @@ def table(checked: pd.DataFrame, claims: Sequence[Claim] | None = None) -> pd.Da
         own = checked[checked["claim"] == claim.name]
         found, printed = own[own["difference"].notna()], own[own["paper"].notna()]
         row: dict[str, Any] = {"claim": claim.name, "section": claim.section, "text": claim.text}
-        row |= dict.fromkeys(("in_paper", "checks", "weakest"), "")
-        row |= dict.fromkeys(("paper", "difference", "low", "high"), np.nan)
-        row |= {"verdict": UNMEASURED, "note": claim.reason or "its rows or regions are not in this run"}
+        row |= {**dict.fromkeys(WORDS, ""), "verdict": UNMEASURED}
+        row["note"] = claim.reason or "its rows or regions are not in this run"
         if len(printed):
-            row["in_paper"] = f"{int((printed['paper'] > printed['margin']).sum())} of {len(printed)}"
+            row["in_paper"] = f"{(printed['paper'] > printed['margin']).sum()} of {len(printed)}"
         if len(found):
             verdicts = [verdict(*values) for values in found[["difference", "low", "high", "margin"]].to_numpy()]
             width = (found["high"] - found["low"]).clip(lower=1e-12)
             against = ((found["margin"] - found["low"]) / width).fillna(0.5)  # above 1 it fails, below 0 it holds
             weakest = found.loc[against.idxmax()]
             margin = f" {weakest['margin']:+g}" if weakest["margin"] else ""
-            row |= {"checks": f"{verdicts.count(HOLDS)} of {len(verdicts)}"}
+            row |= {"checks": f"{verdicts.count(HOLDS)} of {len(verdicts)}", **weakest[NUMBERS]}
             row |= {"weakest": f"{weakest['above']} > {weakest['below']}{margin}"}
-            row |= {name: weakest[name] for name in ("paper", "difference", "low", "high")}
             row |= {"verdict": verdicts[found.index.get_loc(against.idxmax())], "note": ""}
-        rows.append({**row, "seeds": int(checked["seeds"].fillna(0).max())})
-    return pd.DataFrame(rows)
+        rows.append(row)
+    columns = ["claim", "section", "text", "in_paper", "checks", "weakest", *NUMBERS, "verdict", "note"]
+    return pd.DataFrame(rows, columns=columns).assign(seeds=int(checked["seeds"].fillna(0).max()))
 
 
 def cells(judged: pd.DataFrame) -> pd.DataFrame:
     """`table`, also when read back from its CSV, as text: a row a claim."""
-    judged = judged.fillna({"in_paper": "", "checks": "", "weakest": "", "note": ""})
-    found = judged[["paper", "difference", "low", "high"]]
-    numbers = found.map(lambda value: "" if pd.isna(value) else f"{value:+.3f}")
+    judged = judged.fillna(dict.fromkeys(WORDS, ""))
+    numbers = judged[NUMBERS].map(lambda value: "" if pd.isna(value) else f"{value:+.3f}")
     spans = np.where(numbers["low"] == "", "", "[" + numbers["low"] + ", " + numbers["high"] + "]")
     return pd.DataFrame({
         "Section": judged["section"].astype(str), "Claim": judged["text"], "Verdict": judged["verdict"],
@@ -178,8 +169,8 @@ def cells(judged: pd.DataFrame) -> pd.DataFrame:
 
 def sentence(judged: pd.DataFrame) -> str:
     """One sentence on how many claims of `table` hold, fail and are inconclusive."""
-    counts = judged["verdict"].value_counts()
-    holds, fails, inconclusive, unmeasured = (int(counts.get(v, 0)) for v in (HOLDS, FAILS, INCONCLUSIVE, UNMEASURED))
+    verdicts = judged["verdict"].tolist()
+    holds, fails, inconclusive, unmeasured = map(verdicts.count, (HOLDS, FAILS, INCONCLUSIVE, UNMEASURED))
     seeds = int(judged["seeds"].max())
     over = f"videos and {seeds} seeds" if seeds > 1 else "videos, with 1 seed"
     return (
@@ -209,14 +200,11 @@ def _checks(item: Any, groups: Mapping[str, list[str]]) -> list[Check]:
     if not isinstance(item, dict) or len(item) != 1 or not set(item) <= set(SHAPES):
         raise ValueError(f"a check is one of {', '.join(SHAPES)} with its arguments, not {item!r}")
     ((shape, arguments),) = item.items()
-    margin = {"margin": float(arguments["margin"])} if "margin" in arguments else {}
-    lists = {key: _expand(value, groups) for key, value in arguments.items() if key != "margin"}
-    return SHAPES[shape](**lists, **margin)
-
-
-def _expand(value: str | Iterable[str], groups: Mapping[str, list[str]]) -> list[str]:
-    names = [value] if isinstance(value, str) else value
-    return [item for name in names for item in groups.get(name, [name])]
+    lists = {key: [value] if isinstance(value, str) else value for key, value in arguments.items() if key != "margin"}
+    expanded: dict[str, Any] = {key: [i for n in names for i in groups.get(n, [n])] for key, names in lists.items()}
+    if "margin" in arguments:
+        expanded["margin"] = float(arguments["margin"])
+    return SHAPES[shape](**expanded)
 
 
 def _cell(row: str, metric: str) -> Cell:

@@ -1,25 +1,26 @@
 """Compare the numbers in `figures/` with the committed ones, and show the two main tables.
 
-Default tolerance, per number: |ours - committed| <= 0.02 + 0.05 * |committed|. On one machine the
-pipeline is deterministic and everything agrees exactly. On another one, other kernels round
-differently and training carries that into the tables: they then differ as two seeds do, by about
-.02 on an AUC of the generated world's test clips and by a twentieth of a retrieval rate given in
-percent. A wrong build, a lost seed or another data set is well outside.
+Default tolerance, per number: |ours - committed| <= 0.02 + 0.05 * |committed|. On one machine the pipeline is
+deterministic and everything agrees exactly. On another one, other kernels round differently and training carries that
+into the tables: they then differ as two seeds do, by about .02 on an AUC of the generated world's test clips and by a
+twentieth of a retrieval rate given in percent. A wrong build, a lost seed or another data set is well outside.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import math
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from mc3.errors import DataError
+from mc3.paper.provenance import output
+
+Files = dict[str, bytes]  # name -> content
 
 TABLES = {
     "table2_discovery.csv": ("Table 2, sounding-action discovery: area under the ROC curve", ["av_roc", "al_roc"]),
@@ -42,9 +43,8 @@ class Difference(NamedTuple):
 
 def run(figures: Path, absolute: float, relative: float) -> list[Difference]:
     """Compare, print one line if all numbers agree and otherwise one line a difference; return the differences."""
-    committed = _committed(figures)
     ours = {path.name: path.read_bytes() for path in figures.glob("*") if _is_result(path.name)}
-    if not committed:
+    if not (committed := _committed(figures)):
         print(f"no committed numbers in {figures}/ to compare with")
         return []
     total, differences = compare(ours, committed, absolute, relative)
@@ -56,11 +56,7 @@ def run(figures: Path, absolute: float, relative: float) -> list[Difference]:
 
 
 def show(figures: Path, width: int | None = None) -> None:
-    """Print those of Tables 2 and 3 that are in `figures`, and where to go from there.
-
-    Raises:
-        DataError: neither table is there yet.
-    """
+    """Print those of Tables 2 and 3 that are in `figures`, and where to go from there; `DataError` if neither is."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -75,30 +71,28 @@ def show(figures: Path, width: int | None = None) -> None:
         title, metrics = TABLES[name]
         data = pd.read_csv(figures / name)
         cells = tables.cells(data, metrics).drop(columns=["A", "V", "L"], errors="ignore")
-        left = {"title_justify": "left", "caption_justify": "left"}
-        shown = Table(*cells.columns, title=title, caption=tables.note(data), **left)  # type: ignore[arg-type]
+        shown = Table(*cells, title=title, caption=tables.note(data), title_justify="left", caption_justify="left")
         for row in cells.itertuples(index=False):
             shown.add_row(*map(Text, row))
         console.print(shown)
     print(CLOSING.format(figures=figures))
 
 
-def compare(
-    ours: dict[str, bytes], committed: dict[str, bytes], absolute: float, relative: float
-) -> tuple[int, list[Difference]]:
-    """Count of numbers in either set of files (name -> content) and those that do not agree.
+def compare(ours: Files, committed: Files, absolute: float, relative: float) -> tuple[int, list[Difference]]:
+    """Count of numbers in either set of files and those that do not agree.
 
-    Rows of a CSV are matched by their text columns, numbers of a JSON by their key, so order does
-    not matter. A number that only one side has is a difference; NaN agrees with NaN.
+    Rows of a CSV are matched by their text columns, numbers of a JSON by their key, so order does not matter. A number
+    that only one side has is a difference; NaN agrees with NaN.
     """
     total, differences = 0, []
     for file in sorted(ours.keys() | committed.keys()):
         mine, theirs = (numbers(file, side[file]) if file in side else {} for side in (ours, committed))
-        total += len(mine.keys() | theirs.keys())
-        for row, column in [*theirs, *(key for key in mine if key not in theirs)]:
-            a, b = mine.get((row, column)), theirs.get((row, column))
-            if a is None or b is None or not _close(a, b, absolute, relative):
-                differences.append(Difference(file, row, column, a, b))
+        keys = dict.fromkeys((*theirs, *mine))
+        total += len(keys)
+        for key in keys:
+            a, b = mine.get(key), theirs.get(key)
+            if a is None or b is None or not np.isclose(a, b, rtol=relative, atol=absolute, equal_nan=True):
+                differences.append(Difference(file, *key, a, b))
     return total, differences
 
 
@@ -125,27 +119,15 @@ def _walk(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, str], 
         yield (".".join(keys[:-1]) or "-", keys[-1] if keys else "-"), float(value)
 
 
-def _close(ours: float, committed: float, absolute: float, relative: float) -> bool:
-    if math.isnan(ours) or math.isnan(committed):
-        return math.isnan(ours) and math.isnan(committed)
-    return ours == committed or abs(ours - committed) <= absolute + relative * abs(committed)
-
-
 def _is_result(name: str) -> bool:
     return name.endswith((".csv", ".json")) and not name.endswith((".provenance.json", ".origin.json"))
 
 
-def _committed(figures: Path) -> dict[str, bytes]:
+def _committed(figures: Path) -> Files:
     """The result files of `figures` in HEAD; none outside git or before the first commit."""
-    try:
-        listing = _git(figures, "ls-tree", "--name-only", "-z", "HEAD", "./").decode().split("\0")
-        return {name: _git(figures, "show", f"HEAD:./{name}") for name in listing if _is_result(name)}
-    except (FileNotFoundError, NotADirectoryError, subprocess.CalledProcessError):
-        return {}
-
-
-def _git(folder: Path, *arguments: str) -> bytes:
-    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, check=True).stdout
+    listing = output("git", "-C", str(figures), "ls-tree", "--name-only", "-z", "HEAD", "./") or ""
+    names = filter(_is_result, listing.split("\0"))
+    return {name: (output("git", "-C", str(figures), "show", f"HEAD:./{name}") or "").encode() for name in names}
 
 
 def _format(number: float | None) -> str:

@@ -1,15 +1,14 @@
 """Data of Figures 2-7: the embedded clips joined with labels, regions and neighbours, as data frames.
 
-`mc3.paper.plots` draws them. `row` is always the clip's row in `clips`, in the embeddings and in
-`ClipDataset(..., split="validation+test")`, so that number, picture and sound belong together.
-Figures are of the test split.
+`mc3.paper.plots` draws them. `row` is always the clip's row in `clips`, in the embeddings and in `ClipDataset(...,
+split="validation+test")`, so that number, picture and sound belong together. Figures are of the test split.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -20,6 +19,7 @@ from mc3.errors import DataError
 from mc3.paper import tables
 
 SPLITS = "validation+test"
+DEPTH = 3  # clips of Figure 7 that are shown for each query
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 
 
@@ -34,14 +34,13 @@ def clips(config: Config) -> pd.DataFrame:
     A generated world has the true regions in truth.csv. Elsewhere the labels only separate region I (the narrated
     action is visible and audible) from the rest, "II-IV".
     """
-    index = store.clips(config)
-    truth = config.paths.raw / "truth.csv"
+    index, truth = store.clips(config), config.paths.raw / "truth.csv"
+    region = index["positive"].map({1: "I", 0: "II-IV"})
     if truth.exists():
         known = pd.read_csv(truth, keep_default_na=False)
         ids = known["video_uid"] + (1000 * known["narration_time"]).round().map("_{:09.0f}".format)
-        regions = dict(zip(ids, known["region"], strict=True))
-        return index.assign(region=[regions.get(clip, "unknown") for clip in index["clip_id"]])
-    return index.assign(region=index["positive"].map({1: "I", 0: "II-IV"}).fillna("unknown"))
+        region = index["clip_id"].map(dict(zip(ids, known["region"], strict=True)))
+    return index.assign(region=region.fillna("unknown"))
 
 
 def short(label: str) -> str:
@@ -57,9 +56,8 @@ def sounding_rates(index: pd.DataFrame) -> pd.DataFrame:
     labelled = index[index["positive"].notna() & (index["verb"] != "")]
     ours = labelled.groupby("verb")["positive"].agg(sounding_rate="mean", n="size").reset_index()
     paper = pd.read_csv(tables.PAPER / "table1_verb_groups.csv").rename(columns={"sounding_rate": "paper"})
-    ours["key"] = ours["verb"].map(short)
+    ours = ours.assign(key=ours["verb"].map(short), sounding_rate=ours["sounding_rate"].astype(float))
     joined = ours.merge(paper.rename(columns={"verb": "key"}).reset_index(names="order"), on="key", how="left")
-    joined["sounding_rate"] = joined["sounding_rate"].astype(float)
     joined = joined.sort_values(["order", "sounding_rate", "verb"], ascending=[True, False, True], ignore_index=True)
     return joined.assign(verb=joined["key"])[["verb", "sounding_rate", "paper", "n"]]
 
@@ -72,42 +70,35 @@ def long_tail(index: pd.DataFrame) -> pd.DataFrame:
     return counts.assign(action_group=counts["action_group"].map(short))
 
 
-def one_of_each(index: pd.DataFrame, seed: int = 0) -> tuple[list[int], list[str]]:
-    """A random clip of every region, of those whose label agrees with the region where there are any.
-
-    Returns:
-        Rows, and a note (region, label, votes) for each.
-    """
-    rng = np.random.default_rng(seed)
+def one_of_each(index: pd.DataFrame) -> tuple[list[int], list[str]]:
+    """A random row of every region, whose label agrees with it if there is one; and a note (region, label, votes)."""
+    rng = np.random.default_rng(0)
     agrees = (index["positive"] == (index["region"] == "I")).fillna(False)
-    rows = []
+    rows, notes = [], []
     for region in sorted(index["region"].unique()):
         here = index["region"] == region
         rows.append(int(rng.choice(np.flatnonzero(here & agrees if (here & agrees).any() else here))))
-    notes = []
-    for clip in index.iloc[rows].itertuples():
-        label = "not labelled" if pd.isna(clip.positive) else "sounds" if clip.positive else "does not sound"
-        notes.append(f"region {clip.region}: {label}" + (f" ({clip.votes})" if clip.votes else ""))
+        clip = index.iloc[rows[-1]]
+        label = "not labelled" if pd.isna(clip["positive"]) else "sounds" if clip["positive"] else "does not sound"
+        notes.append(f"region {region}: {label}" + (f" ({clip['votes']})" if clip["votes"] else ""))
     return rows, notes
 
 
 def curves(config: Config, seed: int, points: int = 200) -> tuple[pd.DataFrame, dict[str, float]]:
     """Figure 5: precision at `points` recalls for every method and pair that it has, and the prevalence by pair.
 
-    The precision at a recall is that of the highest threshold which reaches it. Columns: pair, method,
-    recall, precision.
+    The precision at a recall is that of the highest threshold to reach it. Columns: pair, method, recall, precision.
     """
     grid = np.arange(1, points + 1) / points
     frames, prevalence = [], {}
     for method in map(methods.get, methods.METHODS):
         scored = store.discovery_scores(config, method.name, seed)
-        for name in evaluate.DISCOVERY:
-            if name in scored:
-                curve = evaluate.pr_curve(scored[name], scored["positive"])
-                reached = curve["precision"].to_numpy()[np.searchsorted(curve["recall"].to_numpy(), grid - 1e-9)]
-                where = {"pair": tables.header(name), "method": method.label}
-                frames.append(pd.DataFrame({**where, "recall": grid, "precision": reached}))
-                prevalence[tables.header(name)] = float(scored["positive"].mean())
+        for name in scored.columns.intersection(evaluate.DISCOVERY):
+            curve = evaluate.pr_curve(scored[name], scored["positive"])
+            reached = curve["precision"].to_numpy()[np.searchsorted(curve["recall"].to_numpy(), grid - 1e-9)]
+            where = {"pair": tables.header(name), "method": method.label}
+            frames.append(pd.DataFrame({**where, "recall": grid, "precision": reached}))
+            prevalence[tables.header(name)] = float(scored["positive"].mean())
     return pd.concat(frames, ignore_index=True).sort_values("pair", ascending=False, kind="stable"), prevalence
 
 
@@ -128,29 +119,22 @@ def similarities(config: Config, seed: int, names: Sequence[str] | None = None) 
 
 
 def failures(config: Config, seed: int) -> tuple[list[int], list[str]]:
-    """Where consensus failed: the test clip of each region that it moved furthest to the wrong side.
+    """Where consensus failed: the row of each region's test clip that it moved furthest to the wrong side, and a note.
 
     A clip's rank is the share of the test clips whose audio-video similarity is not above its own. Ranks of region I
-    should rise from the control row to the reference row of `mc3.methods`, the others fall.
-
-    Returns:
-        Rows, and a note (region, both ranks) for each.
+    should rise from the control row to the reference row of `mc3.methods`, the others fall. The note has both ranks.
     """
-    index = clips(config)
-    before, after = methods.with_role("control"), methods.with_role("reference")
-    points = similarities(config, seed, (before, after))
+    index = clips(config).set_index("clip_id", drop=False)
+    names = (methods.with_role("control"), methods.with_role("reference"))
+    points = similarities(config, seed, names)
     ranks = points.groupby("checkpoint")["av"].rank(pct=True, method="max")
     by_clip = points.assign(rank=ranks).pivot(index="clip_id", columns="checkpoint", values="rank")
-    old, new = (by_clip[methods.get(name).label] for name in (before, after))
-    region = index.set_index("clip_id")["region"].reindex(by_clip.index)
+    old, new = (by_clip[methods.get(name).label] for name in names)
+    region = index["region"].reindex(by_clip.index)
     wrong = (new - old) * np.where(region == "I", -1, 1)
-    row_of = dict(zip(index["clip_id"], index.index, strict=True))
-    rows, notes = [], []
-    for name in sorted(region.unique()):
-        worst = str(wrong[region == name].idxmax())
-        rows.append(int(row_of[worst]))
-        notes.append(f"region {name}: rank {old[worst]:.0%} w/o consensus, {new[worst]:.0%} with it")
-    return rows, notes
+    worst = [str(wrong[region == name].idxmax()) for name in sorted(region.unique())]
+    notes = [f"region {region[c]}: rank {old[c]:.0%} w/o consensus, {new[c]:.0%} with it" for c in worst]
+    return [index.index.get_loc(clip) for clip in worst], notes
 
 
 def by_region(points: pd.DataFrame) -> pd.DataFrame:
@@ -195,25 +179,22 @@ def clusters(config: Config, method: str, seed: int, top: int = 8) -> pd.DataFra
     Columns: cluster (0 the largest), size, verb (its most frequent one), purity (the share of that verb),
     sounding (share of labelled clips that sound), rank, row, clip_id, text, title.
     """
-    everything = clips(config)
-    rows = np.flatnonzero(everything["split"] == "test")
-    index, video = everything.iloc[rows], store.embeddings(config, method, seed)[1]["video"][rows]
-    n = config.evaluate.clusters
+    index = clips(config)
+    index = index[index["split"] == "test"]
+    video, n = store.embeddings(config, method, seed)[1]["video"][index.index], config.evaluate.clusters
     labels = evaluate.clusters(video, n)
     found = []
     for cluster in range(n):
         inside = index[labels == cluster]
-        verbs = inside["verb"].value_counts()
-        purity, sounding = verbs.iloc[0] / len(inside), inside["positive"].astype("Float64").mean()
-        about = {"cluster": cluster, "size": len(inside), "verb": verbs.index[0]}
-        about |= {"purity": purity, "sounding": sounding}
-        mostly = f"{purity:.0%} {verbs.index[0] or 'without a verb'}"
+        verbs, sounding = inside["verb"].value_counts(), inside["positive"].astype("Float64").mean()
+        about = {"cluster": cluster, "size": len(inside), "verb": verbs.index[0], "purity": verbs.iloc[0] / len(inside)}
+        mostly = f"{about['purity']:.0%} {verbs.index[0] or 'without a verb'}"
         title = f"Cluster {cluster + 1} of {n}: {len(inside)} clips, {mostly}, {sounding:.0%} sounding"
-        for rank, member in enumerate(evaluate.members(video, labels, cluster, top), start=1):
-            clip = index.iloc[member]
-            where = {"rank": rank, "row": int(rows[member]), "clip_id": clip["clip_id"], "text": clip["text"]}
-            found.append({**about, **where, "title": title})
-    return pd.DataFrame(found)
+        part = index.iloc[evaluate.members(video, labels, cluster, top)]
+        ranks = np.arange(1, len(part) + 1)
+        found.append(part.assign(**about, sounding=sounding, rank=ranks, row=part.index, title=title))
+    columns = ["cluster", "size", "verb", "purity", "sounding", "rank", "row", "clip_id", "text", "title"]
+    return pd.concat(found, ignore_index=True)[columns]
 
 
 def purest_median_and_least(members: pd.DataFrame) -> pd.DataFrame:
@@ -223,30 +204,28 @@ def purest_median_and_least(members: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([members[members["cluster"] == cluster] for cluster in chosen], ignore_index=True)
 
 
-def retrieved(config: Config, method: str, seed: int, hits: int = 2, misses: int = 1, depth: int = 3) -> pd.DataFrame:
-    """Figure 7: random queries with a correct clip among the first `depth` (`hits` of them) and without (`misses`).
+def retrieved(config: Config, method: str, seed: int) -> pd.DataFrame:
+    """Figure 7: random queries with a correct clip among the first `DEPTH` (two of a direction) and without (one).
 
-    Columns: direction, query and retrieved (rows), rank, correct, first_correct (rank of the first clip of
-    the query's action group), share_hit (share of all queries with a correct clip among the first `depth`),
-    query_clip, retrieved_clip, query_text, retrieved_text.
+    Columns: direction, query and retrieved (rows), rank, correct, first_correct (rank of the first clip of the query's
+    action group), share_hit (share of all queries with a correct clip among the first `DEPTH`), and `_clip` and `_text`
+    of query and retrieved.
     """
     index, found = clips(config), store.embeddings(config, method, seed)[1]
-    groups, (query_rows, pool_rows) = store.retrieval_split(config)
+    groups, split = store.retrieval_split(config)
+    cases = dict(evaluate.retrieval_directions(found, groups, split))
     rng = np.random.default_rng(seed)
     rows = []
     for name in ("v2a", "a2l"):
-        source, target = evaluate.DIRECTIONS[name]
-        queries, pool = found[source][query_rows], found[target][pool_rows]
-        near = evaluate.nearest(queries, pool, depth, config.evaluate.chunk)
-        _, first = evaluate.first_correct(queries, pool, groups[query_rows], groups[pool_rows], config.evaluate.chunk)
-        hit = first <= depth
-        chosen = [rng.permutation(np.flatnonzero(which))[:n] for which, n in ((hit, hits), (~hit, misses))]
-        for query in np.concatenate(chosen):
+        near = evaluate.nearest(*cases[name][:2], DEPTH, config.evaluate.chunk)
+        first = evaluate.first_correct(*cases[name], config.evaluate.chunk)
+        hits, misses = (rng.permutation(np.flatnonzero(which)) for which in (first <= DEPTH, first > DEPTH))
+        for query in (*hits[:2], *misses[:1]):
             for rank, neighbour in enumerate(near[query], start=1):
-                ends = {"query": int(query_rows[query]), "retrieved": int(pool_rows[neighbour])}
+                ends = {"query": int(split[0][query]), "retrieved": int(split[1][neighbour])}
                 correct = bool(groups[ends["query"]] == groups[ends["retrieved"]])
-                row = {"direction": f"{source} → {target}", **ends, "rank": rank, "correct": correct}
-                row |= {"first_correct": int(first[query]), "share_hit": float(hit.mean())}
+                row = {"direction": " → ".join(evaluate.DIRECTIONS[name]), **ends, "rank": rank, "correct": correct}
+                row |= {"first_correct": int(first[query]), "share_hit": len(hits) / len(first)}
                 for end, at in ends.items():
                     row |= {f"{end}_clip": index["clip_id"].iloc[at], f"{end}_text": index["text"].iloc[at]}
                 rows.append(row)
@@ -259,13 +238,12 @@ def training(config: Config, seed: int) -> pd.DataFrame:
     Columns: method, metric ("AV ROC", "AL ROC"), step, value. Steps include the align stage, so that methods which
     start from its checkpoint begin where it ends.
     """
-    rows: list[dict[str, Any]] = []
-    aligned = 0
+    rows, aligned = [], 0
     for method in map(methods.get, ("align", *methods.METHODS)):
         first = aligned if method.start == "align" else 0
         lines = store.training_log(config, method.name, seed)
-        for line in lines:
-            for name in sorted({"av_roc", "al_roc"} & set(line), reverse=True):
+        for line, name in product(lines, ("av_roc", "al_roc")):
+            if name in line:
                 row = {"method": method.label, "metric": tables.header(name), "step": first + line["step"]}
                 rows.append({**row, "value": line[name]})
         if method.name == "align":
@@ -281,18 +259,15 @@ def class_results(config: Config, seed: int) -> pd.DataFrame:
     validation events has NaN.
     """
     scores = store.probe_scores(config, seed)
-    truth, names = scores.pop("labels"), class_names(config)
-    train = store.events(config, "train")["class_id"].value_counts()
+    truth, train = scores.pop("labels"), store.events(config, "train")["class_id"].value_counts()
     frames = []
     for key in sorted(scores, key=lambda k: (k.split("/")[1] != store.UNTRAINED, k)):
         protocol, method = key.split("/")
         if method in (store.UNTRAINED, *config.probe.official_methods, *config.probe.finetune_methods):
             table = evaluate.by_class(scores[key], truth)
-            table.insert(0, "class_id", table.index)
-            table.insert(1, "name", [names.get(number, f"class {number}") for number in table.index])
-            table.insert(2, "train", train.reindex(table.index, fill_value=0).astype(int))
-            table.insert(4, "probe", f"{tables.label(method)}, {protocol}")
-            frames.append(table)
+            about = {"class_id": table.index, "name": class_names(config, table.index)}
+            about |= {"train": train.reindex(table.index, fill_value=0).astype(int), "n": table.pop("n")}
+            frames.append(pd.DataFrame({**about, "probe": f"{tables.label(method)}, {protocol}"}).join(table))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -300,30 +275,23 @@ def confusion(config: Config, seed: int, method: str, protocol: str) -> pd.DataF
     """Confusions of EPIC-Sounds classes, true ones as rows, the most frequent first.
 
     Columns: class_id, name, n, and one column a class, named by its number: the share of the row's events that were
-    predicted as it. Classes without events have no row.
-
-    Raises:
-        DataError: `method` has no scores of `protocol`.
+    predicted as it. Classes without events have no row. It is a `DataError` if `method` has no scores of `protocol`.
     """
     scores = store.probe_scores(config, seed)
-    key = f"{protocol}/{method}"
+    truth, key = scores.pop("labels"), f"{protocol}/{method}"
     if key not in scores:
-        known = ", ".join(sorted(set(scores) - {"labels"}))
-        raise DataError(f"no scores {key} in {config.paths.probe_metrics(seed)}; it has {known}")
-    truth, names = scores["labels"], class_names(config)
+        raise DataError(f"no scores {key} in {config.paths.probe_metrics(seed)}; it has {', '.join(sorted(scores))}")
     shares = evaluate.confusion(scores[key], truth)
     counts = np.bincount(truth, minlength=len(shares))
     order = np.argsort(-counts, kind="stable")
-    table = pd.DataFrame(shares[np.ix_(order, order)], columns=[str(number) for number in order])
-    table.insert(0, "class_id", order)
-    table.insert(1, "name", [names.get(int(number), f"class {number}") for number in order])
-    table.insert(2, "n", counts[order])
+    about = pd.DataFrame({"class_id": order, "name": class_names(config, order), "n": counts[order]})
+    table = about.join(pd.DataFrame(shares[np.ix_(order, order)], columns=[str(number) for number in order]))
     return table[table["n"] > 0].reset_index(drop=True)
 
 
-def class_names(config: Config) -> dict[int, str]:
-    """EPIC-Sounds' class names by number, from the annotation files that have classes."""
+def class_names(config: Config, numbers: Iterable[int]) -> list[str]:
+    """EPIC-Sounds' names of these classes, from the annotation files that have classes."""
     files = [config.paths.raw / config.epic_sounds.annotations[split] for split in ("train", "validation")]
     annotations = pd.concat([pd.read_csv(file, usecols=["class_id", "class"]) for file in files])
     names = annotations.groupby("class_id")["class"].agg(lambda given: given.mode()[0])
-    return {int(number): str(name) for number, name in names.items()}
+    return [str(names.get(number, f"class {number}")) for number in numbers]

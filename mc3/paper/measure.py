@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from mc3 import evaluate, store
@@ -24,47 +24,30 @@ def scores(config: Config, method: str, seed: int, kinds: Collection[str]) -> di
     """The scores of one training: "validation" and "test" ROCs, "retrieval" recall in percent at every cut-off."""
     found: dict[str, float] = {}
     if "validation" in kinds:
-        rocs = store.validation_rocs(config, method, seed)
-        found |= {f"validation_{name}": value for name, value in rocs.items()}
+        found |= {f"validation_{n}": value for n, value in store.validation_rocs(config, method, seed).items()}
     if "test" in kinds:
-        scored = store.discovery_scores(config, method, seed)
-        for pair in evaluate.DISCOVERY:
-            if pair in scored:
-                found[f"{pair}_roc"] = evaluate.discovery(scored[pair], scored["positive"])["roc"]
+        found |= {n: value for n, value in tables.discovery(config, method, seed).items() if n.endswith("_roc")}
     if "retrieval" in kinds:
-        groups, split = store.retrieval_split(config)
-        ks, chunk = config.evaluate.recall_at, config.evaluate.chunk
-        embeddings = store.embeddings(config, method, seed)[1]
-        for direction, metrics in evaluate.retrieval_directions(embeddings, groups, split, ks, chunk).items():
-            found |= {f"{direction}_r{k}": 100 * metrics[f"recall@{k}"] for k in ks}
+        found |= {n: value for n, value in tables.retrieval(config, method, seed).items() if "_r" in n}
     return found
 
 
 def summary(trials: pd.DataFrame, reference: str | None, choose: bool) -> pd.DataFrame:
-    """Trials over seeds, a row a setting and method.
+    """Trials (`ABOUT`, seed and scores; a row a seed) over seeds, a row a setting and method.
 
-    Args:
-        trials: group, setting, profile, method, label, seed and scores; a row a seed.
-        reference: the method that the others are compared with.
-        choose: mark the setting of each method that has the highest `selection`.
-
-    Returns:
-        The columns of `trials`, each score as mean and `_std` over `seeds` (their number), and `selection`: the mean of
-        the validation ROCs. With `reference`, `difference`, `low` and `high`: of `selection` to the reference's, paired
-        by seed, with a 95 % interval over seeds (Student's t). With `choose`, `chosen`: the first of equals.
-
-    Raises:
-        ValueError: methods or settings have different numbers of seeds, which would not be a fair comparison.
+    Each score becomes its mean and `_std` over `seeds` (their number), and so does `selection`, the mean of the
+    validation ROCs. With a method as `reference` there are `difference`, `low` and `high`: of `selection` to the
+    reference's, paired by seed, with a 95 % interval over seeds (Student's t). With `choose`, `chosen` marks the first
+    setting of each method that has the highest `selection`; it is a `ValueError` if methods or settings have different
+    numbers of seeds, which would not be a fair comparison.
     """
-    names = [name for name in trials if name not in (*ABOUT, "seed")]
-    validation = [name for name in names if str(name).startswith("validation_")]
-    trials = trials.assign(selection=trials[validation].mean(axis=1))
+    trials = trials.assign(selection=trials.filter(regex="^validation_").mean(axis=1))
     baseline = trials[trials["method"] == reference].set_index("seed")["selection"]
     rows = []
     for about, part in trials.groupby(ABOUT, sort=False, dropna=False):
         row: dict[str, Any] = {**dict(zip(ABOUT, about, strict=True)), "seeds": len(part)}
-        for name in [*names, "selection"]:
-            row |= {str(name): part[name].mean(), f"{name}_std": part[name].std(ddof=1)}
+        for name, values in part.drop(columns=[*ABOUT, "seed"]).items():
+            row |= {str(name): values.mean(), f"{name}_std": values.std(ddof=1)}
         if reference is not None:
             paired = part.set_index("seed")["selection"] - baseline
             value = paired.mean()
@@ -83,46 +66,35 @@ def summary(trials: pd.DataFrame, reference: str | None, choose: bool) -> pd.Dat
 def world(config: Config, names: Sequence[str], seed: int) -> dict[str, Any]:
     """What one seed shows in one generated world.
 
-    Returns:
-        "world": what the test clips are; "areas": {pair_method: test ROC of all clips and of `DRAWS` resamples of the
-        videos}; "regions": rows of `mc3.paper.findings.by_region` for the align stage and the methods.
+    "world": what the test clips are; "areas": {pair_method: test ROC of all clips and of `DRAWS` resamples of the
+    videos}; "regions": rows of `mc3.paper.findings.by_region` for the align stage and the methods.
     """
-    areas: dict[str, NDArray[np.float64]] = {}
+    clips, areas = store.labelled(config), {}
+    weights = bootstrap.resamples(clips["video_uid"], DRAWS)
     for name in names:
         scored = store.discovery_scores(config, name, seed)
-        videos = store.clips(config).loc[scored["row"], "video_uid"]
-        weights = bootstrap.resamples(videos, DRAWS)
         for pair in evaluate.DISCOVERY:
-            areas[f"{pair}_{name}"] = evaluate.resampled_discovery(scored[pair], scored["positive"], weights)["roc"]
-    region = findings.clips(config).loc[scored["row"], "region"]
-    about = {"clips": len(scored), "prevalence": float(scored["positive"].mean())}
+            drawn = evaluate.resampled_discovery(scored[pair], scored["positive"], weights)["roc"]
+            areas[f"{pair}_{name}"] = drawn.tolist()
+    region = findings.clips(config).loc[clips["row"], "region"]
+    about = {"clips": len(clips), "prevalence": float(clips["positive"].mean())}
     about |= {f"share_{name}": float((region == name).mean()) for name in ("I", "II", "III", "IV", "none")}
     regions = findings.by_region(findings.similarities(config, seed, ("align", *names)))
-    return {
-        "world": {**about, "videos": videos.nunique()},
-        "areas": {name: values.tolist() for name, values in areas.items()},
-        "regions": regions.to_dict("records"),
-    }
+    about["videos"] = clips["video_uid"].nunique()
+    return {"world": about, "areas": areas, "regions": regions.to_dict("records")}
 
 
 def world_tables(
     files: Sequence[tuple[str, Config, Path]], names: Sequence[str], reference: str | None
 ) -> dict[str, pd.DataFrame]:
-    """The tables of a study of worlds.
+    """The tables of a study of worlds, from setting, its config and the file of what `world` found, one a seed.
 
-    Args:
-        files: setting, its config and the file of what `world` found, one a seed.
-        names: the methods.
-        reference: the method to which gaps are taken.
-
-    Returns:
-        "seeds": a row a world and seed, "worlds": a row a world over its seeds, with ROCs, gaps and 95 % intervals;
-        "regions": how similarities separate the regions, by world, seed and checkpoint.
+    "seeds": a row a world and seed, "worlds": a row a world over its seeds, with ROCs, gaps to the method `reference`
+    and 95 % intervals; "regions": how similarities separate the regions, by world, seed and checkpoint.
     """
-    found = [(setting, config, json.loads(file.read_text())) for setting, config, file in files]
     seeds, worlds, regions = [], [], []
-    for setting in dict.fromkeys(setting for setting, *_ in found):
-        own = [(config, numbers) for name, config, numbers in found if name == setting]
+    for setting in dict.fromkeys(setting for setting, *_ in files):
+        own = [(config, json.loads(file.read_text())) for name, config, file in files if name == setting]
         levels = {"world": setting, **_levels(own[0][0])}
         worlds.append({**levels, "seeds": len(own), **gaps([numbers for _, numbers in own], names, reference)})
         for config, numbers in own:
@@ -136,14 +108,13 @@ def gaps(found: Sequence[dict[str, Any]], names: Sequence[str], reference: str |
     """ROCs over seeds, and gaps to `reference` with 95 % intervals over videos (and seeds, if there are several)."""
     row = dict(found[0]["world"])
     videos = row.pop("videos")
-    areas = [numbers["areas"] for numbers in found]
+    areas = {name: np.array([numbers["areas"][name] for numbers in found]) for name in found[0]["areas"]}
     for pair in evaluate.DISCOVERY:
-        row |= {f"{pair}_{name}": float(np.mean([own[f"{pair}_{name}"][0] for own in areas])) for name in names}
+        row |= {f"{pair}_{name}": float(areas[f"{pair}_{name}"][:, 0].mean()) for name in names}
         for name in names:
             if name != reference:
-                total = np.stack([np.subtract(own[f"{pair}_{name}"], own[f"{pair}_{reference}"]) for own in areas])
-                ends = zip(("", "_low", "_high"), bootstrap.contrast(total, videos), strict=True)
-                row |= {f"{pair}_{name}_gap{end}": value for end, value in ends}
+                gap = bootstrap.contrast(areas[f"{pair}_{name}"] - areas[f"{pair}_{reference}"], videos)
+                row |= dict(zip((f"{pair}_{name}_gap{end}" for end in ("", "_low", "_high")), gap, strict=True))
     return row
 
 
@@ -156,19 +127,16 @@ def _levels(config: Config) -> dict[str, float]:
 def seed_tables(config: Config, draws: int = DRAWS) -> dict[str, pd.DataFrame]:
     """Tables 2-4 over `config.seeds`, the same numbers by seed, the claims with their checks, and all differences."""
     makers = {"table2_discovery": tables.table2, "table3_retrieval": tables.table3, "table4_epic_sounds": tables.table4}
-    found, single = {}, []
-    for stem, make in makers.items():
-        found[stem] = make(config)
-        for seed in config.seeds:
-            table = make(override(config, {"seeds": [seed]}))
-            metrics = [name for name in table if f"{name}_std" in table]
-            keys = [key for key in ("method", "protocol") if key in table]
-            long = table.loc[table["seeds"] > 0].melt(keys, metrics, "metric", "value").dropna(subset="value")
-            single.append(long.assign(table=stem, seed=seed))
+    found, single = {stem: make(config) for stem, make in makers.items()}, []
+    for (stem, make), seed in product(makers.items(), config.seeds):
+        table = make(override(config, {"seeds": [seed]}))
+        metrics = [name for name in table if f"{name}_std" in table]
+        keys = table.columns.intersection(["method", "protocol"])
+        long = table[table["seeds"] > 0].melt(keys, metrics, "metric", "value").dropna(subset="value")
+        single.append(long.assign(table=stem, seed=seed))
     columns = ["table", "method", "protocol", "metric", "seed", "value"]
     found["per_seed"] = pd.concat(single, ignore_index=True)[columns]
     measured = bootstrap.measure(config, draws)
-    found["claim_checks"] = claims.checks(measured)
-    found["claims"] = claims.table(found["claim_checks"])
-    found["differences"] = bootstrap.differences(measured)
-    return found
+    checked = claims.checks(measured)
+    found |= {"claim_checks": checked, "claims": claims.table(checked)}
+    return found | {"differences": bootstrap.differences(measured)}

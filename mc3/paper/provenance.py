@@ -27,21 +27,19 @@ def origin(config: Config, inputs: Iterable[str | Path]) -> dict[str, Any]:
 
     Holds the last commit that touched code or settings (so that committing results does not change it; null outside
     git), whether those differ from it, the settings, the SHA-256 of each of `inputs` (files or folders; one outside
-    the repository goes by its name) and of the lock file, the device and the versions.
-
-    Raises:
-        DataError: an input is missing; the message names it.
+    the repository goes by its name) and of the lock file, the device and the versions. A missing input is a
+    `DataError` that names it.
     """
     root, hashes = Path.cwd(), {}
     for path in map(Path, inputs):
         if not path.exists():
             raise DataError(f"{path}, which this result is made from, is missing; `dvc repro` makes it")
-        inside = path.resolve().is_relative_to(root)
-        hashes[path.resolve().relative_to(root).as_posix() if inside else path.name] = sha256(path)
-    commit = _git("log", "-1", "--format=%H", "--", *CODE)
+        whole = path.resolve()
+        hashes[whole.relative_to(root).as_posix() if whole.is_relative_to(root) else path.name] = sha256(path)
+    commit = output("git", "log", "-1", "--format=%H", "--", *CODE)
     return {
         "commit": commit,
-        "dirty": None if commit is None else bool(_git("status", "--porcelain", "--", *CODE)),
+        "dirty": None if commit is None else bool(output("git", "status", "--porcelain", "--", *CODE)),
         "device": device(),
         "inputs": hashes,
         "lock": sha256(Path("requirements.lock")),
@@ -66,20 +64,15 @@ def device() -> str:
     """Names of the NVIDIA devices this process may use, or "cpu"; from the driver, so that torch is not imported."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return "cpu"
-    try:
-        query = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True
-        )
-    except FileNotFoundError:
-        return "cpu"
-    names = sorted(set(query.stdout.split("\n")) - {""})
-    return f"cuda: {', '.join(names)}" if query.returncode == 0 and names else "cpu"
+    listing = output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or ""
+    names = sorted(set(listing.split("\n")) - {""})
+    return f"cuda: {', '.join(names)}" if names else "cpu"
 
 
-def _git(*arguments: str) -> str | None:
-    """Output of a git command in the present folder; None without git, repository or output."""
+def output(*command: str) -> str | None:
+    """What a command prints, run in the present folder; None if it is not installed, fails or prints nothing."""
     try:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True)
+        result = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
     return (result.stdout.strip() or None) if result.returncode == 0 else None

@@ -11,17 +11,17 @@ import re
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from mc3 import methods
 from mc3.config import Config, as_dict
 from mc3.errors import ConfigError
-from mc3.files import write_atomic
+from mc3.paper import provenance
 from mc3.progress import Forecast, format_duration
 
 _STAGE = re.compile(r"^(Running s|S)tage '([^']+)'")  # "Running stage 'x':", "Stage 'x' didn't change, skipping"
@@ -30,14 +30,18 @@ _STAGE = re.compile(r"^(Running s|S)tage '([^']+)'")  # "Running stage 'x':", "S
 class Progress(Forecast):
     """A forecast that follows the lines of `dvc repro`.
 
-    `stages` are all stages' names in any order. `typical` has seconds by stage name; a stage that
-    it lacks is expected to take as long as others of its matrix (same name before "@") on average.
+    `stages` are all stages' names in any order. `typical` has seconds by stage name; a stage that it lacks is expected
+    to take as long as others of its matrix (same name before "@") on average.
     """
 
     def __init__(
         self, stages: Iterable[str], typical: Mapping[str, float], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        super().__init__({name: _expected(name, typical) for name in stages}, clock=clock)
+        matrices: dict[str, list[float]] = defaultdict(list)
+        for name, seconds in typical.items():
+            matrices[name.split("@")[0]].append(seconds)
+        mean = {matrix: sum(seconds) / len(seconds) for matrix, seconds in matrices.items()}
+        super().__init__({n: typical.get(n, mean.get(n.split("@")[0], 0.0)) for n in stages}, clock=clock)
         self.reached: list[str] = []
 
     def read(self, text: str) -> str | None:
@@ -64,8 +68,7 @@ class Progress(Forecast):
 def run(config: Config, arguments: list[str]) -> int:
     """Run `dvc repro ARGUMENTS` and return its exit code; a stage's seconds go to work/timings.json.
 
-    Raises:
-        ConfigError: there is no readable dvc.yaml here, or DVC could not track its outputs.
+    Raises `ConfigError` if there is no readable dvc.yaml here, or DVC could not track its outputs.
     """
     if not Path("dvc.yaml").exists():
         raise ConfigError("no dvc.yaml here; run `mc3 repro` at the repository's top")
@@ -78,11 +81,9 @@ def run(config: Config, arguments: list[str]) -> int:
     progress = Progress(stages(config), typical_seconds(config))
     print(f"{len(progress.expected)} stages; those that are up to date are skipped", flush=True)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # stages call `mc3`
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro", *arguments],
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "PATH": path},
-    )
+    command = [sys.executable, "-m", "dvc", "repro", *arguments]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PATH": path}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     try:
         _follow(process, progress)
     except KeyboardInterrupt:
@@ -96,16 +97,12 @@ def run(config: Config, arguments: list[str]) -> int:
     if progress.took:
         recorded = config.paths.work / "timings.json"
         seconds = {name: round(value, 1) for name, value in (_read(recorded) | progress.took).items()}
-        write_atomic(recorded, f"{json.dumps(seconds, indent=1, sort_keys=True)}\n".encode())
+        provenance.write(recorded, seconds)
     return code
 
 
 def stages(config: Config) -> list[str]:
-    """The names of all stages of dvc.yaml, matrices expanded; without starting DVC, which takes seconds.
-
-    Raises:
-        ConfigError: dvc.yaml is not YAML.
-    """
+    """The names of all stages of dvc.yaml, matrices expanded; without starting DVC, which takes seconds."""
     try:
         found = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
     except (yaml.YAMLError, TypeError, KeyError) as error:
@@ -113,28 +110,17 @@ def stages(config: Config) -> list[str]:
     variables = {"METHODS": methods.METHODS, **as_dict(config)}
     names = []
     for name, stage in found.items():
-        axes = [_values(axis, variables) for axis in stage.get("matrix", {}).values()]
+        axes = []
+        for axis in stage.get("matrix", {}).values():  # a list, or the name of a variable as in "${seeds}"
+            values = variables.get(axis[2:-1], []) if isinstance(axis, str) else axis
+            axes.append(list(map(str, values)))
         names += [f"{name}@{'-'.join(values)}" if values else name for values in product(*axes)]
     return names
 
 
-def _values(axis: Any, variables: Mapping[str, Any]) -> list[str]:
-    """The values of one axis of a matrix: a list, or the name of a variable as in "${seeds}"."""
-    named = re.fullmatch(r"\$\{(\w+)\}", axis) if isinstance(axis, str) else None
-    return list(map(str, variables.get(named[1], []) if named else axis))
-
-
 def typical_seconds(config: Config) -> dict[str, float]:
     """Seconds by stage name: of the last runs here, else those of another machine in profiles/PROFILE.timings.json."""
-    shipped = Path("profiles") / f"{config.profile}.timings.json"
-    return _read(shipped) | _read(config.paths.work / "timings.json")
-
-
-def _expected(name: str, typical: Mapping[str, float]) -> float:
-    if name in typical:
-        return typical[name]
-    group = [seconds for other, seconds in typical.items() if other.split("@")[0] == name.split("@")[0]]
-    return sum(group) / len(group) if group else 0.0
+    return _read(Path("profiles") / f"{config.profile}.timings.json") | _read(config.paths.work / "timings.json")
 
 
 def _follow(process: subprocess.Popen[bytes], progress: Progress) -> None:
@@ -154,8 +140,7 @@ def _follow(process: subprocess.Popen[bytes], progress: Progress) -> None:
 
 def _ensure_repository() -> None:
     """DVC uses git only to find what is tracked; an unpacked archive gets a repository of DVC's own."""
-    inside = subprocess.run(["git", "rev-parse", "--git-dir"], capture_output=True).returncode == 0
-    if not inside and not Path(".dvc/config.local").exists():
+    if provenance.output("git", "rev-parse", "--git-dir") is None and not Path(".dvc/config.local").exists():
         Path(".dvc").mkdir(exist_ok=True)
         Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n")
 

@@ -1,8 +1,8 @@
 """Tables 2, 3 and 4: ours beside the paper's, over every row of `mc3.methods.METHODS` and every seed.
 
 Each table is a DataFrame with one row a method and, for each metric `m`, the columns `m` (mean over seeds), `m_std`
-(sample standard deviation; NaN of one seed) and, where the paper has it, `paper_m`. Written to CSV
-and read back, it renders the same.
+(sample standard deviation; NaN of one seed) and, where the paper has it, `paper_m`. Read back from CSV, it renders the
+same.
 """
 
 from __future__ import annotations
@@ -43,17 +43,28 @@ class Cell(NamedTuple):
     protocol: str = ""
 
 
+Cells = Collection[Cell]
+
+
+def discovery(config: Config, method: str, seed: int) -> dict[str, float]:
+    """Table 2's numbers of one training: `{pair}_roc` and `{pair}_pr` of the pairs that it has."""
+    scored = store.discovery_scores(config, method, seed)
+    areas = {p: evaluate.discovery(scored[p], scored["positive"]) for p in evaluate.DISCOVERY if p in scored}
+    return {f"{pair}_{m}": found[m] for pair, found in areas.items() for m in ("roc", "pr")}
+
+
+def retrieval(config: Config, method: str, seed: int) -> dict[str, float]:
+    """Table 3's numbers of one training, in percent, of the directions that it has."""
+    groups, split = store.retrieval_split(config)
+    ks, chunk = config.evaluate.recall_at, config.evaluate.chunk
+    cases = evaluate.retrieval_directions(store.embeddings(config, method, seed)[1], groups, split)
+    return _retrieval_columns({name: evaluate.retrieval(*case, ks, chunk) for name, case in cases}, ks)
+
+
 def table2(config: Config) -> pd.DataFrame:
     """Table 2, sounding-action discovery: ROC and PR areas for audio-vision (`av_`) and audio-language (`al_`)."""
-    rows: list[dict[str, Any]] = []
-    for name in methods.METHODS:
-        per_seed = []
-        for seed in config.seeds:
-            scored = store.discovery_scores(config, name, seed)
-            areas = {p: evaluate.discovery(scored[p], scored["positive"]) for p in evaluate.DISCOVERY if p in scored}
-            per_seed.append({f"{pair}_{m}": areas[pair][m] for pair in areas for m in ("roc", "pr")})
-        rows.append({**_method(name), **_over_seeds(per_seed)})
-    chance = evaluate.random_discovery(scored["positive"])
+    rows = [_row(name, [discovery(config, name, seed) for seed in config.seeds]) for name in methods.METHODS]
+    chance = evaluate.random_discovery(store.labelled(config)["positive"])
     random = {f"{pair}_{m}": chance[m] for pair in evaluate.DISCOVERY for m in ("roc", "pr")}
     return _table(rows, random, PUBLISHED[2]).assign(clips=chance["n"], prevalence=chance["prevalence"])
 
@@ -63,19 +74,10 @@ def table3(config: Config) -> pd.DataFrame:
 
     The paper's Recall is compared with set recall; see `mc3.evaluate.retrieval`.
     """
-    ks = config.evaluate.recall_at
-    groups, split = store.retrieval_split(config)
-    queries, pool = split
-    rows: list[dict[str, Any]] = []
-    for name in methods.METHODS:
-        per_seed = []
-        for seed in config.seeds:
-            _, embeddings = store.embeddings(config, name, seed)
-            found = evaluate.retrieval_directions(embeddings, groups, split, ks, config.evaluate.chunk)
-            per_seed.append(_retrieval_columns(found, ks))
-        rows.append({**_method(name), **_over_seeds(per_seed)})
-    chance = evaluate.random_retrieval(groups[queries], groups[pool], ks)
-    random = _retrieval_columns(dict.fromkeys(evaluate.DIRECTIONS, chance), ks)
+    rows = [_row(name, [retrieval(config, name, seed) for seed in config.seeds]) for name in methods.METHODS]
+    groups, (queries, pool) = store.retrieval_split(config)
+    chance = evaluate.random_retrieval(groups[queries], groups[pool], config.evaluate.recall_at)
+    random = _retrieval_columns(dict.fromkeys(evaluate.DIRECTIONS, chance), config.evaluate.recall_at)
     return _table(rows, random, PUBLISHED[3]).assign(queries=len(queries), pool=len(pool))
 
 
@@ -89,12 +91,12 @@ def table4(config: Config) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for protocol in (store.LINEAR, store.OFFICIAL, store.FINETUNE):
         for published in ("ASF", "SSAST") if protocol != store.OFFICIAL else ():
-            rows.append({"method": published.lower(), "label": f"{published} (published)", "paper": published,
-                         "protocol": protocol, "seeds": 0})  # fmt: skip
+            row = {"method": published.lower(), "label": f"{published} (published)", "paper": published, "seeds": 0}
+            rows.append({**row, "protocol": protocol})
         for name in (store.UNTRAINED, *methods.METHODS):
             metrics = [r["metrics"].get(protocol, {}).get(name) for r in results]
             if per_seed := [_percent(m) for m in metrics if m]:
-                rows.append({**_method(name), "protocol": protocol, **_over_seeds(per_seed)})
+                rows.append({**_row(name, per_seed), "protocol": protocol})
     random = {**_percent(results[0]["metrics"][RANDOM][RANDOM]), "protocol": ""}
     return _table(rows, random, PUBLISHED[4]).assign(events=results[0]["test_events"])
 
@@ -111,15 +113,11 @@ def published() -> dict[Cell, float]:
     return found
 
 
-def cells(
-    table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Collection[Cell] = ()
-) -> pd.DataFrame:
+def cells(table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Cells = ()) -> pd.DataFrame:
     """A table as text: each cell ours ± standard deviation, then in brackets the paper's and the difference.
 
-    Args:
-        table: of this module, or read back from its CSV.
-        metrics: the columns to show; those that the paper has, if not given.
-        significant: cells that get a dagger (`mc3.paper.bootstrap.significant`).
+    `table` is of this module, or read back from its CSV. `metrics` are those that the paper has, if not given. The
+    `significant` cells get a dagger (`mc3.paper.bootstrap.significant`).
     """
     if metrics is None:
         metrics = [str(name) for name in table if f"paper_{name}" in table]
@@ -157,7 +155,7 @@ def pair_name(pair: str) -> str:
     return "-".join(evaluate.PAIRS[pair])
 
 
-def note(table: pd.DataFrame, significant: Collection[Cell] | None = None) -> str:
+def note(table: pd.DataFrame, significant: Cells | None = None) -> str:
     """One sentence on the sample (seeds, clips) and on how to read a cell; on daggers, if `significant` is given."""
     seeds = int(table["seeds"].max())
     parts = [f"{seeds} seed{'s' if seeds != 1 else ''}"]
@@ -166,38 +164,29 @@ def note(table: pd.DataFrame, significant: Collection[Cell] | None = None) -> st
     if "prevalence" in table:
         parts.append(f"prevalence {table['prevalence'].iloc[0]:.3f}")
     spread = " ± standard deviation over seeds" if seeds > 1 else ""
-    reference = label(methods.with_role("reference"))
     text = f"{', '.join(parts)}. Each cell: ours{spread} (the paper's, difference)."
-    if significant is None:
-        return text
-    return f"{text} † differs from {reference}: the 95 % interval of the paired difference excludes 0."
+    if significant is not None:
+        reference = label(methods.with_role("reference"))
+        text += f" † differs from {reference}: the 95 % interval of the paired difference excludes 0."
+    return text
 
 
-def to_markdown(
-    table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Collection[Cell] | None = None
-) -> str:
+def to_markdown(table: pd.DataFrame, significant: Cells | None = None) -> str:
     """`cells` as a Markdown table with `note` beneath it."""
-    shown = cells(table, metrics, significant or ())
+    shown = cells(table, significant=significant or ())
     lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.to_numpy().tolist()]
     escaped = [" | ".join(html.escape(v, quote=False).replace("|", r"\|") for v in line) for line in lines]
     return "\n".join([*(f"| {line} |" for line in escaped), "", note(table, significant)]) + "\n"
 
 
-def to_html(
-    table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Collection[Cell] | None = None
-) -> str:
+def to_html(table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Cells | None = None) -> str:
     """`cells` as an HTML table, escaped, with `note` as its caption."""
     text = cells(table, metrics, significant or ()).to_html(index=False, border=0, escape=True, na_rep="")
-    start = text.index(">") + 1
-    return f"{text[:start]}\n  <caption>{html.escape(note(table, significant))}</caption>{text[start:]}\n"
+    return _with_caption(text, note(table, significant)) + "\n"
 
 
 def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame:
-    """The results in `figures/NAME.csv`.
-
-    Raises:
-        DataError: there are none; the message has the DVC `stage` that makes them.
-    """
+    """The results in `figures/NAME.csv`; `DataError` if there are none, with the DVC `stage` that makes them."""
     path = figures / f"{name}.csv"
     if not path.exists():
         raise DataError(f"{path} is missing; `dvc repro {stage}` makes it")
@@ -214,8 +203,7 @@ def show(table: pd.DataFrame, caption: str = "") -> HTML:
 
     table = table.rename(columns=lambda name: header(str(name)))
     text = table.to_html(index=False, border=0, escape=True, float_format=format_number, na_rep="–")
-    start = text.index(">") + 1
-    return HTML(f"{text[:start]}\n  <caption>{html.escape(caption)}</caption>{text[start:]}")
+    return HTML(_with_caption(text, caption))
 
 
 def format_number(value: float) -> str:
@@ -225,9 +213,8 @@ def format_number(value: float) -> str:
 
 def intervals(table: pd.DataFrame, column: str) -> pd.Series:
     """`column` with its interval, from the columns `column`_low and `column`_high, as text."""
-    value, low, high = (table[f"{column}{end}"] for end in ("", "_low", "_high"))
-    text = value.map("{:+.3f}".format) + " [" + low.map("{:+.3f}".format) + ", " + high.map("{:+.3f}".format) + "]"
-    return text.where(value.notna(), "–")
+    value, low, high = (table[f"{column}{end}"].map("{:+.3f}".format) for end in ("", "_low", "_high"))
+    return (value + " [" + low + ", " + high + "]").where(table[column].notna(), "–")
 
 
 def overview(table2: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
@@ -236,23 +223,22 @@ def overview(table2: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
     `separate_axis`: whether the paper's numbers need their own axis: recall depends on the size of the pool.
     """
     rows = []
-    for table, metrics in ((table2, OVERVIEW[:2]), (table3, OVERVIEW[2:])):
+    for metric in OVERVIEW:
+        table = table2 if metric in table2 else table3
         random = table[table["method"] == RANDOM].iloc[0]
-        for metric in metrics:
-            for row in table[table["method"] != RANDOM].to_dict("records"):
-                ours = {"ours": row[metric], "std": row[f"{metric}_std"], "paper": row[f"paper_{metric}"]}
-                chance = {"random": random[metric], "paper_random": random[f"paper_{metric}"]}
-                axis = {"separate_axis": table is table3}
-                rows.append({"method": row["label"], "metric": header(metric), **ours, **chance, **axis})
+        for row in table[table["method"] != RANDOM].to_dict("records"):
+            ours = {"method": row["label"], "metric": header(metric), "ours": row[metric], "std": row[f"{metric}_std"]}
+            chance = {"random": random[metric], "paper_random": random[f"paper_{metric}"]}
+            rows.append({**ours, "paper": row[f"paper_{metric}"], **chance, "separate_axis": table is table3})
     return pd.DataFrame(rows)
 
 
-def ranks(table: pd.DataFrame, metrics: Sequence[str] = OVERVIEW) -> pd.DataFrame:
-    """MC3's rank among the paper's own methods, here and in the paper, in those of `metrics` that `table` has."""
+def ranks(table: pd.DataFrame) -> pd.DataFrame:
+    """MC3's rank among the paper's own methods, here and in the paper, in those columns of `OVERVIEW` that it has."""
     own = [name for name in table["method"] if name in methods.METHODS and methods.get(name).paper]
     rows = table.set_index("method").loc[own]
     found, reference = [], methods.with_role("reference")
-    for metric in [name for name in metrics if name in rows]:
+    for metric in rows.columns.intersection(OVERVIEW):
         rank = {"Column": header(metric)}
         for who, column in (("Here", metric), ("In the paper", f"paper_{metric}")):
             values = rows[column].dropna()
@@ -261,17 +247,14 @@ def ranks(table: pd.DataFrame, metrics: Sequence[str] = OVERVIEW) -> pd.DataFram
     return pd.DataFrame(found)
 
 
-def _method(name: str) -> dict[str, Any]:
-    if name == store.UNTRAINED:
-        return {"method": name, "label": label(name), "paper": ""}
-    method = methods.get(name)
-    ticks = {modality: int(modality in method.modalities) for modality in methods.MODALITIES}
-    return {"method": name, "label": method.label, "paper": method.paper, **ticks}
-
-
-def _over_seeds(per_seed: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def _row(name: str, per_seed: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """A row's names and modalities, and the mean and standard deviation of its numbers over seeds."""
+    about: dict[str, Any] = {"method": name, "label": label(name), "paper": ""}
+    if name != store.UNTRAINED:
+        method = methods.get(name)
+        about |= {"paper": method.paper, **{m: int(m in method.modalities) for m in methods.MODALITIES}}
     frame = pd.DataFrame(per_seed)
-    return {"seeds": len(frame), **frame.mean(), **frame.std(ddof=1).add_suffix("_std")}
+    return {**about, "seeds": len(frame), **frame.mean(), **frame.std(ddof=1).add_suffix("_std")}
 
 
 def _percent(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -287,22 +270,25 @@ def _retrieval_columns(found: Mapping[str, Mapping[str, float]], ks: Sequence[in
 def _table(rows: Sequence[Mapping[str, Any]], random: Mapping[str, Any], file: str) -> pd.DataFrame:
     """Random first, then `rows`, each joined with its row of the paper's table, columns in order."""
     keys = ["paper", "protocol"] if "protocol" in random else ["paper"]
+    metrics = [name for name in random if name != "protocol"]
     paper = pd.read_csv(PAPER / file).rename(columns={"method": "paper"}).fillna({"protocol": ""})
+    paper = paper[[c for c in paper if c in (*keys, *metrics)]].rename(columns={m: f"paper_{m}" for m in metrics})
     table = pd.DataFrame([{"method": RANDOM, "label": "Random", "paper": "Random", "seeds": 0, **random}, *rows])
     for modality in methods.MODALITIES:
         if modality in table:
             table[modality] = table[modality].fillna(0).astype(int)
-    values = [c for c in paper if c in random and c not in keys]
-    paper = paper[keys + values].rename(columns={c: f"paper_{c}" for c in values})
     table = table.merge(paper, on=keys, how="left", validate="m:1")
-    metrics = [name for name in random if name != "protocol"]
-    table = table.reindex(columns=[*table, *(f"{name}_std" for name in metrics if f"{name}_std" not in table)])
     columns = ["method", "label", "protocol", *methods.MODALITIES, "seeds"]
     columns += [column for name in metrics for column in (name, f"{name}_std", f"paper_{name}")]
-    return table[[column for column in columns if column in table]]
+    return table.reindex(columns=[column for column in columns if column in table or column.endswith("_std")])
 
 
-def _cell(row: Mapping[Any, Any], metric: str, significant: Collection[Cell]) -> str:
+def _with_caption(table: str, caption: str) -> str:
+    start = table.index(">") + 1
+    return f"{table[:start]}\n  <caption>{html.escape(caption)}</caption>{table[start:]}"
+
+
+def _cell(row: Mapping[Any, Any], metric: str, significant: Cells) -> str:
     ours, spread, paper = (row.get(name, np.nan) for name in (metric, f"{metric}_std", f"paper_{metric}"))
     places = 2 if metric in PERCENT else 1 if metric.split("_")[0] in evaluate.DIRECTIONS else 3
     if pd.isna(ours):
