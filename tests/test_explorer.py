@@ -15,8 +15,8 @@ from PIL import Image
 from mc3 import config
 from mc3.config import Config
 from mc3.errors import ConfigError, DataError
-from mc3.paper import explorer
-from mc3.paper.explorer import Explorer
+from mc3.extra import explorer
+from mc3.extra.explorer import Explorer
 
 
 @pytest.fixture(scope="module")

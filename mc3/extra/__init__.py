@@ -1,1 +1,1 @@
-"""Beyond the paper: EPIC-KITCHENS narrations, real recordings, a challenge submission."""
+"""Beyond the paper: EPIC-KITCHENS narrations, real recordings, a challenge submission, an explorer of clips."""
