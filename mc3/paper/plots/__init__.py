@@ -1,16 +1,8 @@
 """The figures: numbers in, a matplotlib `Figure` out; nothing here computes a result."""
 
 from mc3.paper.plots.classes import confusion, long_tail, per_class, sounding_rates
-from mc3.paper.plots.clips import Clips, clip_cards, clusters, retrieval
-from mc3.paper.plots.results import (
-    consensus,
-    differences,
-    overview,
-    precision_recall,
-    regions,
-    scatter,
-    training,
-)
+from mc3.paper.plots.clips import Clips, clip_cards, clusters, retrieval, scatter
+from mc3.paper.plots.results import consensus, differences, overview, precision_recall, regions, training
 from mc3.paper.plots.style import GREY, NO, PAGE, PALETTE, YES, save
 from mc3.paper.plots.sweeps import ablations, selection, study, study_cells, study_regions
 

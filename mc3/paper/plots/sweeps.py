@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from itertools import product
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mc3.paper.plots.style import DOTTED, GREY, PAGE, PALETTE, figure, styled
+from mc3.paper.plots.style import DOTTED, GREY, PAGE, PALETTE, figure, legend, panels, styled
 from mc3.paper.tables import header, label, pair_name
 
 RATES = {
@@ -41,35 +42,31 @@ def study(table: pd.DataFrame) -> Figure:
     {pair}_{method}_gap with _low and _high; the first method is drawn strongest. A small mark is a seed with its 95 %
     interval over videos, a line the mean over seeds; a cell of a heat map is the mean over seeds.
     """
-    base = table[table["world"] == USUAL]
-    varied = {world: world.split(", ") for world in table["world"].unique() if world != USUAL}
-    axes = list(dict.fromkeys(words[0].split(" ")[0] for words in varied.values() if len(words) == 1))
-    pairs = list(dict.fromkeys(tuple(w.split(" ")[0] for w in words) for words in varied.values() if len(words) == 2))
+    varied = table["world"].where(table["world"] != USUAL, "").str.replace(r" [-+.\d]+", "", regex=True)
+    worlds = dict(list(table.groupby(varied, sort=False)))  # "on_screen, unseen": those of other such rates than usual
+    base = worlds.pop("")
+    curves = {rate: part for rate, part in worlds.items() if "," not in rate}
+    pairs = [rates.split(", ") for rates in worlds if rates.count(",") == 1]
     columns = 4
-    rows = -(-len(axes) // columns)
+    rows = -(-len(curves) // columns)
     page = figure(PAGE, 1.7 * (rows + bool(pairs)) + 0.5)
-    parts: Any = page.subfigures(2, 1, height_ratios=(rows, 1.15 if pairs else 0.01))
-    upper, lower = parts
+    upper, lower = cast(Any, page.subfigures(2, 1, height_ratios=(rows, 1.15 if pairs else 0.01)))
     grid = upper.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for ax, name in zip(grid, axes, strict=False):
-        single = table["world"].map(lambda world, name=name: world.startswith(f"{name} ") and ", " not in world)
-        _curve(ax, pd.concat([base, table[single]]), name)
-    for ax in grid[len(axes) :]:
+    for ax, (rate, part) in zip(grid, curves.items(), strict=False):
+        _curve(ax, pd.concat([base, part]), rate)
+    for ax in grid[len(curves) :]:
         ax.set_visible(False)
     for ax in grid[::columns]:
         ax.set_ylabel("ROC gap to w/o consensus")
-    if axes:
-        upper.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    legend(upper, "upper center", ncols=4)
     if pairs:
         strongest = next(iter(gaps(table)))
         limit = float(table[[f"{pair}_{strongest}_gap" for pair in LOOKS]].abs().max().max())
         maps = lower.subplots(1, 2 * len(pairs), squeeze=False)[0]
         rates = list(table.columns[1 : list(table.columns).index("seed")])
-        for at, pair in enumerate(pairs):
+        for ax, (pair, metric) in zip(maps, product(pairs, LOOKS), strict=True):
             others = [name for name in rates if name not in pair]
-            here = table[(table[others] == base[others].iloc[0]).all(axis=1)]
-            for ax, metric in zip(maps[2 * at : 2 * at + 2], LOOKS, strict=True):
-                _heat(ax, here, pair, metric, strongest, limit)
+            _heat(ax, table[(table[others] == base[others].iloc[0]).all(axis=1)], pair, metric, strongest, limit)
     return page
 
 
@@ -81,21 +78,18 @@ def study_regions(table: pd.DataFrame) -> Figure:
     checkpoint: the mean over seeds.
     """
     here = table[(table["pair"] == pair_name("av")) & (table["region"] != "I")]
-    worlds, shown = list(dict.fromkeys(here["world"])), sorted(here["region"].unique())
-    checkpoints = list(dict.fromkeys(here["checkpoint"]))
+    worlds, checkpoints = here["world"].unique(), here["checkpoint"].unique()
     page = figure(PAGE, 0.16 * len(worlds) + 1.0)
-    axes = page.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    y, colours = np.arange(len(worlds)), (GREY, PALETTE[1], PALETTE[0], PALETTE[2])
-    for ax, region in zip(axes, shown, strict=True):
-        mean = here[here["region"] == region].groupby(["world", "checkpoint"])["roc"].mean().unstack().reindex(worlds)
-        for checkpoint, marker, colour in zip(checkpoints, "os^D", colours, strict=False):
-            ax.plot(mean[checkpoint], y, marker, color=colour, markersize=3, label=checkpoint)
+    looks = list(zip(checkpoints, "os^D", (GREY, PALETTE[1], PALETTE[0], PALETTE[2]), strict=False))
+    for ax, region, part in panels(page, here.sort_values("region", kind="stable"), "region", sharey=True):
+        mean = part.groupby(["world", "checkpoint"])["roc"].mean().unstack().reindex(worlds)
+        for checkpoint, marker, colour in looks:
+            ax.plot(mean[checkpoint], range(len(worlds)), marker, color=colour, markersize=3, label=checkpoint)
         ax.axvline(0.5, color=GREY, linewidth=0.8, linestyle=DOTTED)
         ax.set(title=f"I against {region}")
     page.supxlabel("ROC of audio-video similarity")
-    axes[0].set_yticks(y, worlds)
-    axes[0].set_ylim(len(worlds) - 0.5, -0.5)
-    page.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(checkpoints))
+    page.axes[0].set(yticks=range(len(worlds)), yticklabels=worlds, ylim=(len(worlds) - 0.5, -0.5))
+    legend(page, "upper center", ncols=len(checkpoints))
     return page
 
 
@@ -108,7 +102,7 @@ def ablations(table: pd.DataFrame) -> Figure:
     """
     values = table[["av_roc", "al_roc"]]
     span = (values.min(axis=None) - 0.01, values.max(axis=None) + 0.01)
-    groups = [(name, part) for name, part in table.groupby("group", sort=False)]
+    groups = list(table.groupby("group", sort=False))
     columns = 2
     rows = -(-len(groups) // columns)
     heights = [max(len(part) for _, part in groups[columns * row : columns * (row + 1)]) + 3 for row in range(rows)]
@@ -120,11 +114,11 @@ def ablations(table: pd.DataFrame) -> Figure:
             if len(usual):
                 ax.axvline(usual.iloc[0], color=colour, linewidth=0.7, linestyle=DOTTED)
             _means(ax, part, f"{pair}_roc", pair, "full")
-        ax.set_yticks(range(len(part)), part["setting"])
-        ax.set(title=name, xlim=span, ylim=(len(part) - 0.5, -0.5))
+        ax.set(yticks=range(len(part)), yticklabels=part["setting"], ylim=(len(part) - 0.5, -0.5))
+        ax.set(title=name, xlim=span)
     for ax in grid[len(groups) :]:
         ax.set_visible(False)
-    page.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    legend(page, "lower center", ncols=2)
     return page
 
 
@@ -185,7 +179,7 @@ def _curve(ax: Axes, rows: pd.DataFrame, name: str) -> None:
     ax.set_xlabel(RATES.get(name, name))
 
 
-def _heat(ax: Axes, rows: pd.DataFrame, rates: tuple[str, ...], pair: str, method: str, limit: float) -> None:
+def _heat(ax: Axes, rows: pd.DataFrame, rates: list[str], pair: str, method: str, limit: float) -> None:
     (x, y), gap = rates, f"{pair}_{method}_gap"
     cells = rows.pivot_table(index=y, columns=x, values=gap, aggfunc="mean").sort_index(ascending=False)
     ax.imshow(cells, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
