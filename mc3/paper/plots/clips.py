@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,26 +14,14 @@ from PIL import Image
 
 from mc3.paper.plots.style import GREY, MARKERS, NO, PAGE, PALETTE, YES, bare, figure, legend, styled, wrap
 
+if TYPE_CHECKING:
+    from mc3.data.shards import ClipDataset
+
 THUMBNAIL, SPECTROGRAM = 80, (64, 43)  # pixels of a picture inside a figure, so that SVG files stay small
 
 
-class Clips(Protocol):
-    """Clips with pictures and sound; `mc3.data.shards.ClipDataset` is one."""
-
-    index: pd.DataFrame
-
-    def frames(self, i: int) -> np.ndarray:
-        """Row `i`'s frames, uint8 [T, H, W, 3]."""
-
-    def waveform(self, i: int) -> tuple[np.ndarray, int]:
-        """Row `i`'s sound, int16 [S], and its rate in Hz."""
-
-    def fbank(self, i: int) -> np.ndarray:
-        """Row `i`'s log-mel spectrogram [L, mel]."""
-
-
 @styled
-def clip_cards(clips: Clips, rows: Sequence[int], notes: Sequence[str]) -> Figure:
+def clip_cards(clips: ClipDataset, rows: Sequence[int], notes: Sequence[str]) -> Figure:
     """One card a row of `clips`: frames, waveform and log-mel under its narration and a note, such as its region."""
     cards = figure(PAGE, 1.02 * len(rows))
     axes = cards.subplots(len(rows), 3, squeeze=False, width_ratios=(3.4, 1.6, 1.6))
@@ -62,7 +50,7 @@ def clip_cards(clips: Clips, rows: Sequence[int], notes: Sequence[str]) -> Figur
 
 
 @styled
-def clusters(clips: Clips, members: pd.DataFrame) -> Figure:
+def clusters(clips: ClipDataset, members: pd.DataFrame) -> Figure:
     """Figure 6: each cluster's members as middle frame, log-mel and narration, nearest to the centre first.
 
     `members`: cluster, row (of `clips`), title (one a cluster), in the order drawn.
@@ -83,7 +71,7 @@ def clusters(clips: Clips, members: pd.DataFrame) -> Figure:
 
 
 @styled
-def retrieval(clips: Clips, examples: pd.DataFrame) -> Figure:
+def retrieval(clips: ClipDataset, examples: pd.DataFrame) -> Figure:
     """Figure 7: queries and their first results, correct ones framed blue and wrong ones orange.
 
     `examples`: direction ("video → audio" or "audio → text"), query and retrieved (rows of `clips`), rank (from 1),

@@ -1,4 +1,4 @@
-"""Figures of results: discovery, training, regions, consensus, overview, differences."""
+"""Figures of one seed's results: discovery, training, regions, consensus."""
 
 from __future__ import annotations
 
@@ -8,25 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from mc3.paper.plots.style import (
-    DASHED,
-    DOTTED,
-    GREY,
-    NO,
-    PAGE,
-    PALETTE,
-    YES,
-    figure,
-    highlighted,
-    legend,
-    line_styles,
-    panels,
-    styled,
-    wrap,
-)
+from mc3.paper.plots.style import DASHED, DOTTED, GREY, NO, PAGE, YES, figure, legend, line_styles, panels, styled
 
 
 @styled
@@ -107,81 +91,8 @@ def consensus(points: pd.DataFrame) -> Figure:
     return page
 
 
-@styled
-def overview(table: pd.DataFrame) -> Figure:
-    """Every method's result beside the paper's, one panel a metric, as bars from chance (the grey line).
-
-    `table`: method, metric, ours, std (may be missing), paper, random, paper_random, separate_axis (whether the
-    metric's level depends so much on the data that the paper's numbers need their own axis, above the panel).
-    """
-    methods = table["method"].unique()
-    page = figure(PAGE, 0.21 * len(methods) + 1.05)
-    y = np.arange(len(methods))
-    colours = [PALETTE[1] if m == highlighted() else "#8FBCD9" for m in methods]
-    for ax, metric, part in panels(page, table, "metric", sharey=True):
-        rows = part.set_index("method").reindex(methods)
-        chance, paper_chance, separate = rows[["random", "paper_random", "separate_axis"]].iloc[0]
-        bars = ax.barh(y, rows["ours"] - chance, left=chance, height=0.62, color=colours)
-        bars[-1].set_label("measured here")
-        ax.errorbar(rows["ours"], y, xerr=rows["std"].fillna(0), fmt="none", ecolor="black", elinewidth=0.7)
-        ax.axvline(chance, color=GREY, linewidth=0.8)
-        above = ax.twiny() if separate else ax
-        above.plot(rows["paper"], y, "D", color=PALETTE[0], markersize=3.6, clip_on=False,
-                   label="paper (Ego4D; where there is an axis above, on that one)")  # fmt: skip
-        if separate:
-            above.set_xlim(_limits(rows["paper"], paper_chance))
-            above.spines["top"].set(visible=True, color=PALETTE[0])
-            above.tick_params(axis="x", colors=PALETTE[0], labelsize=6, pad=1)
-            above.xaxis.set_major_locator(MaxNLocator(4))
-            above.grid(False)
-        ax.set(title=metric, xlim=_limits(rows["ours"] if separate else rows[["ours", "paper"]].stack(), chance))
-        ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.grid(axis="y", visible=False)
-    page.axes[0].set_yticks(y, [wrap(m, 20, 2) for m in methods], linespacing=0.9)
-    page.axes[0].set_ylim(len(methods) - 0.5, -0.5)
-    legend(page, "lower center", ncols=2)
-    return page
-
-
-@styled
-def differences(table: pd.DataFrame) -> Figure:
-    """The reference row minus each other row, with intervals: blue above 0, orange below, grey where 0 is inside.
-
-    `table`: line (panels of one line of the figure share their rows), panel, label, row (orders labels), difference,
-    low, high.
-    """
-    lines = [part for _, part in table.groupby("line", sort=False)]
-    heights = [0.115 * part["label"].nunique() + 0.42 for part in lines]
-    page = figure(PAGE, sum(heights) + 0.25, dpi=200)  # laid out as it is saved: hinting widens the long labels
-    for line, part in zip(page.subfigures(len(lines), squeeze=False, height_ratios=heights)[:, 0], lines, strict=True):
-        labels = part.sort_values("row")["label"].unique()
-        y = np.arange(len(labels))
-        for ax, name, found in panels(line, part, "panel", sharey=True):
-            rows = found.set_index("label").reindex(labels)
-            colours = np.select([rows["low"] > 0, rows["high"] < 0], [YES, NO], GREY)
-            ax.axvline(0, color="black", linewidth=0.7)
-            ax.hlines(y, rows["low"], rows["high"], color=colours, linewidth=1.1)
-            ax.scatter(rows["difference"], y, s=11, c=colours, linewidths=0, zorder=3)
-            ax.set_title(name)
-            ax.xaxis.set_major_locator(MaxNLocator(4))
-            ax.tick_params(axis="y", length=0)
-            ax.grid(axis="y", visible=False)
-        line.axes[0].set_yticks(y, [wrap(label, 32, 1) for label in labels], fontsize=6)
-        line.axes[0].set_ylim(len(labels) - 0.4, -0.6)
-    handles = [Line2D([], [], color=c, marker="o", markersize=3.4, linewidth=1.1) for c in (YES, GREY, NO)]
-    words = [f"{highlighted()} ahead", "interval includes 0", f"{highlighted()} behind"]
-    page.legend(handles, words, loc="outside lower center", ncols=3)
-    return page
-
-
 def _lines(ax: Axes, points: pd.DataFrame, styles: dict[str, dict[str, Any]], x: str, y: str, **look: Any) -> None:
     for method, style in styles.items():
         part = points[points["method"] == method]
         if len(part):
             ax.plot(part[x], part[y], label=method, **look, **style)
-
-
-def _limits(values: pd.Series, chance: float) -> tuple[float, float]:
-    """Limits of an axis that show all `values` and chance."""
-    low, high = min(chance, float(values.min())), max(chance, float(values.max()))
-    return low - 0.04 * (high - low), high + 0.08 * (high - low)

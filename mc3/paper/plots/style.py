@@ -99,7 +99,7 @@ def bare(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def highlighted() -> str:
+def emphasised() -> str:
     """Label of the row that figures emphasise: the reference row of `mc3.methods`, or "" without one."""
     name = methods.with_role("reference")
     return methods.get(name).label if name else ""
@@ -107,7 +107,7 @@ def highlighted() -> str:
 
 def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, dash and width of each method; the reference row is solid, wide, drawn last, in the first colour."""
-    others = [label for label in labels if label != highlighted()]
+    others = [label for label in labels if label != emphasised()]
     looks = zip(cycle(PALETTE[1:]), cycle(DASHES[1:]))
     styles = {m: {"color": c, "linestyle": d, "linewidth": 1} for m, (c, d) in zip(others, looks, strict=False)}
-    return {**styles, highlighted(): {"color": PALETTE[0], "linestyle": "-", "linewidth": 2}}
+    return {**styles, emphasised(): {"color": PALETTE[0], "linestyle": "-", "linewidth": 2}}
