@@ -15,22 +15,23 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
 
 from mc3 import config as settings
 from mc3.config import Config
 from mc3.errors import ConfigError, DataError, NotebookError
 from mc3.files import code_identity, write_atomic
 from mc3.paper import provenance
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 PIPELINES = (Path("dvc.yaml"), Path("experiments/dvc.yaml"))
@@ -47,10 +48,8 @@ def canonical(path: Path) -> bytes:
     Two files give the same bytes exactly when their sources, cell types, tags and language agree.
     Raises `NotebookError` when the file is not a notebook.
     """
-    import nbformat
-
     try:
-        book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+        book = nbformat.read(path, as_version=4)
     except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
         raise NotebookError(f"{path} is not a notebook that can be read: {error}") from None
     language = book.metadata.get("kernelspec", {}).get("language", "python")
@@ -65,10 +64,9 @@ def canonical(path: Path) -> bytes:
             kept |= {"execution_count": None, "outputs": []}
         cells.append(kept)
     kernel = {"display_name": "Python 3 (ipykernel)", "language": language, "name": "python3"}
-    book_metadata = {"kernelspec": kernel, "language_info": {"name": language}}
-    plain = {"cells": cells, "metadata": book_metadata, "nbformat": 4, "nbformat_minor": 5}
-    text: str = nbformat.writes(nbformat.from_dict(plain))  # type: ignore[no-untyped-call]
-    return f"{text.rstrip()}\n".encode()
+    metadata = {"kernelspec": kernel, "language_info": {"name": language}}
+    plain = nbformat.from_dict({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
+    return f"{nbformat.writes(plain).rstrip()}\n".encode()
 
 
 def sources(notebooks: Path, out: Path) -> list[Path]:
@@ -123,10 +121,8 @@ def heading(book: Path) -> tuple[str, str]:
 def neighbours(name: str, books: Path) -> list[tuple[str, str, str]]:
     """("previous" or "next", name, title) of the pages beside page `name`; `books` has the notebooks."""
     order = [page for page in pages() if (books / f"{page}.ipynb").exists()]
-    if name not in order:
-        return []
-    at = order.index(name)
-    beside = [("previous", order[at - 1])] * (at > 0) + [("next", page) for page in order[at + 1 : at + 2]]
+    beside = [("previous", a) for a, b in pairwise(order) if b == name]
+    beside += [("next", b) for a, b in pairwise(order) if a == name]
     return [(relation, page, heading(books / f"{page}.ipynb")[0]) for relation, page in beside]
 
 
@@ -141,9 +137,7 @@ def parameters(book: bytes) -> list[str]:
     except SyntaxError as error:
         raise NotebookError(f"the cell tagged `parameters` is not valid Python: {error}") from None
     assigned = [node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]
-    targets = [
-        target for node in assigned for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-    ]
+    targets = chain.from_iterable(node.targets if isinstance(node, ast.Assign) else [node.target] for node in assigned)
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
@@ -169,37 +163,30 @@ def run(name: str, config: Config, values: Mapping[str, Any], figures: Path = Pa
     executed.parent.mkdir(parents=True, exist_ok=True)
     facts = figures / f"{name}.provenance.json"
 
-    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    with _own_kernel():
-        try:
-            papermill.execute_notebook(
-                copy, executed, dict(values), kernel_name="python3", cwd=Path.cwd(), progress_bar=sys.stderr.isatty()
-            )
-        except papermill.PapermillExecutionError as error:
-            raise NotebookError(
-                f"notebook {name} failed at In [{error.exec_count}] with {error.ename}: {error.evalue}; see {executed}"
-            ) from None
-        except DeadKernelError:
-            raise NotebookError(f"notebook {name}: its kernel died, perhaps out of memory; see {executed}") from None
+    try:
+        with _own_kernel():
+            shown = sys.stderr.isatty()
+            papermill.execute_notebook(copy, executed, dict(values), kernel_name="python3", cwd=".", progress_bar=shown)
+    except papermill.PapermillExecutionError as error:
+        failed = f"failed at In [{error.exec_count}] with {error.ename}: {error.evalue}"
+        raise NotebookError(f"notebook {name} {failed}; see {executed}") from None
+    except DeadKernelError:
+        raise NotebookError(f"notebook {name}: its kernel died, perhaps out of memory; see {executed}") from None
     if not facts.exists():
         return executed
-    page = figures / "report" / f"{name}.html"
-    book = nbformat.read(executed, as_version=4)  # type: ignore[no-untyped-call]
+    page, book = figures / "report" / f"{name}.html", nbformat.read(executed, as_version=4)
     html = render(book, heading(copy)[0], name, json.loads(facts.read_text()), neighbours(name, books))
     write_atomic(page, html.encode())
     return page
 
 
 def render(
-    book: NotebookNode,
-    title: str,
-    name: str = "",
-    facts: Mapping[str, Any] | None = None,
-    links: Iterable[tuple[str, str, str]] = (),
-) -> str:
+    book: NotebookNode, title: str, name: str = "", facts: Mapping[str, Any] | None = None,
+    links: Sequence[tuple[str, str, str]] = (),
+) -> str:  # fmt: skip
     """An executed notebook as one HTML page without scripts; its code is folded away, HTML outputs are sanitised.
 
     `facts` are its provenance, `links` its `neighbours`. The same arguments give the same text.
@@ -207,12 +194,13 @@ def render(
     import bleach
     from nbconvert import HTMLExporter
 
-    filters = {"picture": picture, "clean": partial(bleach.clean, tags=TAGS, attributes=["class", "colspan", "href"])}
+    clean = partial(bleach.clean, tags=TAGS, attributes=["class", "colspan", "href"])
+    as_json = partial(json.dumps, indent=1, sort_keys=True)
+    filters = {"picture": picture, "clean": clean, "json": as_json}
     exporter = HTMLExporter(exclude_anchor_links=True, filters=filters)
     exporter.raw_template = TEMPLATE.read_text()
-    about = {"name": name, "facts": facts, "links": list(links), "describe_commit": provenance.describe_commit}
-    exporter.register_filter("json", partial(json.dumps, indent=1, sort_keys=True))
-    return exporter.from_notebook_node(book, {"page": about | {"title": title}})[0]
+    about = {"title": title, "name": name, "facts": facts, "links": links}
+    return exporter.from_notebook_node(book, {"page": about | {"describe_commit": provenance.describe_commit}})[0]
 
 
 def picture(png: str) -> dict[str, Any]:
@@ -250,10 +238,7 @@ def start(config: str) -> Config:
     after this call the paths of the settings hold in both.
     """
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / config).is_file():
-            os.chdir(folder)
-            break
+    os.chdir(next((folder for folder in (here, *here.parents) if (folder / config).is_file()), here))
     return settings.load(config)
 
 
@@ -265,8 +250,7 @@ def record(config: Config, name: str, inputs: Iterable[str | Path], figures: Pat
     from IPython import get_ipython
 
     book = canonical(Path("notebooks") / f"{name}.ipynb")
-    shell = get_ipython()  # type: ignore[no-untyped-call]
-    namespace = shell.user_ns if shell else {}
+    namespace = getattr(get_ipython(), "user_ns", {})
     values = {value: namespace[value] for value in parameters(book) if value in namespace}
     facts = provenance.origin(config, inputs) | {"notebook": sha256(book).hexdigest(), "parameters": values}
     origins = [path for path in facts["inputs"] if path.endswith("origin.json")]
