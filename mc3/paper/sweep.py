@@ -93,9 +93,9 @@ def _scores(sweep: Sweep, trials: Sequence[Trial], tested: Collection[tuple[str,
     for trial in trials:
         for name in sweep.names:
             kinds = sweep.measure if not sweep.choose or (name, trial.setting) in tested else ["validation"]
-            about = {"group": trial.group, "setting": trial.setting, "profile": trial.is_profile, "method": name}
-            about |= {"label": methods.get(name).label, "seed": trial.seed}
-            found.append({**about, **measure.scores(trial.config_of(name), name, trial.seed, kinds)})
+            about = {"group": trial.group, "setting": trial.setting, "profile": trial.is_profile, "method": name,
+                     "label": methods.get(name).label, "seed": trial.seed}  # fmt: skip
+            found.append(about | measure.scores(trial.config_of(name), name, trial.seed, kinds))
     return pd.DataFrame(found)
 
 

@@ -43,8 +43,7 @@ FORMATS: dict[str, Any] = {
     "png": {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}},
 }
 
-styled = mpl.rc_context(STYLE)
-"""Decorator of a function that draws a figure."""
+styled = mpl.rc_context(STYLE)  # decorates functions that draw a figure
 
 
 def figure(width: float, height: float, **kwargs: Any) -> Figure:

@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from mc3.paper.plots.style import DOTTED, GREY, NO, PAGE, PALETTE, YES, emphasised, figure, legend, panels, styled, wrap
-from mc3.paper.tables import header, label, pair_name
+from mc3.paper.tables import header, intervals, label, pair_name
 
-RATES = {
+RATES = {  # axis labels of the study's rates
     "on_screen": "on-screen source",
     "off_screen": "off-screen source",
     "unseen": "actions not seen",
@@ -25,7 +25,6 @@ RATES = {
     "misnarrated": "wrong narrations",
     "videos": "training videos",
 }
-"""Axis labels of the study's rates."""
 LOOKS = {"av": ("o", PALETTE[0]), "al": ("s", PALETTE[1])}
 USUAL = "as generated"  # the world with the profile's own rates
 
@@ -182,7 +181,7 @@ def ablations(table: pd.DataFrame) -> Figure:
             usual = part.loc[part["profile"], f"{pair}_roc"]
             if len(usual):
                 ax.axvline(usual.iloc[0], color=colour, linewidth=0.7, linestyle=DOTTED)
-            _means(ax, part, f"{pair}_roc", pair, "full")
+            _means(ax, part, range(len(part)), f"{pair}_roc", pair, "full")
         ax.set(yticks=range(len(part)), yticklabels=part["setting"], ylim=(len(part) - 0.5, -0.5))
         ax.set(title=name, xlim=span)
     for ax in grid[len(groups) :]:
@@ -204,7 +203,7 @@ def selection(table: pd.DataFrame) -> Figure:
     axes = page.subplots(1, 2, sharey=True)
     for ax, pair in zip(axes, LOOKS, strict=True):
         for part, fill in ((table[~chosen], "none"), (table[chosen], "full")):
-            _means(ax, part, f"validation_{pair}_roc", pair, fill, part["label"].map(labels.index))
+            _means(ax, part, part["label"].map(labels.index), f"validation_{pair}_roc", pair, fill)
         ax.set(title=f"{header(pair)} ROC, validation", ylim=(len(labels) - 0.5, -0.5))
     axes[0].set_yticks(range(len(labels)), labels)
     return page
@@ -216,15 +215,12 @@ def study_cells(worlds: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame({"World": worlds["world"], "Seeds": worlds["seeds"], "Prevalence": prevalence})
     for name, words in gaps(worlds).items():
         for pair in LOOKS:
-            ends = (f"{pair}_{name}_gap{end}" for end in ("", "_low", "_high"))
-            value, low, high = (worlds[column].map("{:+.3f}".format) for column in ends)
-            shown[f"{words}, {header(pair)} ROC"] = value + " [" + low + ", " + high + "]"
+            shown[f"{words}, {header(pair)} ROC"] = intervals(worlds, f"{pair}_{name}_gap")
     return shown
 
 
-def _means(ax: Axes, table: pd.DataFrame, column: str, pair: str, fill: Any, rows: Any = None) -> None:
+def _means(ax: Axes, table: pd.DataFrame, y: Any, column: str, pair: str, fill: Any) -> None:
     """A mark a row of `table` at its mean over seeds, with a bar of a standard deviation where there is one."""
-    y = np.arange(len(table)) if rows is None else np.asarray(rows)
     marker, colour = LOOKS[pair]
     spread = table[f"{column}_std"]
     ax.hlines(y, table[column] - spread, table[column] + spread, color=colour, linewidth=0.7)
@@ -234,8 +230,7 @@ def _means(ax: Axes, table: pd.DataFrame, column: str, pair: str, fill: Any, row
 def _curve(ax: Axes, rows: pd.DataFrame, name: str) -> None:
     ax.axhline(0, color=GREY, linewidth=0.8)
     reach = float(rows[name].max() - rows[name].min()) or 1.0
-    for shift, pair in ((-0.012, "av"), (0.012, "al")):
-        marker, colour = LOOKS[pair]
+    for shift, (pair, (marker, colour)) in zip((-0.012, 0.012), LOOKS.items(), strict=True):
         x = rows[name] + shift * reach
         for k, (method, words) in enumerate(gaps(rows).items()):
             gap = f"{pair}_{method}_gap"
