@@ -33,40 +33,31 @@ COLOURED = 9  # groups with a colour of their own; the rest are "other"
 
 
 class Explorer(anywidget.AnyWidget):
-    """A map of embedded clips.
+    """A map of the validation and test clips as embedded by `method` of `seed` in `modality`.
 
-    `index` has one row a clip: clip_id, split, text, verb, action_group, positive, region; `embeddings` of a modality
-    are the unit embeddings [N, D] of those rows, and `clips` reads their frames and sound, by row. Drawn is `modality`
-    by `projection`, "pca" or "tsne". `ConfigError` if there is no such projection or modality.
+    `projection` is "pca" or "tsne", to two dimensions. Raises `ConfigError` if there is no such projection or modality,
+    `DataError` if there are no embeddings.
     """
 
     _esm = Path(__file__).with_name("explorer.js")
     _css = Path(__file__).with_name("explorer.css")
     points = traitlets.Dict().tag(sync=True)
 
-    def __init__(
-        self, index: pd.DataFrame, embeddings: dict[str, NDArray[np.float32]], clips: ClipDataset, modality: str,
-        projection: str = "pca", title: str = "",
-    ):  # fmt: skip
-        if modality not in embeddings:
-            raise ConfigError(f"no {modality} embeddings here; this method has {', '.join(embeddings)}")
-        self.index, self.embeddings, self.clips = index.reset_index(drop=True), embeddings, clips
-        self.xy = project(embeddings[modality], projection)
-        sounds = index["positive"].map({1: "sounds", 0: "does not sound"}).astype(object).fillna("not labelled")
+    def __init__(self, config: Config, method: str, seed: int, modality: str = "video", projection: str = "pca"):
+        self.embeddings = store.embeddings(config, method, seed)[1]
+        if modality not in self.embeddings:
+            raise ConfigError(f"no {modality} embeddings here; this method has {', '.join(self.embeddings)}")
+        self.clips = ClipDataset(config.paths.shards, split=findings.SPLITS, modalities=("audio", "video"))
+        self.index = index = findings.clips(config).reset_index(drop=True)
+        self.sounds = index["positive"].map({1: "sounds", 0: "does not sound"}).astype(object).fillna("not labelled")
         verbs = index["verb"].map(findings.short).replace("", "no verb")
-        shown = {"verb": verbs, "region": index["region"], "label": sounds, "split": index["split"]}
+        shown = {"verb": verbs, "region": index["region"], "label": self.sounds, "split": index["split"]}
         groups = {name: _coded(values) for name, values in shown.items()}
+        title = f"{methods.get(method).label}, seed {seed}: {modality} embeddings by {projection.upper()}"
+        self.xy = project(self.embeddings[modality], projection)
         x, y = self.xy.round(4).T.tolist()
         super().__init__(points={"x": x, "y": y, "text": index["text"].tolist(), "groups": groups, "title": title})
         self.on_msg(self._answer)
-
-    @classmethod
-    def of(cls, config: Config, method: str, seed: int, modality: str = "video", projection: str = "pca") -> Explorer:
-        """The validation and test clips as embedded by `method` of `seed`. `DataError` if there are no embeddings."""
-        embeddings = store.embeddings(config, method, seed)[1]
-        clips = ClipDataset(config.paths.shards, split=findings.SPLITS, modalities=("audio", "video"))
-        title = f"{methods.get(method).label}, seed {seed}: {modality} embeddings by {projection.upper()}"
-        return cls(findings.clips(config), embeddings, clips, modality, projection, title)
 
     def neighbours(self, row: int, k: int = 3) -> pd.DataFrame:
         """The `k` other clips nearest to clip `row`, from each of its modalities to each other modality.
@@ -92,10 +83,9 @@ class Explorer(anywidget.AnyWidget):
         strip, sound = io.BytesIO(), io.BytesIO()
         Image.fromarray(frames.reshape(-1, *frames.shape[2:])).save(strip, "JPEG", quality=90)  # below each other
         wavfile.write(sound, rate, samples)
-        label = "not labelled" if pd.isna(about["positive"]) else "sounds" if about["positive"] else "does not sound"
         return {
             "kind": "clip", "row": row, "text": about["text"],
-            "facts": f"{about['clip_id']} · {about['split']} · {label} · region {about['region']}",
+            "facts": f"{about['clip_id']} · {about['split']} · {self.sounds[row]} · region {about['region']}",
             "strip": _uri("image/jpeg", strip), "frames": len(frames),
             "sound": _uri("audio/wav", sound) if len(samples) else "",
             "seconds": len(samples) / rate if len(samples) else 1.5,

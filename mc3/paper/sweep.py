@@ -239,17 +239,17 @@ def _is_finished(trial: Trial) -> bool:
 def _inputs(trial: Trial, step: str, method: str) -> str:
     """A hash of everything that decides the output of a step."""
     config, seed = trial.config, trial.seed
-    settings, clips = as_dict(config), (config.source.code, "mc3.data.manifest", "mc3.data.prepare")
-    for group in ("world", "clips", "train"):
-        (settings[group] or {}).pop("workers", None)
-    settings["train"].pop("threads")
     if step == "train":
         return train.fingerprint(config, method, seed)
     if step == "embed":
         return embed.made_from(config, method, seed)
+    settings, clips = as_dict(config), (config.source.code, "mc3.data.manifest", "mc3.data.prepare")
+    for group in ("world", "clips", "train"):
+        (settings[group] or {}).pop("workers", None)
+    settings["train"].pop("threads")
     if step == "clips":
-        facts = [settings[key] for key in ("world", "ego4d", "clips")] + [settings["model"]["text"]]
-        facts += [str(config.paths.raw), code_identity(*clips)]
+        facts = [settings[key] for key in ("world", "ego4d", "clips")]
+        facts += [settings["model"]["text"], str(config.paths.raw), code_identity(*clips)]
     elif step == "world":
         facts = [settings[key] for key in ("world", "clips", "model", "init", "loss", "train")]
         facts += [seed, code_identity("mc3.train", "mc3.embed", "mc3.paper.measure", *clips)]

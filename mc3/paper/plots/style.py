@@ -70,13 +70,17 @@ def save(figure: Figure, stem: str | Path, dpi: int = 200) -> Path:
 
 
 def panels(
-    page: Any, table: pd.DataFrame, column: str, ylabel: str = "", **options: Any
+    page: Any, table: pd.DataFrame, by: Any, ylabel: str = "", columns: int = 0, **options: Any
 ) -> list[tuple[Axes, str, pd.DataFrame]]:
-    """A row of panels of a figure, one a value of `column` in order of appearance: (axes, value, its rows) of each."""
-    parts = [(str(value), part) for value, part in table.groupby(column, sort=False)]
-    axes = page.subplots(1, len(parts), squeeze=False, **options)[0]
-    axes[0].set_ylabel(ylabel)
-    return [(ax, *part) for ax, part in zip(axes, parts, strict=True)]
+    """Panels in one row or in `columns`, one a value of `by`, as they come: of each, axes, value and rows of `table`."""
+    parts = list(table.groupby(by, sort=False))
+    columns = columns or len(parts)
+    grid = page.subplots(-(-len(parts) // columns), columns, squeeze=False, **options)
+    for ax in grid[:, 0]:
+        ax.set_ylabel(ylabel)
+    for ax in grid.ravel()[len(parts) :]:
+        ax.set_visible(False)
+    return [(ax, str(value), part) for ax, (value, part) in zip(grid.flat, parts, strict=False)]
 
 
 def legend(page: Any, place: str, order: Iterable[str] = (), **options: Any) -> None:

@@ -111,21 +111,13 @@ def study(table: pd.DataFrame) -> Figure:
     interval over videos, a line the mean over seeds; a cell of a heat map is the mean over seeds.
     """
     varied = table["world"].where(table["world"] != USUAL, "").str.replace(r" [-+.\d]+", "", regex=True)
-    worlds = dict(list(table.groupby(varied, sort=False)))  # "on_screen, unseen": those of other such rates than usual
-    base = worlds.pop("")
-    curves = {rate: part for rate, part in worlds.items() if "," not in rate}
-    pairs = [rates.split(", ") for rates in worlds if rates.count(",") == 1]
-    columns = 4
-    rows = -(-len(curves) // columns)
+    base, single = table[varied == ""], table[varied.str.fullmatch(r"\w+")]  # varied: "", a rate, or rates with commas
+    pairs = [rates.split(", ") for rates in varied.unique() if rates.count(",") == 1]
+    rows = -(-varied[single.index].nunique() // 4)
     page = figure(PAGE, 1.7 * (rows + bool(pairs)) + 0.5)
     upper, lower = cast(Any, page.subfigures(2, 1, height_ratios=(rows, 1.15 if pairs else 0.01)))
-    grid = upper.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for ax, (rate, part) in zip(grid, curves.items(), strict=False):
+    for ax, rate, part in panels(upper, single, varied, "ROC gap to w/o consensus", columns=4, sharey=True):
         _curve(ax, pd.concat([base, part]), rate)
-    for ax in grid[len(curves) :]:
-        ax.set_visible(False)
-    for ax in grid[::columns]:
-        ax.set_ylabel("ROC gap to w/o consensus")
     legend(upper, "upper center", ncols=4)
     if pairs:
         strongest = next(iter(gaps(table)))
@@ -170,13 +162,10 @@ def ablations(table: pd.DataFrame) -> Figure:
     """
     values = table[["av_roc", "al_roc"]]
     span = (values.min(axis=None) - 0.01, values.max(axis=None) + 0.01)
-    groups = list(table.groupby("group", sort=False))
-    columns = 2
-    rows = -(-len(groups) // columns)
-    heights = [max(len(part) for _, part in groups[columns * row : columns * (row + 1)]) + 3 for row in range(rows)]
+    sizes = table.groupby("group", sort=False).size()
+    heights = [sizes.iloc[k : k + 2].max() + 3 for k in range(0, len(sizes), 2)]
     page = figure(PAGE, 0.135 * sum(heights) + 0.5)
-    grid = page.subplots(rows, columns, squeeze=False, height_ratios=heights).ravel()
-    for ax, (name, part) in zip(grid, groups, strict=False):
+    for ax, name, part in panels(page, table, "group", columns=2, height_ratios=heights):
         for pair, (_, colour) in LOOKS.items():
             usual = part.loc[part["profile"], f"{pair}_roc"]
             if len(usual):
@@ -184,8 +173,6 @@ def ablations(table: pd.DataFrame) -> Figure:
             _means(ax, part, range(len(part)), f"{pair}_roc", pair, "full")
         ax.set(yticks=range(len(part)), yticklabels=part["setting"], ylim=(len(part) - 0.5, -0.5))
         ax.set(title=name, xlim=span)
-    for ax in grid[len(groups) :]:
-        ax.set_visible(False)
     legend(page, "lower center", ncols=2)
     return page
 
