@@ -15,8 +15,8 @@ from PIL import Image
 from mc3 import config
 from mc3.config import Config
 from mc3.errors import ConfigError, DataError
-from mc3.paper import explorer
-from mc3.paper.explorer import Explorer
+from mc3.extra import explorer
+from mc3.extra.explorer import Explorer
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 @pytest.fixture(scope="module")
 def view(settings: Config) -> Explorer:
-    return Explorer.of(settings, "mc3", 0)
+    return Explorer(settings, "mc3", 0)
 
 
 @pytest.fixture
@@ -130,14 +130,14 @@ def test_tsne_separates_two_distant_groups_and_repeats() -> None:
 
 def test_an_unknown_projection_or_modality_is_named(settings: Config) -> None:
     with pytest.raises(ConfigError, match="umap"):
-        Explorer.of(settings, "mc3", 0, projection="umap")
+        Explorer(settings, "mc3", 0, projection="umap")
     with pytest.raises(ConfigError, match="no video embeddings here; this method has audio, text"):
-        Explorer.of(settings, "clap", 0, modality="video")
+        Explorer(settings, "clap", 0, modality="video")
 
 
 def test_missing_embeddings_are_answered_with_the_command(settings: Config) -> None:
     with pytest.raises(DataError, match="embed@5"):
-        Explorer.of(settings, "mc3", 5)
+        Explorer(settings, "mc3", 5)
 
 
 def test_the_map_without_widgets_has_every_clip_with_its_verb(view: Explorer) -> None:

@@ -10,7 +10,7 @@ LAYERS = (
     ("encoders", "model"),
     ("store", "objectives", "data", "checkpoint", "cost", "discover"),
     ("train", "embed", "paper.probe", "paper.tables", "paper.findings", "paper.bootstrap", "paper.claims",
-     "paper.plots", "paper.measure", "paper.explorer", "paper.provenance", "paper.summary"),
+     "paper.plots", "paper.measure", "paper.provenance", "paper.summary"),
     ("paper.notebook", "paper.compare", "paper.repro", "paper.report", "paper.trials", "paper.sweep"),
     ("world", "extra"),
     ("cli",),

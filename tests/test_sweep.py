@@ -336,7 +336,7 @@ def test_a_killed_training_does_not_hang_the_others(pipeline):
 
 def test_a_job_that_would_end_too_late_is_not_begun_and_the_exit_code_says_so(pipeline, monkeypatch, capsys):
     write("x", settings={"weight": {"2": {"loss.consensus_weight": 2.0}, "3": {"loss.consensus_weight": 3.0}}})
-    monkeypatch.setattr(sweep, "_seconds", lambda config, found, trial, steps: {"2": 1e-3, "3": 7200.0}[trial.setting])
+    monkeypatch.setattr(sweep, "_seconds", lambda config, trial: {"2": 1e-3, "3": 7200.0}[trial.setting])
     assert not sweep.run("x", pipeline, hours=1.0)
     assert pd.read_csv("figures/x/trials.csv")["setting"].tolist() == [2]
     assert "1 jobs did not fit into 1 hours: weight: 3, seed 0" in capsys.readouterr().out

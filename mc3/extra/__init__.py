@@ -1,1 +1,1 @@
-"""Beyond the paper: Ego4D's videos on disk, SLURM, EPIC-KITCHENS narrations, real recordings, a challenge."""
+"""Beyond the paper: Ego4D's videos on disk, SLURM, EPIC-KITCHENS narrations, real recordings, the explorer."""

@@ -14,23 +14,26 @@ import json
 import os
 import re
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import nbformat
+from ipykernel.kernelspec import make_ipkernel_cmd
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbformat import NotebookNode
+from PIL import Image
 
 from mc3 import config as settings
 from mc3.config import Config
 from mc3.errors import ConfigError, DataError, NotebookError
-from mc3.files import code_identity, write_atomic
+from mc3.files import code_identity, is_safe_id, write_atomic
 from mc3.paper import provenance
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 PIPELINES = (Path("dvc.yaml"), Path("experiments/dvc.yaml"))
@@ -38,7 +41,13 @@ STAGES = {"manifest": "mc3.data.manifest", "shards": "mc3.data.prepare", "train"
           "probe": "mc3.paper.probe", "report": "mc3.paper.report", "sweep": "mc3.paper.sweep"}  # fmt: skip
 TAGS = {"a", "b", "br", "caption", "code", "em", "i", "p", "strong", "sub", "sup", "table", "tbody", "td", "tfoot",
         "th", "thead", "tr"}  # fmt: skip
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+class OwnKernel(AsyncKernelManager):
+    """A kernel of this interpreter, whatever kernels the user or another environment registered as "python3"."""
+
+    # Errors only: a kernel of this machine's own warns at each start that its port is not encrypted.
+    kernel_spec = KernelSpec(argv=make_ipkernel_cmd(extra_arguments=["--IPKernelApp.log_level=40"]))
 
 
 def canonical(path: Path) -> bytes:
@@ -47,40 +56,32 @@ def canonical(path: Path) -> bytes:
     Two files give the same bytes exactly when their sources, cell types, tags and language agree.
     Raises `NotebookError` when the file is not a notebook.
     """
-    import nbformat
-
     try:
-        book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+        book = nbformat.read(path, as_version=4)
     except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
         raise NotebookError(f"{path} is not a notebook that can be read: {error}") from None
     language = book.metadata.get("kernelspec", {}).get("language", "python")
     cells = []
     for number, cell in enumerate(book.cells):
-        kept = {"cell_type": cell.cell_type, "id": f"cell-{number:02d}", "metadata": {}, "source": cell.source}
-        if tags := cell.metadata.get("tags"):
-            kept["metadata"] = {"tags": list(tags)}
-        if "attachments" in cell:
-            kept["attachments"] = cell.attachments
+        tags = {name: value for name, value in cell.metadata.items() if name == "tags" and value}
+        kept = {name: cell[name] for name in ("cell_type", "source", "attachments") if name in cell}
+        kept |= {"id": f"cell-{number:02d}", "metadata": tags}
         if cell.cell_type == "code":
             kept |= {"execution_count": None, "outputs": []}
         cells.append(kept)
     kernel = {"display_name": "Python 3 (ipykernel)", "language": language, "name": "python3"}
-    book_metadata = {"kernelspec": kernel, "language_info": {"name": language}}
-    plain = {"cells": cells, "metadata": book_metadata, "nbformat": 4, "nbformat_minor": 5}
-    text: str = nbformat.writes(nbformat.from_dict(plain))  # type: ignore[no-untyped-call]
-    return f"{text.rstrip()}\n".encode()
+    metadata = {"kernelspec": kernel, "language_info": {"name": language}}
+    plain = nbformat.from_dict({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
+    return f"{nbformat.writes(plain).rstrip()}\n".encode()
 
 
 def sources(notebooks: Path, out: Path) -> list[Path]:
-    """Write the canonical copy of every `notebooks/*.ipynb` to `out`, touching only what differs.
-
-    Copies of notebooks that are gone are removed. Returns the copies' paths, sorted.
-    """
+    """Make the canonical copies of `notebooks/*.ipynb` the notebooks of `out`; returns their paths, sorted."""
     return _update(out, {book.name: canonical(book) for book in notebooks.glob("*.ipynb")}, ".ipynb")
 
 
 def codes(config: Config, out: Path) -> list[Path]:
-    """Write STAGE.code, the code that each stage runs, to `out`, touching only what differs; returns the paths.
+    """Make STAGE.code, the code that each stage runs, the only such files of `out`; returns their paths.
 
     A notebook's NAME.code, of the canonical copies in `out`, also has the page template and the neighbouring pages;
     that of the report the template and all titles.
@@ -98,9 +99,9 @@ def codes(config: Config, out: Path) -> list[Path]:
 
 
 def _update(out: Path, files: Mapping[str, bytes], suffix: str) -> list[Path]:
-    """Make `files` the only ones of this suffix in `out`; those that are the same already are not touched."""
-    for stale in {path.name for path in out.glob(f"*{suffix}")} - set(files):
-        (out / stale).unlink()
+    """Make `files` the only ones of this suffix in `out`, touching only what differs; returns their paths, sorted."""
+    for stale in set(out.glob(f"*{suffix}")) - {out / name for name in files}:
+        stale.unlink()
     for name, data in files.items():
         if not (out / name).exists() or (out / name).read_bytes() != data:
             write_atomic(out / name, data)
@@ -123,10 +124,8 @@ def heading(book: Path) -> tuple[str, str]:
 def neighbours(name: str, books: Path) -> list[tuple[str, str, str]]:
     """("previous" or "next", name, title) of the pages beside page `name`; `books` has the notebooks."""
     order = [page for page in pages() if (books / f"{page}.ipynb").exists()]
-    if name not in order:
-        return []
-    at = order.index(name)
-    beside = [("previous", order[at - 1])] * (at > 0) + [("next", page) for page in order[at + 1 : at + 2]]
+    beside = [("previous", a) for a, b in pairwise(order) if b == name]
+    beside += [("next", b) for a, b in pairwise(order) if a == name]
     return [(relation, page, heading(books / f"{page}.ipynb")[0]) for relation, page in beside]
 
 
@@ -141,9 +140,7 @@ def parameters(book: bytes) -> list[str]:
     except SyntaxError as error:
         raise NotebookError(f"the cell tagged `parameters` is not valid Python: {error}") from None
     assigned = [node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]
-    targets = [
-        target for node in assigned for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-    ]
+    targets = chain.from_iterable(node.targets if isinstance(node, ast.Assign) else [node.target] for node in assigned)
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
@@ -155,7 +152,7 @@ def run(name: str, config: Config, values: Mapping[str, Any], figures: Path = Pa
     notebook that records no provenance. Raises `ConfigError` for a bad name or a parameter that the notebook does not
     have, `DataError` when the copy is missing, and `NotebookError` when a cell fails.
     """
-    if not _NAME.fullmatch(name):
+    if not is_safe_id(name):
         raise ConfigError(f"{name!r} is not a notebook's name; give it without folder and .ipynb, as in `retrieval`")
     books = config.paths.work / "sources"
     copy = books / f"{name}.ipynb"
@@ -169,37 +166,31 @@ def run(name: str, config: Config, values: Mapping[str, Any], figures: Path = Pa
     executed.parent.mkdir(parents=True, exist_ok=True)
     facts = figures / f"{name}.provenance.json"
 
-    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    with _own_kernel():
-        try:
-            papermill.execute_notebook(
-                copy, executed, dict(values), kernel_name="python3", cwd=Path.cwd(), progress_bar=sys.stderr.isatty()
-            )
-        except papermill.PapermillExecutionError as error:
-            raise NotebookError(
-                f"notebook {name} failed at In [{error.exec_count}] with {error.ename}: {error.evalue}; see {executed}"
-            ) from None
-        except DeadKernelError:
-            raise NotebookError(f"notebook {name}: its kernel died, perhaps out of memory; see {executed}") from None
+    try:
+        papermill.execute_notebook(
+            copy, executed, dict(values), kernel_name="python3", kernel_manager_class=OwnKernel, cwd=Path.cwd(),
+            progress_bar=sys.stderr.isatty(),
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        failed = f"failed at In [{error.exec_count}] with {error.ename}: {error.evalue}"
+        raise NotebookError(f"notebook {name} {failed}; see {executed}") from None
+    except DeadKernelError:
+        raise NotebookError(f"notebook {name}: its kernel died, perhaps out of memory; see {executed}") from None
     if not facts.exists():
         return executed
-    page = figures / "report" / f"{name}.html"
-    book = nbformat.read(executed, as_version=4)  # type: ignore[no-untyped-call]
+    page, book = figures / "report" / f"{name}.html", nbformat.read(executed, as_version=4)
     html = render(book, heading(copy)[0], name, json.loads(facts.read_text()), neighbours(name, books))
     write_atomic(page, html.encode())
     return page
 
 
 def render(
-    book: NotebookNode,
-    title: str,
-    name: str = "",
-    facts: Mapping[str, Any] | None = None,
-    links: Iterable[tuple[str, str, str]] = (),
-) -> str:
+    book: NotebookNode, title: str, name: str = "", facts: Mapping[str, Any] | None = None,
+    links: Sequence[tuple[str, str, str]] = (),
+) -> str:  # fmt: skip
     """An executed notebook as one HTML page without scripts; its code is folded away, HTML outputs are sanitised.
 
     `facts` are its provenance, `links` its `neighbours`. The same arguments give the same text.
@@ -207,66 +198,39 @@ def render(
     import bleach
     from nbconvert import HTMLExporter
 
-    filters = {"picture": picture, "clean": partial(bleach.clean, tags=TAGS, attributes=["class", "colspan", "href"])}
+    clean = partial(bleach.clean, tags=TAGS, attributes=["class", "colspan", "href"])
+    as_json = partial(json.dumps, indent=1, sort_keys=True)
+    filters = {"picture": picture, "clean": clean, "json": as_json}
     exporter = HTMLExporter(exclude_anchor_links=True, filters=filters)
     exporter.raw_template = TEMPLATE.read_text()
-    about = {"name": name, "facts": facts, "links": list(links), "describe_commit": provenance.describe_commit}
-    exporter.register_filter("json", partial(json.dumps, indent=1, sort_keys=True))
-    return exporter.from_notebook_node(book, {"page": about | {"title": title}})[0]
+    about = {"title": title, "name": name, "facts": facts, "links": links}
+    return exporter.from_notebook_node(book, {"page": about | {"describe_commit": provenance.describe_commit}})[0]
 
 
 def picture(png: str) -> dict[str, Any]:
     """A base64 PNG as a lossless WebP of about half the size: `uri`, `width` and `height` in pixels."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
-        width, height = image.size
-        image.convert("RGB").save(buffer, "WEBP", lossless=True, method=6)
+    image, buffer = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
+    image.save(buffer, "WEBP", lossless=True, method=6)
     uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return {"uri": uri, "width": width, "height": height}
-
-
-@contextmanager
-def _own_kernel() -> Iterator[None]:
-    """Let "python3" mean this interpreter, whatever kernels the user or another environment registered."""
-    from ipykernel.kernelspec import write_kernel_spec
-
-    before = os.environ.get("JUPYTER_PATH", "")
-    with tempfile.TemporaryDirectory() as folder:
-        # Errors only: a kernel of this machine's own warns at each start that its port is not encrypted.
-        write_kernel_spec(Path(folder) / "kernels" / "python3", extra_arguments=["--IPKernelApp.log_level=40"])
-        os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, (folder, before)))
-        try:
-            yield
-        finally:
-            os.environ["JUPYTER_PATH"] = before
+    return {"uri": uri, "width": image.width, "height": image.height}
 
 
 def start(config: str) -> Config:
     """Read the settings file `config` from the folder at or above the present one that has it, and go there.
 
-    JupyterLab starts a kernel in the notebook's folder, the pipeline at the repository's top;
-    after this call the paths of the settings hold in both.
+    So its paths hold in the notebook's folder, where JupyterLab starts a kernel, and at the repository's top.
     """
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / config).is_file():
-            os.chdir(folder)
-            break
+    os.chdir(next((folder for folder in (here, *here.parents) if (folder / config).is_file()), here))
     return settings.load(config)
 
 
 def record(config: Config, name: str, inputs: Iterable[str | Path], figures: Path = Path("figures")) -> None:
-    """Write `figures/NAME.provenance.json`: `provenance.origin`, the notebook's hash and the values of its parameters.
-
-    The values are those of the notebook that calls this.
-    """
+    """Write `figures/NAME.provenance.json`: `provenance.origin`, the hash of the calling notebook, its parameters."""
     from IPython import get_ipython
 
     book = canonical(Path("notebooks") / f"{name}.ipynb")
-    shell = get_ipython()  # type: ignore[no-untyped-call]
-    namespace = shell.user_ns if shell else {}
+    namespace = getattr(get_ipython(), "user_ns", {})
     values = {value: namespace[value] for value in parameters(book) if value in namespace}
     facts = provenance.origin(config, inputs) | {"notebook": sha256(book).hexdigest(), "parameters": values}
     origins = [path for path in facts["inputs"] if path.endswith("origin.json")]

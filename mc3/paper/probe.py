@@ -17,8 +17,9 @@ import json
 import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -28,12 +29,13 @@ from torch import Tensor, nn
 
 from mc3 import evaluate, methods, store
 from mc3.config import Config, ProbeRecipe
+from mc3.data import epic_views
+from mc3.data.epic_views import Views
+from mc3.encoders.audio import FBANK_MEAN, AudioEncoder, patch_grid
+from mc3.encoders.weights import fit_grid
 from mc3.errors import ConfigError
 from mc3.files import write_atomic
-
-if TYPE_CHECKING:
-    from mc3.data.epic_views import Views
-    from mc3.encoders.audio import AudioEncoder
+from mc3.model import MC3
 
 OFFICIAL_LEARNED = ("pos_embed", "cls_token")  # of the trunk; AST's second token, dist_token, stays frozen
 
@@ -65,9 +67,6 @@ def spec_augment(fbank: Tensor, fill: float, longest: int, generator: torch.Gene
 
 def resize_input(encoder: AudioEncoder, frames: int) -> AudioEncoder:
     """The encoder for inputs of `frames` frames: its position grid is cut or interpolated, as in AST."""
-    from mc3.encoders.audio import AudioEncoder, patch_grid
-    from mc3.encoders.weights import fit_grid
-
     old = encoder.config
     if old.length == frames:
         return encoder
@@ -84,31 +83,19 @@ def features(
     encoders: Mapping[str, AudioEncoder], events: Views, views: int, batch_size: int, device: torch.device,
     scratch: Path | None = None,
 ) -> dict[str, NDArray[np.float32]]:  # fmt: skip
-    """Trunk outputs of `views` uniform windows of every event; each event is read once for all encoders.
+    """Trunk outputs [events, views, dim] of `views` uniform windows of every event, by encoder's name.
 
-    Args:
-        encoders: by name.
-        events: the events of one split.
-        views: windows an event; an event no longer than one window repeats it.
-        batch_size: events embedded at once.
-        device: where to embed.
-        scratch: a folder on whose disk the outputs are memory-mapped, a gigabyte an encoder for all of EPIC-Sounds;
-            None keeps them in memory. Their files have no name, so the system frees them even after a kill.
-
-    Returns:
-        encoder's name -> [events, views, dim].
+    Each event is read once for all encoders, `batch_size` at once; one no longer than a window repeats it. With a
+    folder `scratch`, the outputs are memory-mapped on its disk, a gigabyte an encoder for all of EPIC-Sounds, in files
+    without a name, which the system frees even after a kill.
     """
-    shapes = {name: (len(events), views, encoder.config.dim) for name, encoder in encoders.items()}
-    found = {name: _empty(shape, scratch) for name, shape in shapes.items()}
+    found = {name: _empty((len(events), views, encoder.config.dim), scratch) for name, encoder in encoders.items()}
     for begin in track(range(0, len(events), batch_size), f"features of {len(events)} events"):
         rows = slice(begin, min(begin + batch_size, len(events)))
-        windows: list[Tensor] = []
-        indices: list[NDArray[np.intp]] = []  # of each event's views in `windows`
-        for i in range(rows.start, rows.stop):
-            own = events.uniform(i, views)
-            indices.append(len(windows) + np.arange(views) % len(own))
-            windows += own
-        batch, order = events.batch(windows, device), np.stack(indices)
+        windows = [events.uniform(i, views) for i in range(rows.start, rows.stop)]
+        counts = np.array([[len(own)] for own in windows])
+        order = counts.cumsum()[:, None] - counts + np.arange(views) % counts  # each event's views in the batch
+        batch = events.batch(list(chain.from_iterable(windows)), device)
         with torch.inference_mode():
             for name, encoder in encoders.items():
                 found[name][rows] = encoder.features(batch).float().cpu().numpy()[order]
@@ -119,16 +106,9 @@ def linear_probe(
     train: NDArray[np.float32], labels: NDArray[np.int64], classes: int, recipe: ProbeRecipe, seed: int,
     device: torch.device, title: str = store.LINEAR,
 ) -> nn.Linear:  # fmt: skip
-    """Train one linear layer on frozen features.
+    """A linear layer trained on frozen features [N, views, D] and labels [N], a random view of each event an epoch.
 
-    Args:
-        train: [N, views, D], in memory or not; an epoch sees one random window of each event.
-        labels: [N] class numbers.
-        classes: outputs of the layer.
-        recipe: the optimiser's settings.
-        seed: of the layer's weights and the order.
-        device: where to train.
-        title: of the progress bar.
+    `seed` decides the layer's weights and the order; `title` is the progress bar's.
     """
     torch.manual_seed(seed)
     head = nn.Linear(train.shape[2], classes).to(device)
@@ -146,21 +126,11 @@ def adapt(
     protocol: str, encoder: AudioEncoder, train: Views, classes: int, recipe: ProbeRecipe, seed: int,
     device: torch.device, title: str = "",
 ) -> nn.Module:  # fmt: skip
-    """Train a head and, in place, a part of `encoder`'s trunk; returns the head.
+    """Train a head and, in place, a part of `encoder`'s trunk, not its projection; returns the head.
 
-    Args:
-        protocol: `store.OFFICIAL` trains LayerNorm and linear layer with `OFFICIAL_LEARNED`, `store.FINETUNE` a linear
-            layer with the whole trunk.
-        encoder: its projection takes no part.
-        train: the training events.
-        classes: outputs of the head.
-        recipe: the optimiser's settings.
-        seed: of the head's weights, the order, the windows and SpecAugment.
-        device: where to train.
-        title: of the progress bar, the protocol unless given.
+    `store.OFFICIAL` trains LayerNorm and linear layer with `OFFICIAL_LEARNED`, `store.FINETUNE` a linear layer with the
+    whole trunk. `seed` decides the head's weights, the order, the windows and SpecAugment.
     """
-    from mc3.encoders.audio import FBANK_MEAN
-
     torch.manual_seed(seed)
     dim, trunk = encoder.config.dim, encoder.trunk
     if protocol == store.OFFICIAL:
@@ -192,13 +162,9 @@ def probabilities(head: nn.Module, found: NDArray[np.float32], device: torch.dev
 def run(config: Config, seed: int) -> Path:
     """Probe the initial weights and every method of `seed` that has an audio encoder, by the profile's protocols.
 
-    Where `epic_sounds.annotations` has a split "test", its events are scored too.
-
-    Returns:
-        The file of metrics, which `store.probe_metrics` reads; `store.probe_scores` reads the class scores beside it.
+    Where `epic_sounds.annotations` has a split "test", its events are scored too. Returns the file of metrics, which
+    `store.probe_metrics` reads; `store.probe_scores` reads the class scores beside it.
     """
-    from mc3.data import epic_views
-
     adapted = {
         store.OFFICIAL: (config.probe.official, config.probe.official_methods),
         store.FINETUNE: (config.probe.finetune, [store.UNTRAINED, *config.probe.finetune_methods]),
@@ -219,25 +185,31 @@ def run(config: Config, seed: int) -> Path:
     encoders = {name: _encoder(config, name, seed, events["train"].frames, device) for name in names}
     embedding = (config.probe.views, config.evaluate.batch_size, device)
     scores: dict[str, NDArray[np.float32]] = {}
+    metrics: dict[str, dict[str, dict[str, float]]] = {"random": {"random": evaluate.random_classification(truth)}}
 
     def score(protocol: str, name: str, head: nn.Module, found: Mapping[str, NDArray[np.float32]]) -> None:
         for split in scored:
-            key = f"{protocol}/{name}" if split == "validation" else f"{split}/{protocol}/{name}"
-            scores[key] = probabilities(head, found[split], device)
+            values = probabilities(head, found[split], device)
+            scores[f"{protocol}/{name}" if split == "validation" else f"{split}/{protocol}/{name}"] = values
+            if split == "validation":
+                metrics.setdefault(protocol, {})[name] = evaluate.classification(values, truth)
 
     found = {split: features(encoders, events[split], *embedding, config.paths.work) for split in events}
     for name in names:
         own = {split: found[split].pop(name) for split in found}
-        title = f"{store.LINEAR} {name}"
-        head: nn.Module = linear_probe(own["train"], labels, classes, config.probe.linear, seed, device, title)
-        score(store.LINEAR, name, head, own)
+        recipe, title = config.probe.linear, f"{store.LINEAR} {name}"
+        score(store.LINEAR, name, linear_probe(own["train"], labels, classes, recipe, seed, device, title), own)
     for protocol, (recipe, chosen) in adapted.items():
         for name in dict.fromkeys(chosen):
             encoder = copy.deepcopy(encoders[name])
-            title = f"{protocol} {name}"
-            head = adapt(protocol, encoder, events["train"], classes, recipe, seed, device, title)
+            head = adapt(protocol, encoder, events["train"], classes, recipe, seed, device, f"{protocol} {name}")
             score(protocol, name, head, {s: features({"": encoder}, events[s], *embedding)[""] for s in scored})
-    return _write(config, seed, scores, labels, truth)
+    counts = {"train_events": len(labels), "test_events": len(truth), "classes": len(np.unique(truth))}
+    result = {"seed": seed, **counts, "views": config.probe.views, "metrics": metrics}
+    file = config.paths.probe_metrics(seed)
+    store.write_tensors(config.paths.probe_scores(seed), {**scores, "labels": truth}, {"seed": str(seed)})
+    write_atomic(file, (json.dumps(result, indent=2) + "\n").encode())
+    return file
 
 
 def _labels(events: Views) -> NDArray[np.int64]:
@@ -246,10 +218,8 @@ def _labels(events: Views) -> NDArray[np.int64]:
 
 def _encoder(config: Config, name: str, seed: int, frames: int, device: torch.device) -> AudioEncoder:
     """The audio encoder of a method's checkpoint, or of the seed's initial weights; the rest of the model is freed."""
-    from mc3.model import MC3
-
     model = MC3.initial(config, seed).eval() if name == store.UNTRAINED else MC3.load(config.paths.final(name, seed))
-    return resize_input(cast("AudioEncoder", model.encoders["audio"].to(device)), frames)
+    return resize_input(cast(AudioEncoder, model.encoders["audio"].to(device)), frames)
 
 
 def _empty(shape: tuple[int, ...], scratch: Path | None) -> NDArray[np.float32]:
@@ -275,26 +245,3 @@ def _fit(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-
-
-def _write(
-    config: Config, seed: int, scores: Mapping[str, NDArray[np.float32]], labels: NDArray[np.int64],
-    truth: NDArray[np.int64],
-) -> Path:  # fmt: skip
-    metrics: dict[str, dict[str, dict[str, float]]] = {"random": {"random": evaluate.random_classification(truth)}}
-    for key, values in scores.items():
-        if not key.startswith("test/"):
-            protocol, name = key.split("/")
-            metrics.setdefault(protocol, {})[name] = evaluate.classification(values, truth)
-    result = {
-        "seed": seed,
-        "train_events": len(labels),
-        "test_events": len(truth),
-        "classes": len(np.unique(truth)),
-        "views": config.probe.views,
-        "metrics": metrics,
-    }
-    file = config.paths.probe_metrics(seed)
-    store.write_tensors(config.paths.probe_scores(seed), {**scores, "labels": truth}, {"seed": str(seed)})
-    write_atomic(file, (json.dumps(result, indent=2) + "\n").encode())
-    return file

@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 
 import pandas as pd
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from mc3.config import Config
 from mc3.errors import DataError
@@ -19,6 +20,7 @@ from mc3.paper import bootstrap, claims, notebook, plots, tables
 
 TABLES = {"table2_discovery": "discovery", "table3_retrieval": "retrieval", "table4_epic_sounds": "epic_sounds"}
 
+GENERATED = "a small generated world, so compare rankings with the paper's, not numbers"
 INTRODUCTION = """# MC3: how actions sound, with the paper's results beside ours
 
 Every table, figure and experiment of *SoundingActions: Learning How Actions Sound from Narrated Egocentric Videos*, as
@@ -42,8 +44,7 @@ NOTES = """## How to read the pages
 def write(config: Config, figures: Path = Path("figures")) -> Path:
     """Write report/index.html, the overview figure with its CSV, and metrics.json to `figures`; return the index.
 
-    Raises:
-        DataError: a result or a page of the pipeline is missing; the message names it and the command that makes it.
+    Raises `DataError` if a result or page of the pipeline is missing, naming it and the command that makes it.
     """
     found = {stem: tables.read(stem, stage, figures) for stem, stage in TABLES.items()}
     judged = tables.read("claims", "claims", figures)
@@ -56,8 +57,19 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     if (figures / "seeds" / "claims.csv").exists():
         more = claims.sentence(pd.read_csv(figures / "seeds" / "claims.csv"))
         verdicts.append(f"Over more seeds ([page](seeds.html)): {more}")
+    introduction = INTRODUCTION.format(
+        world=GENERATED if config.world else "the real data sets of this profile", profile=config.profile,
+        seeds=", ".join(map(str, config.seeds)), plural="s" * (len(config.seeds) > 1),
+    )  # fmt: skip
+    image = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
+    caption = {"image/png": {"alt": "The main columns of Tables 2 and 3, ours and the paper's."}}
+    cells = [
+        new_markdown_cell("\n\n".join([introduction, *verdicts])),
+        new_code_cell("", outputs=[new_output("display_data", image, metadata=caption)]),
+        new_markdown_cell(f"{contents}\n\n{NOTES}"),
+    ]
     index = figures / "report" / "index.html"
-    write_atomic(index, _render(config, verdicts, picture, contents).encode())
+    write_atomic(index, notebook.render(new_notebook(cells=cells), "contents of the report").encode())
     return index
 
 
@@ -67,11 +79,9 @@ def metrics(found: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, flo
     for stem, table in found.items():
         names = [name for name in table if f"paper_{name}" in table]
         rows = numbers.setdefault(stem, {})
-        for row in table.to_dict("records"):
-            protocol = row.get("protocol")
-            key = f"{row['method']} {protocol}" if isinstance(protocol, str) and protocol else row["method"]
+        for row in table.fillna({"protocol": ""}).to_dict("records"):
             if values := {name: round(row[name], 6) for name in names if not math.isnan(row[name])}:
-                rows[key] = values
+                rows[f"{row['method']} {row.get('protocol', '')}".rstrip()] = values
     return numbers
 
 
@@ -92,23 +102,3 @@ def _contents(books: Path, figures: Path) -> str:
         elif name in required:
             raise DataError(f"{figures}/report/{name}.html is missing; `dvc repro {name}` makes it")
     return "## Pages\n\n" + "\n".join(lines)
-
-
-def _render(config: Config, verdicts: list[str], picture: Path, contents: str) -> str:
-    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-
-    generated = "a small generated world, so compare rankings with the paper's, not numbers"
-    about = {
-        "world": generated if config.world else "the real data sets of this profile",
-        "profile": config.profile,
-        "seeds": ", ".join(map(str, config.seeds)),
-        "plural": "s" * (len(config.seeds) > 1),
-    }
-    image = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
-    caption = {"image/png": {"alt": "The main columns of Tables 2 and 3, ours and the paper's."}}
-    cells = [
-        new_markdown_cell("\n\n".join([INTRODUCTION.format(**about), *verdicts])),  # type: ignore[no-untyped-call]
-        new_code_cell("", outputs=[new_output("display_data", image, metadata=caption)]),  # type: ignore[no-untyped-call]
-        new_markdown_cell(f"{contents}\n\n{NOTES}"),  # type: ignore[no-untyped-call]
-    ]
-    return notebook.render(new_notebook(cells=cells), "contents of the report")  # type: ignore[no-untyped-call]

@@ -15,7 +15,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,33 +39,21 @@ from mc3.progress import Forecast, format_duration
 FIGURES = Path("figures")
 HALF_THREADS = 1.4  # seconds of a training beside another with half the threads, for each second alone (mini)
 
-Step = tuple[str, str]  # "clips", "link", "train", "embed", "probe" or "world"; and the method
-
 
 def run(
     name: str, config: Config, seeds: Sequence[int] | None = None, processes: int = 1, hours: float | None = None
 ) -> bool:
     """Train and measure sweep `name`, as far as that was not done, and write figures/NAME/*.csv.
 
-    Args:
-        name: of experiments/NAME.yaml.
-        config: the pipeline's settings.
-        seeds: instead of the sweep's.
-        processes: trainings at the same time, each with its share of `train.threads`.
-        hours: begin no training that would end later.
-
-    Returns:
-        Whether everything was measured; False when `hours` did not suffice. Tables then hold what there is.
-
-    Raises:
-        ConfigError: a mistake in the file.
-        DataError: the pipeline's results are missing or out of date, or nothing fits into `hours`.
-        SystemExit: code 75 after SIGTERM, with the states of the trainings saved.
+    `seeds` replace the sweep's. `processes` trainings run at a time, each with its share of `train.threads`, and none
+    begins that would end after `hours`. Returns whether everything was measured; else the tables hold what there is.
+    Raises `ConfigError` for a mistake in the file, `DataError` when the pipeline's results are missing or out of date
+    or nothing fits into `hours`, `SystemExit` with code 75 after SIGTERM, the states of the trainings saved.
     """
     sweep = load(name)
     trials = plan(name, sweep, config, seeds or sweep.seeds or config.seeds)
     _require_current(sweep, trials)
-    done = execute([(trial, _steps(sweep, trial)) for trial in trials], sweep, config, processes, hours)
+    done = execute(trials, config, processes, hours)
     if not done:
         raise DataError(f"nothing of the sweep {name} fits into {hours:g} hours; give it more with --hours")
     if "worlds" in sweep.measure:
@@ -76,8 +65,8 @@ def run(
         table = measure.summary(_scores(sweep, done), sweep.reference, sweep.choose)
         if sweep.choose:
             best = {(row.method, row.setting) for row in table.itertuples() if row.chosen or row.profile}
-            chosen = [(t, [("embed", n) for n in sweep.names if (n, t.setting) in best]) for t in done]
-            execute([(t, steps) for t, steps in chosen if not t.is_profile], sweep, config, processes, None)
+            tested = [replace(t, steps=[("embed", n) for n in sweep.names if (n, t.setting) in best]) for t in done]
+            execute([trial for trial in tested if not trial.is_profile], config, processes, None)
             table = measure.summary(_scores(sweep, done, best), sweep.reference, sweep.choose)
         tables = {"trials": table}
     for stem, table in tables.items():
@@ -98,47 +87,29 @@ def _require_current(sweep: Sweep, trials: Sequence[Trial]) -> None:
                 raise DataError(f"the pipeline's results of {name}-{trial.seed} are not up to date; run `dvc repro`")
 
 
-def _steps(sweep: Sweep, trial: Trial) -> list[Step]:
-    """What a trial needs, in order; a step that was done before is found to be so when it is reached."""
-    if trial.is_pipeline and "tables" in sweep.measure:
-        return [("link", "")]
-    names = [name for name in sweep.names if trial.config_of(name) is trial.config]
-    steps: list[Step] = [("clips", "")] * trial.own_clips
-    steps += [("train", name) for name in ["align"] * trial.own_align + names]
-    if {"test", "retrieval"} & set(sweep.measure) and not sweep.choose:
-        steps += [("embed", name) for name in names]
-    if {"tables", "worlds"} & set(sweep.measure):
-        steps += [("embed", name) for name in ("align", *names)]
-    return steps + [("probe", "")] * ("tables" in sweep.measure) + [("world", "")] * ("worlds" in sweep.measure)
-
-
-def _scores(sweep: Sweep, trials: Sequence[Trial], tested: set[tuple[str, str]] | None = None) -> pd.DataFrame:
+def _scores(sweep: Sweep, trials: Sequence[Trial], tested: Collection[tuple[str, str]] = ()) -> pd.DataFrame:
     """A row a trial and method with its scores; if something is chosen, test scores are those of `tested` only."""
     found = []
     for trial in trials:
         for name in sweep.names:
-            all_kinds = not sweep.choose or (tested is not None and (name, trial.setting) in tested)
-            kinds = sweep.measure if all_kinds else ["validation"]
-            about = {"group": trial.group, "setting": trial.setting, "profile": trial.is_profile, "method": name}
-            about |= {"label": methods.get(name).label, "seed": trial.seed}
-            found.append({**about, **measure.scores(trial.config_of(name), name, trial.seed, kinds)})
+            kinds = sweep.measure if not sweep.choose or (name, trial.setting) in tested else ["validation"]
+            about = {"group": trial.group, "setting": trial.setting, "profile": trial.is_profile, "method": name,
+                     "label": methods.get(name).label, "seed": trial.seed}  # fmt: skip
+            found.append(about | measure.scores(trial.config_of(name), name, trial.seed, kinds))
     return pd.DataFrame(found)
 
 
-def execute(
-    work: Sequence[tuple[Trial, list[Step]]], sweep: Sweep, config: Config, processes: int, hours: float | None
-) -> list[Trial]:
+def execute(trials: Sequence[Trial], config: Config, processes: int, hours: float | None) -> list[Trial]:
     """Do the steps of all trials, `processes` jobs at a time, and return the trials that are finished.
 
     A job is a trial, or all trials that share clips of their own. A step of a tiny encoder gains little from a second
     thread, so two trainings of one thread each take less time than one after the other with two. An error in one job,
     a killed process or SIGTERM ends all; after SIGTERM the trainings save their state first.
     """
-    jobs: dict[str, list[tuple[Trial, list[Step]]]] = {}
-    for trial, steps in work:
-        name = f"{trial.group}: {trial.setting}" if trial.own_clips else trial.name
-        jobs.setdefault(name, []).append((trial, steps))
-    expected = {name: sum(_seconds(config, sweep, *one) for one in job) for name, job in jobs.items()}
+    jobs: dict[str, list[Trial]] = {}
+    for trial in trials:
+        jobs.setdefault(f"{trial.group}: {trial.setting}" if trial.own_clips else trial.name, []).append(trial)
+    expected = {name: sum(_seconds(config, trial) for trial in job) for name, job in jobs.items()}
     waiting = [name for name, seconds in expected.items() if seconds]
     processes = max(1, min(processes, len(waiting)))
     threads = max(1, config.train.threads // processes)
@@ -147,6 +118,14 @@ def execute(
     finished, skipped = set(jobs) - set(waiting), []
     to_go = f"about {format_duration(forecast.left())} to go{f', {processes} at a time' * (processes > 1)}"
     print(f"{len(jobs)} jobs, {len(finished)} finished before; {to_go}", flush=True)
+
+    stopping: list[int] = []  # signals
+
+    def forward(number: int, _: Any) -> None:
+        stopping.append(number)
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.terminate()
 
     def admitted() -> Iterator[Any]:
         """Start jobs as workers become free, but none that would end after `hours`, and none after SIGTERM."""
@@ -158,70 +137,52 @@ def execute(
             elif not stopping:
                 forecast.start(name)
                 print(forecast.line(name), flush=True)
-                yield joblib.delayed(_run)(name, jobs[name], sweep, threads, processes > 1)
+                yield joblib.delayed(_run)(name, jobs[name], threads, processes > 1)
 
     parallel = joblib.Parallel(processes, return_as="generator_unordered", pre_dispatch=processes, batch_size=1)
-    with _forward_sigterm() as stopping:
-        try:
-            for name, stopped in parallel(admitted()):
-                if stopped:
-                    stopping.append(signal.SIGTERM)
-                else:
-                    forecast.finish(name)
-                    finished.add(name)
-        except TerminatedWorkerError:
-            if not stopping:
-                raise DataError(
-                    f"one of {processes} processes was killed, perhaps for lack of memory; "
-                    "the same command continues from what was saved"
-                ) from None
+    before = signal.signal(signal.SIGTERM, forward)
+    try:
+        for name, stopped in parallel(admitted()):
+            if stopped:
+                stopping.append(signal.SIGTERM)
+            else:
+                forecast.finish(name)
+                finished.add(name)
+    except TerminatedWorkerError:
+        if not stopping:
+            lost = f"one of {processes} processes was killed, perhaps for lack of memory"
+            raise DataError(f"{lost}; the same command continues from what was saved") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if stopping:
         sys.exit(train.STOPPED)
     if skipped:
         print(f"{len(skipped)} jobs did not fit into {hours:g} hours: {'; '.join(skipped)}; the same command continues")
-    return [trial for name in jobs if name in finished for trial, _ in jobs[name]]
-
-
-@contextlib.contextmanager
-def _forward_sigterm() -> Iterator[list[int]]:
-    """Yields a list that is empty until SIGTERM comes, which then goes on to the processes of the pool."""
-    stopping: list[int] = []
-
-    def forward(number: int, _: Any) -> None:
-        stopping.append(number)
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.terminate()
-
-    before = signal.signal(signal.SIGTERM, forward)
-    try:
-        yield stopping
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return [trial for name, job in jobs.items() if name in finished for trial in job]
 
 
 _clip_cache: dict[Path, dict[str, Any]] = {}  # decoded clips of one folder of shards, kept by each process
 
 
-def _run(name: str, job: list[tuple[Trial, list[Step]]], sweep: Sweep, threads: int, in_pool: bool) -> tuple[str, bool]:
+def _run(name: str, job: list[Trial], threads: int, in_pool: bool) -> tuple[str, bool]:
     """Do a job in this process; returns its name, and whether SIGTERM stopped it (with the state of a training saved).
 
     An idle process of a pool ignores SIGTERM: if it ended, the pool would kill the others while they save.
     """
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(train.STOPPED))
     try:
-        for trial, steps in job:
+        for trial in job:
             config = override(trial.config, {"train.threads": threads})
-            if steps and not trial.own_align:
+            if trial.steps and not trial.own_align:
                 align = trial.pipeline.paths.checkpoint("align", trial.seed)
                 _link(align, config.paths.checkpoint("align", trial.seed))
-            for step, method in [] if _is_finished(sweep, trial, steps) else steps:
+            for step, method in [] if _is_finished(trial) else trial.steps:
                 if not _is_done(trial, step, method):
                     made_from = "" if step == "train" else _inputs(trial, step, method)
-                    found = _do(config, trial, step, method, sweep)
+                    found = _do(config, trial, step, method)
                     record = {"made_from": made_from or _inputs(trial, step, method), **found}
                     write_atomic(_record(trial, step, method), json.dumps(record).encode())
-        if not sweep.keep:
+        if not trial.sweep.keep:
             for left in config.paths.work.iterdir():
                 if left.name != "results":
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -232,17 +193,17 @@ def _run(name: str, job: list[tuple[Trial, list[Step]]], sweep: Sweep, threads: 
     return name, False
 
 
-def _do(config: Config, trial: Trial, step: str, method: str, sweep: Sweep) -> dict[str, Any]:
+def _do(config: Config, trial: Trial, step: str, method: str) -> dict[str, Any]:
     """One step; returns what a world showed."""
     if step == "clips":
         _cut(config, own_world=config.paths.raw != trial.pipeline.paths.raw)
     elif step == "link":
-        ours, theirs = config.paths, trial.pipeline.paths
+        ours, theirs, seed = config.paths, trial.pipeline.paths, trial.seed
         for name in ("align", *methods.METHODS):
-            _link(theirs.checkpoint(name, trial.seed), ours.checkpoint(name, trial.seed))
-            _link(theirs.embeddings(name, trial.seed), ours.embeddings(name, trial.seed))
-        _link(theirs.probe_metrics(trial.seed), ours.probe_metrics(trial.seed))
-        _link(theirs.probe_scores(trial.seed), ours.probe_scores(trial.seed))
+            _link(theirs.checkpoint(name, seed), ours.checkpoint(name, seed))
+            _link(theirs.embeddings(name, seed), ours.embeddings(name, seed))
+        _link(theirs.probe_metrics(seed), ours.probe_metrics(seed))
+        _link(theirs.probe_scores(seed), ours.probe_scores(seed))
     elif step == "train":
         train.run(config, method, trial.seed)
         shutil.rmtree(config.paths.run(method, trial.seed))
@@ -253,7 +214,7 @@ def _do(config: Config, trial: Trial, step: str, method: str, sweep: Sweep) -> d
     elif step == "probe":
         probe.run(config, trial.seed)
     else:
-        return measure.world(config, sweep.names, trial.seed)
+        return measure.world(config, trial.sweep.names, trial.seed)
     return {}
 
 
@@ -265,31 +226,30 @@ def _record(trial: Trial, step: str, method: str) -> Path:
 
 def _is_done(trial: Trial, step: str, method: str) -> bool:
     """Whether a step was done with the present settings, clips, checkpoints and code."""
-    record = _record(trial, step, method)
     try:
-        return record.exists() and json.loads(record.read_text())["made_from"] == _inputs(trial, step, method)
-    except FileNotFoundError:  # no clips or no align checkpoint any more
+        return json.loads(_record(trial, step, method).read_text())["made_from"] == _inputs(trial, step, method)
+    except FileNotFoundError:  # never done, or no clips or no align checkpoint any more
         return False
 
 
-def _is_finished(sweep: Sweep, trial: Trial, steps: Sequence[Step]) -> bool:
-    return all(_is_done(trial, *step) for step in (steps if sweep.keep else steps[-1:]))
+def _is_finished(trial: Trial) -> bool:
+    return all(_is_done(trial, *step) for step in (trial.steps if trial.sweep.keep else trial.steps[-1:]))
 
 
 def _inputs(trial: Trial, step: str, method: str) -> str:
     """A hash of everything that decides the output of a step."""
     config, seed = trial.config, trial.seed
-    settings, clips = as_dict(config), (config.source.code, "mc3.data.manifest", "mc3.data.prepare")
-    for group in ("world", "clips", "train"):
-        (settings[group] or {}).pop("workers", None)
-    settings["train"].pop("threads")
     if step == "train":
         return train.fingerprint(config, method, seed)
     if step == "embed":
         return embed.made_from(config, method, seed)
+    settings, clips = as_dict(config), (config.source.code, "mc3.data.manifest", "mc3.data.prepare")
+    for group in ("world", "clips", "train"):
+        (settings[group] or {}).pop("workers", None)
+    settings["train"].pop("threads")
     if step == "clips":
-        facts = [settings[key] for key in ("world", "ego4d", "clips")] + [settings["model"]["text"]]
-        facts += [str(config.paths.raw), code_identity(*clips)]
+        facts = [settings[key] for key in ("world", "ego4d", "clips")]
+        facts += [settings["model"]["text"], str(config.paths.raw), code_identity(*clips)]
     elif step == "world":
         facts = [settings[key] for key in ("world", "clips", "model", "init", "loss", "train")]
         facts += [seed, code_identity("mc3.train", "mc3.embed", "mc3.paper.measure", *clips)]
@@ -308,9 +268,8 @@ def _cut(config: Config, own_world: bool) -> None:
         command = [sys.executable, "-m", "mc3.cli", "source", "--config", str(params)]
         ran = subprocess.run(command, capture_output=True, text=True)
         if ran.returncode:
-            raise DataError(
-                f"`mc3 source` failed for {params}: {(ran.stderr.strip() or 'no message').splitlines()[-1]}"
-            )
+            last = (ran.stderr.strip() or "no message").splitlines()[-1]
+            raise DataError(f"`mc3 source` failed for {params}: {last}")
     with contextlib.redirect_stdout(io.StringIO()):  # the pipeline's run said what was dropped
         table = manifest.write(config)
         clips = manifest.read(table)
@@ -324,32 +283,25 @@ def _link(source: Path, target: Path) -> None:
         raise DataError(f"{source} is missing; `dvc repro` makes it")
     if target.exists() and sha256(target) == sha256(source):
         return
-
-    def link(old: Any, new: Any) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    for file in (file for file in (source, *source.rglob("*")) if file.is_file()):
+        new = target / file.relative_to(source)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        new.unlink(missing_ok=True)
         try:
-            os.link(old, new)
+            os.link(file, new)
         except OSError:
-            shutil.copyfile(old, new)
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_file():
-        target.unlink(missing_ok=True)
-        link(source, target)
-    else:
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target, copy_function=link)
+            shutil.copyfile(file, new)
 
 
-def _seconds(config: Config, sweep: Sweep, trial: Trial, steps: Sequence[Step]) -> float:
+def _seconds(config: Config, trial: Trial) -> float:
     """About what a trial's remaining steps take, from what the pipeline's took; 0 if nothing is left."""
-    if not steps or _is_finished(sweep, trial, steps):
+    if not trial.steps or _is_finished(trial):
         return 0.0
-    known, sizes = (
-        typical_seconds(config),
-        [sum(c.world.videos.values()) if c.world else 1 for c in (trial.config, config)],
-    )
-    share = sizes[0] / sizes[1] if trial.own_clips else 1.0
-    todo = [step for step in steps if not _is_done(trial, *step)]
+    known = typical_seconds(config)
+    own, usual = (sum(c.world.videos.values()) if c.world else 1 for c in (trial.config, config))
+    share = own / usual if trial.own_clips else 1.0
+    todo = [step for step in trial.steps if not _is_done(trial, *step)]
     return max(1.0, sum(share * _step_seconds(config, trial.config, *step, known) for step in todo))
 
 

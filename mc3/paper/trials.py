@@ -1,4 +1,4 @@
-"""What a sweep is: experiments/NAME.yaml, and the trials that it stands for.
+"""What a sweep is: experiments/NAME.yaml, the trials that it stands for, and the steps of each.
 
 Settings (dotted overrides of the profile) x methods x seeds, and what is measured. Each setting has a work folder,
 work/experiments/NAME/SETTING, which takes the pipeline's clips and align checkpoints where the overrides do not touch
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +23,24 @@ FOLDER = Path("experiments")
 MEASURES = ("validation", "test", "retrieval", "tables", "worlds")
 CLIP_SETTINGS = ("world.", "ego4d.", "clips.", "model.text.tokenizer", "model.text.vocab_size")
 
+Step = tuple[str, str]  # "clips", "link", "train", "embed", "probe" or "world"; and the method
+
 
 @dataclass(frozen=True)
 class Sweep:
-    """experiments/NAME.yaml.
+    """experiments/NAME.yaml."""
 
-    about: the question, in a sentence. methods: rows of `mc3.methods`, or ["all"]. seeds: null for the profile's.
-    base: overrides of every setting. settings: {group: {setting: overrides}}, dotted as in "loss.temperature"; {} is
-    the profile's own. align: "own" trains an align stage under overrides that decide it, "shared" always starts from
-    the pipeline's. measure: of `MEASURES`. reference: the method that the others are compared with. choose: the best
-    setting of each method on validation is marked, and it and the profile's are measured on test. keep: whether clips,
-    checkpoints and embeddings stay when a setting is measured. extends: a sweep of the profile's setting whose seeds
-    count as the pipeline's, so that nothing is trained twice; null for none.
-    """
-
-    about: str
-    methods: list[str]
-    seeds: list[int] | None
-    base: dict[str, Any]
-    settings: dict[str, dict[str, dict[str, Any]]]
-    align: str
-    measure: list[str]
-    reference: str | None
-    choose: bool
-    keep: bool
-    extends: str | None
+    about: str  # the question, in a sentence
+    methods: list[str]  # rows of `mc3.methods`, or ["all"]
+    seeds: list[int] | None  # null for the profile's
+    base: dict[str, Any]  # overrides of every setting, dotted as in "loss.temperature"
+    settings: dict[str, dict[str, dict[str, Any]]]  # {group: {setting: overrides}}; {} is the profile's own
+    align: str  # "own" trains an align stage under overrides that decide it, "shared" takes the pipeline's
+    measure: list[str]  # of `MEASURES`
+    reference: str | None  # the method that the others are compared with
+    choose: bool  # marks the best setting of each method on validation; it and the profile's are measured on test
+    keep: bool  # whether clips, checkpoints and embeddings stay when a setting is measured
+    extends: str | None  # a sweep of the profile's setting whose seeds count as the pipeline's, not trained twice
 
     @property
     def names(self) -> list[str]:
@@ -59,6 +52,7 @@ class Sweep:
 class Trial:
     """A setting on a seed. `config` has its overrides and its own folders, `pipeline` is where the profile's are."""
 
+    sweep: Sweep
     group: str
     setting: str
     seed: int
@@ -68,10 +62,11 @@ class Trial:
     is_pipeline: bool  # and the pipeline has trained this seed
     own_clips: bool
     own_align: bool
+    steps: Sequence[Step] = ()  # what it needs, in order; one done before is found to be so when it is reached
 
     @property
     def name(self) -> str:
-        """What is printed."""
+        """What is printed, and a job of its own is called."""
         return f"{self.group}: {self.setting}, seed {self.seed}" if self.setting else f"seed {self.seed}"
 
     def config_of(self, method: str) -> Config:
@@ -117,6 +112,19 @@ def plan(name: str, sweep: Sweep, config: Config, seeds: Sequence[int]) -> list[
                 at = override(changed, {**folders, "seeds": [seed]})
                 is_pipeline = is_profile and seed in pipeline.seeds
                 own_align = own_clips or not (refine_only or is_profile) or seed not in pipeline.seeds
-                own = {"own_clips": own_clips, "own_align": own_align}
-                trials.append(Trial(group, setting, seed, at, pipeline, is_profile, is_pipeline, **own))
+                trial = Trial(sweep, group, setting, seed, at, pipeline, is_profile, is_pipeline, own_clips, own_align)
+                trials.append(replace(trial, steps=_steps(sweep, trial)))
     return trials
+
+
+def _steps(sweep: Sweep, trial: Trial) -> list[Step]:
+    if trial.is_pipeline and "tables" in sweep.measure:
+        return [("link", "")]
+    names = [name for name in sweep.names if trial.config_of(name) is trial.config]
+    steps: list[Step] = [("clips", "")] * trial.own_clips
+    steps += [("train", name) for name in ["align"] * trial.own_align + names]
+    if {"test", "retrieval"} & set(sweep.measure) and not sweep.choose:
+        steps += [("embed", name) for name in names]
+    if {"tables", "worlds"} & set(sweep.measure):
+        steps += [("embed", name) for name in ("align", *names)]
+    return steps + [("probe", "")] * ("tables" in sweep.measure) + [("world", "")] * ("worlds" in sweep.measure)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from mc3.paper.plots.style import COLUMN, GREY, MARKERS, PAGE, PALETTE, figure, styled, wrap
+from mc3.paper.plots.style import COLUMN, GREY, MARKERS, PAGE, PALETTE, figure, legend, styled, wrap
 
 
 @styled
@@ -17,16 +17,15 @@ def sounding_rates(table: pd.DataFrame) -> Figure:
     ax = bars.subplots()
     y = np.arange(len(table))
     ax.barh(y, table["sounding_rate"], height=0.62, color=PALETTE[1], label="measured here")
-    known = table["paper"].notna().to_numpy()
-    if known.any():
-        ax.plot(table["paper"][known], y[known], "D", color=PALETTE[0], markersize=4, label="paper", clip_on=False)
+    if table["paper"].notna().any():
+        ax.plot(table["paper"], y, "D", color=PALETTE[0], markersize=4, label="paper", clip_on=False)
     for k, (rate, n) in enumerate(zip(table["sounding_rate"], table["n"], strict=True)):
         x, colour = (0.012, "white") if rate > 0.12 else (rate + 0.045, GREY)
         ax.text(x, k, f"n={n}", va="center", color=colour, fontsize=5.5)
     ax.set_yticks(y, table["verb"])
     ax.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.5), xlabel="share of clips whose action sounds")
     ax.grid(axis="y", visible=False)
-    bars.legend(loc="outside upper center", ncols=2)
+    legend(bars, "upper center", ncols=2)
     return bars
 
 
@@ -37,11 +36,11 @@ def long_tail(counts: pd.DataFrame, named: int = 9) -> Figure:
     ax = tail.subplots()
     rank = np.arange(1, len(counts) + 1)
     ax.fill_between(rank, counts["count"], step="mid", color=PALETTE[1], alpha=0.85, linewidth=0)
-    ax.set(xlim=(0.5, len(counts) + 0.5), xlabel="action groups (verb + noun), by frequency", ylabel="sounding clips")
-    ax.set_ylim(0, counts["count"].max() * 1.06)
+    top = counts["count"].max()
+    ax.set(xlim=(0.5, len(counts) + 0.5), ylim=(0, top * 1.06), ylabel="sounding clips")
+    ax.set_xlabel("action groups (verb + noun), by frequency")
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     marks = np.unique(np.linspace(0, 0.92 * (len(counts) - 1), named).round().astype(int))
-    top = counts["count"].max()
     for k, row in enumerate(marks):
         count = counts["count"].iloc[row]
         high = max(count, top * (0.93 - 0.80 * k / max(len(marks) - 1, 1)))
@@ -79,7 +78,7 @@ def per_class(table: pd.DataFrame) -> Figure:
     below.set_ylabel("clips")
     below.grid(axis="x", visible=False)
     below.set_xticks(x, classes["name"], rotation=90, fontsize=5.5)
-    page.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=min(3, len(probes)))
+    legend(page, "upper center", ncols=min(3, len(probes)))
     return page
 
 

@@ -1,9 +1,10 @@
-"""Figures with pictures and sound of clips: cards, clusters (Figure 6), retrieval (Figure 7)."""
+"""Figures of clips: cards of pictures and sound, clusters (Figure 6), retrieval (Figure 7), a map."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,79 +12,55 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mc3.paper.plots.style import GREY, NO, PAGE, PALETTE, YES, bare, figure, styled, wrap
+from mc3.paper.plots.style import GREY, MARKERS, NO, PAGE, PALETTE, YES, bare, figure, legend, styled, wrap
+
+if TYPE_CHECKING:
+    from mc3.data.shards import ClipDataset
 
 THUMBNAIL, SPECTROGRAM = 80, (64, 43)  # pixels of a picture inside a figure, so that SVG files stay small
 
 
-class Clips(Protocol):
-    """Clips with pictures and sound; `mc3.data.shards.ClipDataset` is one."""
-
-    index: pd.DataFrame
-
-    def frames(self, i: int) -> np.ndarray:
-        """Row `i`'s frames, uint8 [T, H, W, 3]."""
-
-    def waveform(self, i: int) -> tuple[np.ndarray, int]:
-        """Row `i`'s sound, int16 [S], and its rate in Hz."""
-
-    def fbank(self, i: int) -> np.ndarray:
-        """Row `i`'s log-mel spectrogram [L, mel]."""
-
-
 @styled
-def clip_cards(clips: Clips, rows: Sequence[int], notes: Sequence[str]) -> Figure:
-    """One card a row of `clips`: its frames, waveform and log-mel spectrogram under its narration and a note.
-
-    Args:
-        clips: source of frames and sound.
-        rows: rows of `clips`.
-        notes: one line a card, such as its region and label.
-    """
+def clip_cards(clips: ClipDataset, rows: Sequence[int], notes: Sequence[str]) -> Figure:
+    """One card a row of `clips`: frames, waveform and log-mel under its narration and a note, such as its region."""
     cards = figure(PAGE, 1.02 * len(rows))
-    grid = cards.add_gridspec(len(rows), 3, width_ratios=(3.4, 1.6, 1.6))
-    for k, (row, note) in enumerate(zip(rows, notes, strict=True)):
+    axes = cards.subplots(len(rows), 3, squeeze=False, width_ratios=(3.4, 1.6, 1.6))
+    for (left, middle, right), row, note in zip(axes, rows, notes, strict=True):
         frames = clips.frames(row)
-        left, middle, right = (cards.add_subplot(grid[k, j]) for j in range(3))
         _picture(left, frames[np.linspace(0, len(frames) - 1, min(4, len(frames))).round().astype(int)])
         left.set_title(wrap(clips.index["text"].iloc[row], 60, 1), loc="left", pad=2)
         middle.set_title(note, loc="left", pad=2, fontweight="normal", color=GREY)
         samples, rate = clips.waveform(row)
         if len(samples):
-            seconds = np.arange(len(samples)) / rate
-            bins = np.array_split(np.arange(len(samples)), min(300, len(samples)))
+            begins = np.array([part[0] for part in np.array_split(np.arange(len(samples)), min(300, len(samples)))])
             value = samples.astype(np.float32) / 32768
-            lowest, highest = ([f(value[b]) for b in bins] for f in (np.min, np.max))
-            middle.fill_between([seconds[b[0]] for b in bins], lowest, highest, color=PALETTE[1], linewidth=0.3)
-            middle.set(xlim=(0, seconds[-1]), ylim=(-1, 1), yticks=[-1, 0, 1])
+            ends = np.minimum.reduceat(value, begins), np.maximum.reduceat(value, begins)
+            middle.fill_between(begins / rate, *ends, color=PALETTE[1], linewidth=0.3)
+            middle.set(xlim=(0, (len(samples) - 1) / rate), ylim=(-1, 1), yticks=[-1, 0, 1])
             _spectrogram(right, clips.fbank(row))
         else:
             for ax in (middle, right):
                 bare(ax)
                 ax.text(0.5, 0.5, "no sound", ha="center", va="center", color=GREY, transform=ax.transAxes)
-        if k < len(rows) - 1:
-            middle.set_xticklabels([])
+    for ax in axes[:-1, 1]:
+        ax.set_xticklabels([])
     middle.set_xlabel("seconds")
     right.set_xlabel("log-mel, 1.5 s" if not len(samples) else f"log-mel, {len(samples) / rate:.2g} s")
     return cards
 
 
 @styled
-def clusters(clips: Clips, members: pd.DataFrame) -> Figure:
+def clusters(clips: ClipDataset, members: pd.DataFrame) -> Figure:
     """Figure 6: each cluster's members as middle frame, log-mel and narration, nearest to the centre first.
 
-    Args:
-        clips: source of frames and sound.
-        members: cluster, row (of `clips`), title (one a cluster), in the order drawn.
+    `members`: cluster, row (of `clips`), title (one a cluster), in the order drawn.
     """
-    names = list(dict.fromkeys(members["cluster"]))
-    across = int(members.groupby("cluster").size().max())
-    page = figure(PAGE, 1.72 * len(names))
-    for panel, name in zip(page.subfigures(len(names), 1, squeeze=False)[:, 0], names, strict=True):
-        rows = members[members["cluster"] == name]
+    groups = [rows for _, rows in members.groupby("cluster", sort=False)]
+    page = figure(PAGE, 1.72 * len(groups))
+    for panel, rows in zip(page.subfigures(len(groups), squeeze=False)[:, 0], groups, strict=True):
         panel.suptitle(rows["title"].iloc[0], fontsize=7.5, fontweight="bold", x=0.01, ha="left")
-        axes = panel.subplots(2, across, squeeze=False, height_ratios=(1, 0.6))
-        for top, bottom, row in zip(axes[0], axes[1], rows["row"], strict=False):
+        axes = panel.subplots(2, max(map(len, groups)), squeeze=False, height_ratios=(1, 0.6))
+        for top, bottom, row in zip(*axes, rows["row"], strict=False):
             frames = clips.frames(row)
             _picture(top, frames[len(frames) // 2][None])
             _spectrogram(bottom, clips.fbank(row), aspect=0.9)
@@ -94,22 +71,19 @@ def clusters(clips: Clips, members: pd.DataFrame) -> Figure:
 
 
 @styled
-def retrieval(clips: Clips, examples: pd.DataFrame) -> Figure:
+def retrieval(clips: ClipDataset, examples: pd.DataFrame) -> Figure:
     """Figure 7: queries and their first results, correct ones framed blue and wrong ones orange.
 
-    Args:
-        clips: source of frames and sound.
-        examples: direction ("video → audio" or "audio → text"), query and retrieved (rows of `clips`), rank
-            (from 1), correct, first_correct (rank of the first correct one), in the order drawn.
+    `examples`: direction ("video → audio" or "audio → text"), query and retrieved (rows of `clips`), rank (from 1),
+    correct, first_correct (rank of the first correct one), in the order drawn.
     """
-    queries = list(dict.fromkeys(zip(examples["direction"], examples["query"], strict=True)))
-    depth = int(examples.groupby(["direction", "query"]).size().max())
-    heights = [1.12 if direction.startswith("video") else 0.86 for direction, _ in queries]
+    queries = list(examples.groupby(["direction", "query"], sort=False))
+    depth = max(len(results) for _, results in queries)
+    heights = [1.12 if direction.startswith("video") else 0.86 for (direction, _), _ in queries]
     page = figure(PAGE, sum(heights) + 0.15)
-    panels = page.subfigures(len(queries), 1, squeeze=False, height_ratios=heights)[:, 0]
+    panels = page.subfigures(len(queries), squeeze=False, height_ratios=heights)[:, 0]
     text = clips.index["text"]
-    for panel, (direction, query) in zip(panels, queries, strict=True):
-        results = examples[(examples["direction"] == direction) & (examples["query"] == query)]
+    for panel, ((direction, query), results) in zip(panels, queries, strict=True):
         grid = panel.add_gridspec(1, 1 + depth, width_ratios=[1.75, *[1] * depth])
         left = panel.add_subplot(grid[0])
         left.set_title(direction, loc="left", pad=2, fontsize=6.5)
@@ -136,6 +110,21 @@ def retrieval(clips: Clips, examples: pd.DataFrame) -> Figure:
                 words.text(0.17, y, wrap(text.iloc[item.retrieved], 70, 1), va="center")
         note = f"first correct at rank {results['first_correct'].iloc[0]}"
         left.set_xlabel(f"{wrap(text.iloc[query], 46, 1)}\n{note}", fontsize=5.8, color=GREY, labelpad=2)
+    return page
+
+
+@styled
+def scatter(points: pd.DataFrame, title: str) -> Figure:
+    """A map of embeddings. `points`: x, y, group; the legend lists groups by frequency."""
+    page = figure(PAGE * 0.75, PAGE * 0.5)
+    ax = page.subplots()
+    looks = zip(cycle((*PALETTE, GREY)), cycle(MARKERS), strict=False)
+    for name, (colour, marker) in zip(points["group"].value_counts().index, looks, strict=False):
+        part = points[points["group"] == name]
+        ax.scatter(part["x"], part["y"], s=7, color=colour, marker=marker, linewidths=0, alpha=0.75, label=name)
+    bare(ax)
+    ax.set_title(title)
+    legend(page, "right upper")
     return page
 
 

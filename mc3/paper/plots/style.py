@@ -6,17 +6,19 @@ Widths are those of the paper's page. The colours are Okabe and Ito's; every lin
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mc3 import methods
+from mc3.files import atomic
 
 COLUMN, PAGE = 3.25, 6.875  # inches
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7570B3", "#8A8A8A")
@@ -26,35 +28,22 @@ MARKERS = "osD^vPX*"
 GREY, YES, NO = "#6A6A6A", "#0072B2", "#D55E00"
 
 STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 7,
-    "axes.titlesize": 7.5,
-    "axes.titleweight": "bold",
-    "axes.labelsize": 7,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.5,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.2,
-    "text.parse_math": False,
-    "figure.constrained_layout.h_pad": 0.03,
-    "figure.constrained_layout.w_pad": 0.03,
-}
+    "font.family": "DejaVu Sans", "font.size": 7, "text.parse_math": False, "lines.linewidth": 1.2,
+    "axes.titlesize": 7.5, "axes.titleweight": "bold", "axes.labelsize": 7, "axes.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "axes.axisbelow": True, "grid.color": "#E4E4E4", "grid.linewidth": 0.5,
+    "xtick.labelsize": 6.5, "xtick.major.width": 0.6, "xtick.major.size": 2.5,
+    "ytick.labelsize": 6.5, "ytick.major.width": 0.6, "ytick.major.size": 2.5,
+    "legend.fontsize": 6.5, "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.03, "figure.constrained_layout.w_pad": 0.03,
+}  # fmt: skip
 SAVE: Any = {"svg.hashsalt": "mc3", "svg.fonttype": "path", "savefig.facecolor": "white"}
+FORMATS: dict[str, Any] = {
+    "svg": {"metadata": {"Date": None, "Creator": None}},
+    "png": {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}},
+}
 
-styled = mpl.rc_context(STYLE)
-"""Decorator of a function that draws a figure."""
+styled = mpl.rc_context(STYLE)  # decorates functions that draw a figure
 
 
 def figure(width: float, height: float, **kwargs: Any) -> Figure:
@@ -73,16 +62,32 @@ def save(figure: Figure, stem: str | Path, dpi: int = 200) -> Path:
     figure.set_layout_engine("none")
     for ax in figure.axes:  # the layout's last digits depend on memory addresses, and SVG's ids on all digits
         ax.set_position(np.round(ax.get_position(original=True).bounds, 9))
-    formats: dict[str, dict[str, Any]] = {
-        ".svg": {"metadata": {"Date": None, "Creator": None}},
-        ".png": {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}},
-    }
     with mpl.rc_context(SAVE):
-        for suffix, options in formats.items():
-            part = stem.with_name(f".{stem.name}.partial{suffix}")
-            figure.savefig(part, dpi=dpi, **options)
-            part.replace(stem.with_name(stem.name + suffix))
-    return stem.with_name(stem.name + ".png")
+        for kind, options in FORMATS.items():
+            with atomic(stem.with_name(f"{stem.name}.{kind}")) as own:
+                figure.savefig(own, format=kind, dpi=dpi, **options)
+    return stem.with_name(f"{stem.name}.png")
+
+
+def panels(
+    page: Any, table: pd.DataFrame, by: Any, ylabel: str = "", columns: int = 0, **options: Any
+) -> list[tuple[Axes, str, pd.DataFrame]]:
+    """Panels in one row or in `columns`, one a value of `by`, as they come: of each, axes, value and rows of `table`."""
+    parts = list(table.groupby(by, sort=False))
+    columns = columns or len(parts)
+    grid = page.subplots(-(-len(parts) // columns), columns, squeeze=False, **options)
+    for ax in grid[:, 0]:
+        ax.set_ylabel(ylabel)
+    for ax in grid.ravel()[len(parts) :]:
+        ax.set_visible(False)
+    return [(ax, str(value), part) for ax, (value, part) in zip(grid.flat, parts, strict=False)]
+
+
+def legend(page: Any, place: str, order: Iterable[str] = (), **options: Any) -> None:
+    """A legend outside the panels, at `place`: each of their labels once, as they come or in `order`."""
+    entries = {label: mark for ax in page.axes for mark, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    labels = [label for label in order if label in entries] or list(entries)
+    page.legend([entries[label] for label in labels], labels, loc=f"outside {place}", **options)
 
 
 def wrap(text: str, width: int, lines: int) -> str:
@@ -94,19 +99,18 @@ def bare(ax: Axes) -> None:
     """Remove ticks, grid and frame."""
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
 
 
-def highlighted() -> str:
+def emphasised() -> str:
     """Label of the row that figures emphasise: the reference row of `mc3.methods`, or "" without one."""
     name = methods.with_role("reference")
     return methods.get(name).label if name else ""
 
 
-def line_styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour, dash and width of each method; the reference row is solid, wide, drawn last, in the first colour."""
-    others = [label for label in labels if label != highlighted()]
+    others = [label for label in labels if label != emphasised()]
     looks = zip(cycle(PALETTE[1:]), cycle(DASHES[1:]))
     styles = {m: {"color": c, "linestyle": d, "linewidth": 1} for m, (c, d) in zip(others, looks, strict=False)}
-    return {**styles, highlighted(): {"color": PALETTE[0], "linestyle": "-", "linewidth": 2}}
+    return {**styles, emphasised(): {"color": PALETTE[0], "linestyle": "-", "linewidth": 2}}

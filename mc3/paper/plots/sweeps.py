@@ -1,19 +1,22 @@
-"""Figures of sweeps, from the tables of `mc3.paper.measure`: the study of worlds, ablations, tuning, objectives."""
+"""Figures of tables: overview, differences; of sweeps, the study of worlds, ablations, tuning, objectives."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from itertools import product
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from mc3.paper.plots.style import DOTTED, GREY, PAGE, PALETTE, figure, styled
-from mc3.paper.tables import header, label, pair_name
+from mc3.paper.plots.style import DOTTED, GREY, NO, PAGE, PALETTE, YES, emphasised, figure, legend, panels, styled, wrap
+from mc3.paper.tables import header, intervals, label, pair_name
 
-RATES = {
+RATES = {  # axis labels of the study's rates
     "on_screen": "on-screen source",
     "off_screen": "off-screen source",
     "unseen": "actions not seen",
@@ -22,7 +25,6 @@ RATES = {
     "misnarrated": "wrong narrations",
     "videos": "training videos",
 }
-"""Axis labels of the study's rates."""
 LOOKS = {"av": ("o", PALETTE[0]), "al": ("s", PALETTE[1])}
 USUAL = "as generated"  # the world with the profile's own rates
 
@@ -34,6 +36,73 @@ def gaps(table: pd.DataFrame) -> dict[str, str]:
 
 
 @styled
+def overview(table: pd.DataFrame) -> Figure:
+    """Every method's result beside the paper's, one panel a metric, as bars from chance (the grey line).
+
+    `table`: method, metric, ours, std (may be missing), paper, random, paper_random, separate_axis (whether the
+    metric's level depends so much on the data that the paper's numbers need their own axis, above the panel).
+    """
+    methods = table["method"].unique()
+    page = figure(PAGE, 0.21 * len(methods) + 1.05)
+    y = np.arange(len(methods))
+    colours = [PALETTE[1] if m == emphasised() else "#8FBCD9" for m in methods]
+    for ax, metric, part in panels(page, table, "metric", sharey=True):
+        rows = part.set_index("method").reindex(methods)
+        chance, paper_chance, separate = rows[["random", "paper_random", "separate_axis"]].iloc[0]
+        bars = ax.barh(y, rows["ours"] - chance, left=chance, height=0.62, color=colours)
+        bars[-1].set_label("measured here")
+        ax.errorbar(rows["ours"], y, xerr=rows["std"].fillna(0), fmt="none", ecolor="black", elinewidth=0.7)
+        ax.axvline(chance, color=GREY, linewidth=0.8)
+        above = ax.twiny() if separate else ax
+        above.plot(rows["paper"], y, "D", color=PALETTE[0], markersize=3.6, clip_on=False,
+                   label="paper (Ego4D; where there is an axis above, on that one)")  # fmt: skip
+        if separate:
+            above.set_xlim(_limits(rows["paper"], paper_chance))
+            above.spines["top"].set(visible=True, color=PALETTE[0])
+            above.tick_params(axis="x", colors=PALETTE[0], labelsize=6, pad=1)
+            above.xaxis.set_major_locator(MaxNLocator(4))
+            above.grid(False)
+        ax.set(title=metric, xlim=_limits(rows["ours"] if separate else rows[["ours", "paper"]].stack(), chance))
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.grid(axis="y", visible=False)
+    page.axes[0].set_yticks(y, [wrap(m, 20, 2) for m in methods], linespacing=0.9)
+    page.axes[0].set_ylim(len(methods) - 0.5, -0.5)
+    legend(page, "lower center", ncols=2)
+    return page
+
+
+@styled
+def differences(table: pd.DataFrame) -> Figure:
+    """The reference row minus each other row, with intervals: blue above 0, orange below, grey where 0 is inside.
+
+    `table`: line (panels of one line of the figure share their rows), panel, label, row (orders labels), difference,
+    low, high.
+    """
+    lines = [part for _, part in table.groupby("line", sort=False)]
+    heights = [0.115 * part["label"].nunique() + 0.42 for part in lines]
+    page = figure(PAGE, sum(heights) + 0.25, dpi=200)  # laid out as it is saved: hinting widens the long labels
+    for line, part in zip(page.subfigures(len(lines), squeeze=False, height_ratios=heights)[:, 0], lines, strict=True):
+        labels = part.sort_values("row")["label"].unique()
+        y = np.arange(len(labels))
+        for ax, name, found in panels(line, part, "panel", sharey=True):
+            rows = found.set_index("label").reindex(labels)
+            colours = np.select([rows["low"] > 0, rows["high"] < 0], [YES, NO], GREY)
+            ax.axvline(0, color="black", linewidth=0.7)
+            ax.hlines(y, rows["low"], rows["high"], color=colours, linewidth=1.1)
+            ax.scatter(rows["difference"], y, s=11, c=colours, linewidths=0, zorder=3)
+            ax.set_title(name)
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.tick_params(axis="y", length=0)
+            ax.grid(axis="y", visible=False)
+        line.axes[0].set_yticks(y, [wrap(label, 32, 1) for label in labels], fontsize=6)
+        line.axes[0].set_ylim(len(labels) - 0.4, -0.6)
+    handles = [Line2D([], [], color=c, marker="o", markersize=3.4, linewidth=1.1) for c in (YES, GREY, NO)]
+    words = [f"{emphasised()} ahead", "interval includes 0", f"{emphasised()} behind"]
+    page.legend(handles, words, loc="outside lower center", ncols=3)
+    return page
+
+
+@styled
 def study(table: pd.DataFrame) -> Figure:
     """Gap curves over one rate at a time, and heat maps of rates that were varied together.
 
@@ -41,35 +110,23 @@ def study(table: pd.DataFrame) -> Figure:
     {pair}_{method}_gap with _low and _high; the first method is drawn strongest. A small mark is a seed with its 95 %
     interval over videos, a line the mean over seeds; a cell of a heat map is the mean over seeds.
     """
-    base = table[table["world"] == USUAL]
-    varied = {world: world.split(", ") for world in table["world"].unique() if world != USUAL}
-    axes = list(dict.fromkeys(words[0].split(" ")[0] for words in varied.values() if len(words) == 1))
-    pairs = list(dict.fromkeys(tuple(w.split(" ")[0] for w in words) for words in varied.values() if len(words) == 2))
-    columns = 4
-    rows = -(-len(axes) // columns)
+    varied = table["world"].where(table["world"] != USUAL, "").str.replace(r" [-+.\d]+", "", regex=True)
+    base, single = table[varied == ""], table[varied.str.fullmatch(r"\w+")]  # varied: "", a rate, or rates with commas
+    pairs = [rates.split(", ") for rates in varied.unique() if rates.count(",") == 1]
+    rows = -(-varied[single.index].nunique() // 4)
     page = figure(PAGE, 1.7 * (rows + bool(pairs)) + 0.5)
-    parts: Any = page.subfigures(2, 1, height_ratios=(rows, 1.15 if pairs else 0.01))
-    upper, lower = parts
-    grid = upper.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for ax, name in zip(grid, axes, strict=False):
-        single = table["world"].map(lambda world, name=name: world.startswith(f"{name} ") and ", " not in world)
-        _curve(ax, pd.concat([base, table[single]]), name)
-    for ax in grid[len(axes) :]:
-        ax.set_visible(False)
-    for ax in grid[::columns]:
-        ax.set_ylabel("ROC gap to w/o consensus")
-    if axes:
-        upper.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    upper, lower = cast(Any, page.subfigures(2, 1, height_ratios=(rows, 1.15 if pairs else 0.01)))
+    for ax, rate, part in panels(upper, single, varied, "ROC gap to w/o consensus", columns=4, sharey=True):
+        _curve(ax, pd.concat([base, part]), rate)
+    legend(upper, "upper center", ncols=4)
     if pairs:
         strongest = next(iter(gaps(table)))
         limit = float(table[[f"{pair}_{strongest}_gap" for pair in LOOKS]].abs().max().max())
         maps = lower.subplots(1, 2 * len(pairs), squeeze=False)[0]
         rates = list(table.columns[1 : list(table.columns).index("seed")])
-        for at, pair in enumerate(pairs):
+        for ax, (pair, metric) in zip(maps, product(pairs, LOOKS), strict=True):
             others = [name for name in rates if name not in pair]
-            here = table[(table[others] == base[others].iloc[0]).all(axis=1)]
-            for ax, metric in zip(maps[2 * at : 2 * at + 2], LOOKS, strict=True):
-                _heat(ax, here, pair, metric, strongest, limit)
+            _heat(ax, table[(table[others] == base[others].iloc[0]).all(axis=1)], pair, metric, strongest, limit)
     return page
 
 
@@ -81,21 +138,18 @@ def study_regions(table: pd.DataFrame) -> Figure:
     checkpoint: the mean over seeds.
     """
     here = table[(table["pair"] == pair_name("av")) & (table["region"] != "I")]
-    worlds, shown = list(dict.fromkeys(here["world"])), sorted(here["region"].unique())
-    checkpoints = list(dict.fromkeys(here["checkpoint"]))
+    worlds, checkpoints = here["world"].unique(), here["checkpoint"].unique()
     page = figure(PAGE, 0.16 * len(worlds) + 1.0)
-    axes = page.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    y, colours = np.arange(len(worlds)), (GREY, PALETTE[1], PALETTE[0], PALETTE[2])
-    for ax, region in zip(axes, shown, strict=True):
-        mean = here[here["region"] == region].groupby(["world", "checkpoint"])["roc"].mean().unstack().reindex(worlds)
-        for checkpoint, marker, colour in zip(checkpoints, "os^D", colours, strict=False):
-            ax.plot(mean[checkpoint], y, marker, color=colour, markersize=3, label=checkpoint)
+    looks = list(zip(checkpoints, "os^D", (GREY, PALETTE[1], PALETTE[0], PALETTE[2]), strict=False))
+    for ax, region, part in panels(page, here.sort_values("region", kind="stable"), "region", sharey=True):
+        mean = part.groupby(["world", "checkpoint"])["roc"].mean().unstack().reindex(worlds)
+        for checkpoint, marker, colour in looks:
+            ax.plot(mean[checkpoint], range(len(worlds)), marker, color=colour, markersize=3, label=checkpoint)
         ax.axvline(0.5, color=GREY, linewidth=0.8, linestyle=DOTTED)
         ax.set(title=f"I against {region}")
     page.supxlabel("ROC of audio-video similarity")
-    axes[0].set_yticks(y, worlds)
-    axes[0].set_ylim(len(worlds) - 0.5, -0.5)
-    page.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(checkpoints))
+    page.axes[0].set(yticks=range(len(worlds)), yticklabels=worlds, ylim=(len(worlds) - 0.5, -0.5))
+    legend(page, "upper center", ncols=len(checkpoints))
     return page
 
 
@@ -108,23 +162,18 @@ def ablations(table: pd.DataFrame) -> Figure:
     """
     values = table[["av_roc", "al_roc"]]
     span = (values.min(axis=None) - 0.01, values.max(axis=None) + 0.01)
-    groups = [(name, part) for name, part in table.groupby("group", sort=False)]
-    columns = 2
-    rows = -(-len(groups) // columns)
-    heights = [max(len(part) for _, part in groups[columns * row : columns * (row + 1)]) + 3 for row in range(rows)]
+    sizes = table.groupby("group", sort=False).size()
+    heights = [sizes.iloc[k : k + 2].max() + 3 for k in range(0, len(sizes), 2)]
     page = figure(PAGE, 0.135 * sum(heights) + 0.5)
-    grid = page.subplots(rows, columns, squeeze=False, height_ratios=heights).ravel()
-    for ax, (name, part) in zip(grid, groups, strict=False):
+    for ax, name, part in panels(page, table, "group", columns=2, height_ratios=heights):
         for pair, (_, colour) in LOOKS.items():
             usual = part.loc[part["profile"], f"{pair}_roc"]
             if len(usual):
                 ax.axvline(usual.iloc[0], color=colour, linewidth=0.7, linestyle=DOTTED)
-            _means(ax, part, f"{pair}_roc", pair, "full")
-        ax.set_yticks(range(len(part)), part["setting"])
-        ax.set(title=name, xlim=span, ylim=(len(part) - 0.5, -0.5))
-    for ax in grid[len(groups) :]:
-        ax.set_visible(False)
-    page.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+            _means(ax, part, range(len(part)), f"{pair}_roc", pair, "full")
+        ax.set(yticks=range(len(part)), yticklabels=part["setting"], ylim=(len(part) - 0.5, -0.5))
+        ax.set(title=name, xlim=span)
+    legend(page, "lower center", ncols=2)
     return page
 
 
@@ -141,7 +190,7 @@ def selection(table: pd.DataFrame) -> Figure:
     axes = page.subplots(1, 2, sharey=True)
     for ax, pair in zip(axes, LOOKS, strict=True):
         for part, fill in ((table[~chosen], "none"), (table[chosen], "full")):
-            _means(ax, part, f"validation_{pair}_roc", pair, fill, part["label"].map(labels.index))
+            _means(ax, part, part["label"].map(labels.index), f"validation_{pair}_roc", pair, fill)
         ax.set(title=f"{header(pair)} ROC, validation", ylim=(len(labels) - 0.5, -0.5))
     axes[0].set_yticks(range(len(labels)), labels)
     return page
@@ -153,15 +202,12 @@ def study_cells(worlds: pd.DataFrame) -> pd.DataFrame:
     shown = pd.DataFrame({"World": worlds["world"], "Seeds": worlds["seeds"], "Prevalence": prevalence})
     for name, words in gaps(worlds).items():
         for pair in LOOKS:
-            ends = (f"{pair}_{name}_gap{end}" for end in ("", "_low", "_high"))
-            value, low, high = (worlds[column].map("{:+.3f}".format) for column in ends)
-            shown[f"{words}, {header(pair)} ROC"] = value + " [" + low + ", " + high + "]"
+            shown[f"{words}, {header(pair)} ROC"] = intervals(worlds, f"{pair}_{name}_gap")
     return shown
 
 
-def _means(ax: Axes, table: pd.DataFrame, column: str, pair: str, fill: Any, rows: Any = None) -> None:
+def _means(ax: Axes, table: pd.DataFrame, y: Any, column: str, pair: str, fill: Any) -> None:
     """A mark a row of `table` at its mean over seeds, with a bar of a standard deviation where there is one."""
-    y = np.arange(len(table)) if rows is None else np.asarray(rows)
     marker, colour = LOOKS[pair]
     spread = table[f"{column}_std"]
     ax.hlines(y, table[column] - spread, table[column] + spread, color=colour, linewidth=0.7)
@@ -171,8 +217,7 @@ def _means(ax: Axes, table: pd.DataFrame, column: str, pair: str, fill: Any, row
 def _curve(ax: Axes, rows: pd.DataFrame, name: str) -> None:
     ax.axhline(0, color=GREY, linewidth=0.8)
     reach = float(rows[name].max() - rows[name].min()) or 1.0
-    for shift, pair in ((-0.012, "av"), (0.012, "al")):
-        marker, colour = LOOKS[pair]
+    for shift, (pair, (marker, colour)) in zip((-0.012, 0.012), LOOKS.items(), strict=True):
         x = rows[name] + shift * reach
         for k, (method, words) in enumerate(gaps(rows).items()):
             gap = f"{pair}_{method}_gap"
@@ -185,7 +230,7 @@ def _curve(ax: Axes, rows: pd.DataFrame, name: str) -> None:
     ax.set_xlabel(RATES.get(name, name))
 
 
-def _heat(ax: Axes, rows: pd.DataFrame, rates: tuple[str, ...], pair: str, method: str, limit: float) -> None:
+def _heat(ax: Axes, rows: pd.DataFrame, rates: list[str], pair: str, method: str, limit: float) -> None:
     (x, y), gap = rates, f"{pair}_{method}_gap"
     cells = rows.pivot_table(index=y, columns=x, values=gap, aggfunc="mean").sort_index(ascending=False)
     ax.imshow(cells, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
@@ -197,3 +242,9 @@ def _heat(ax: Axes, rows: pd.DataFrame, rates: tuple[str, ...], pair: str, metho
     ax.set_yticks(range(cells.shape[0]), [f"{v:g}" for v in cells.index])
     ax.set(xlabel=RATES.get(x, x), ylabel=RATES.get(y, y), title=f"{header(pair)} gap, {gaps(rows)[method]}")
     ax.grid(False)
+
+
+def _limits(values: pd.Series, chance: float) -> tuple[float, float]:
+    """Limits of an axis that show all `values` and chance."""
+    low, high = min(chance, float(values.min())), max(chance, float(values.max()))
+    return low - 0.04 * (high - low), high + 0.08 * (high - low)

@@ -19,58 +19,45 @@ import traitlets
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import wavfile
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
 from mc3 import evaluate, methods, store
 from mc3.config import Config
+from mc3.data.shards import ClipDataset
 from mc3.errors import ConfigError
 from mc3.paper import findings
-from mc3.paper.plots import Clips
 
 PROJECTIONS = ("pca", "tsne")
 COLOURED = 9  # groups with a colour of their own; the rest are "other"
 
 
 class Explorer(anywidget.AnyWidget):
-    """A map of embedded clips.
+    """A map of the validation and test clips as embedded by `method` of `seed` in `modality`.
 
-    Args:
-        index: one row a clip: clip_id, split, text, verb, action_group, positive, region.
-        embeddings: modality -> unit embeddings [N, D] of those rows.
-        clips: reads their frames and sound, by row.
-        modality: the one that is drawn.
-        projection: "pca" or "tsne", to two dimensions, seeded.
-        title: a description of the map.
-
-    Raises:
-        ConfigError: the projection or the modality does not exist.
+    `projection` is "pca" or "tsne", to two dimensions. Raises `ConfigError` if there is no such projection or modality,
+    `DataError` if there are no embeddings.
     """
 
     _esm = Path(__file__).with_name("explorer.js")
     _css = Path(__file__).with_name("explorer.css")
     points = traitlets.Dict().tag(sync=True)
 
-    def __init__(
-        self, index: pd.DataFrame, embeddings: dict[str, NDArray[np.float32]], clips: Clips, modality: str,
-        projection: str = "pca", title: str = "",
-    ):  # fmt: skip
-        if modality not in embeddings:
-            raise ConfigError(f"no {modality} embeddings here; this method has {', '.join(embeddings)}")
-        self.index, self.embeddings, self.clips = index.reset_index(drop=True), embeddings, clips
-        self.xy = project(embeddings[modality], projection)
-        groups = {name: _coded(values) for name, values in _labels(self.index).items()}
+    def __init__(self, config: Config, method: str, seed: int, modality: str = "video", projection: str = "pca"):
+        self.embeddings = store.embeddings(config, method, seed)[1]
+        if modality not in self.embeddings:
+            raise ConfigError(f"no {modality} embeddings here; this method has {', '.join(self.embeddings)}")
+        self.clips = ClipDataset(config.paths.shards, split=findings.SPLITS, modalities=("audio", "video"))
+        self.index = index = findings.clips(config).reset_index(drop=True)
+        self.sounds = index["positive"].map({1: "sounds", 0: "does not sound"}).astype(object).fillna("not labelled")
+        verbs = index["verb"].map(findings.short).replace("", "no verb")
+        shown = {"verb": verbs, "region": index["region"], "label": self.sounds, "split": index["split"]}
+        groups = {name: _coded(values) for name, values in shown.items()}
+        title = f"{methods.get(method).label}, seed {seed}: {modality} embeddings by {projection.upper()}"
+        self.xy = project(self.embeddings[modality], projection)
         x, y = self.xy.round(4).T.tolist()
         super().__init__(points={"x": x, "y": y, "text": index["text"].tolist(), "groups": groups, "title": title})
         self.on_msg(self._answer)
-
-    @classmethod
-    def of(cls, config: Config, method: str, seed: int, modality: str = "video", projection: str = "pca") -> Explorer:
-        """The validation and test clips as embedded by `method` of `seed`. `DataError` if there are no embeddings."""
-        from mc3.data.shards import ClipDataset
-
-        embeddings = store.embeddings(config, method, seed)[1]
-        clips = ClipDataset(config.paths.shards, split=findings.SPLITS, modalities=("audio", "video"))
-        title = f"{methods.get(method).label}, seed {seed}: {modality} embeddings by {projection.upper()}"
-        return cls(findings.clips(config), embeddings, clips, modality, projection, title)
 
     def neighbours(self, row: int, k: int = 3) -> pd.DataFrame:
         """The `k` other clips nearest to clip `row`, from each of its modalities to each other modality.
@@ -92,26 +79,23 @@ class Explorer(anywidget.AnyWidget):
     def clip(self, row: int) -> dict[str, Any]:
         """What the browser shows of clip `row`: film strip and sound (data URIs), text, facts, neighbours."""
         about = self.index.loc[row]
-        frames = self.clips.frames(row)
-        samples, rate = self.clips.waveform(row)
-        label = "not labelled" if pd.isna(about["positive"]) else "sounds" if about["positive"] else "does not sound"
+        frames, (samples, rate) = self.clips.frames(row), self.clips.waveform(row)
+        strip, sound = io.BytesIO(), io.BytesIO()
+        Image.fromarray(frames.reshape(-1, *frames.shape[2:])).save(strip, "JPEG", quality=90)  # below each other
+        wavfile.write(sound, rate, samples)
         return {
-            "kind": "clip",
-            "row": row,
-            "text": about["text"],
-            "facts": f"{about['clip_id']} · {about['split']} · {label} · region {about['region']}",
-            "strip": _jpeg(frames),
-            "frames": len(frames),
-            "sound": _wav(samples, rate) if len(samples) else "",
+            "kind": "clip", "row": row, "text": about["text"],
+            "facts": f"{about['clip_id']} · {about['split']} · {self.sounds[row]} · region {about['region']}",
+            "strip": _uri("image/jpeg", strip), "frames": len(frames),
+            "sound": _uri("audio/wav", sound) if len(samples) else "",
             "seconds": len(samples) / rate if len(samples) else 1.5,
             "neighbours": self.neighbours(row).to_dict("records"),
-        }
+        }  # fmt: skip
 
     def map(self, colour: str = "verb") -> pd.DataFrame:
         """The points for `mc3.paper.plots.scatter`, which draws them without a widget: x, y, group."""
         group = self.points["groups"][colour]
-        names = [group["names"][code] for code in group["codes"]]
-        return pd.DataFrame({"x": self.xy[:, 0], "y": self.xy[:, 1], "group": names})
+        return pd.DataFrame(self.xy, columns=["x", "y"]).assign(group=np.take(group["names"], group["codes"]))
 
     def _answer(self, _: Any, message: Any, buffers: Any) -> None:
         """Answer a message of the browser; a bad request gets an error message and raises nothing in the kernel."""
@@ -128,12 +112,8 @@ class Explorer(anywidget.AnyWidget):
 def project(embeddings: NDArray[np.float32], projection: str, seed: int = 0) -> NDArray[np.float64]:
     """Embeddings [N, D] in the unit square [N, 2], by PCA or t-SNE (scikit-learn), the same for the same input."""
     if projection == "pca":
-        from sklearn.decomposition import PCA
-
         flat = PCA(2, svd_solver="full").fit_transform(embeddings)
     elif projection == "tsne":
-        from sklearn.manifold import TSNE
-
         perplexity = min(30.0, (len(embeddings) - 1) / 3)
         flat = TSNE(2, init="pca", perplexity=perplexity, random_state=seed).fit_transform(embeddings)
     else:
@@ -142,29 +122,13 @@ def project(embeddings: NDArray[np.float32], projection: str, seed: int = 0) -> 
     return ((flat - low) / np.maximum(high - low, 1e-12)).astype(np.float64)
 
 
-def _labels(index: pd.DataFrame) -> dict[str, pd.Series]:
-    label = index["positive"].map({1: "sounds", 0: "does not sound"}).astype(object).fillna("not labelled")
-    verb = index["verb"].map(findings.short).replace("", "no verb")
-    return {"verb": verb, "region": index["region"], "label": label, "split": index["split"]}
-
-
 def _coded(values: pd.Series) -> dict[str, Any]:
     """Group names by falling frequency and each clip's number among them; groups without a colour are "other"."""
-    counts = values.value_counts().rename_axis("name").reset_index(name="n")
-    names = counts.sort_values(["n", "name"], ascending=[False, True])["name"].tolist()
+    names = values.value_counts().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
     shown = names if len(names) <= COLOURED + 1 else [*names[:COLOURED], "other"]
     number = {name: min(k, COLOURED) for k, name in enumerate(names)}
     return {"names": shown, "codes": [number[value] for value in values]}
 
 
-def _jpeg(frames: NDArray[np.uint8]) -> str:
-    """Frames [T, H, W, 3] below each other, as a data URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(frames.reshape(-1, *frames.shape[2:])).save(buffer, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _wav(samples: NDArray[np.int16], rate: int) -> str:
-    buffer = io.BytesIO()
-    wavfile.write(buffer, rate, samples)
-    return f"data:audio/wav;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _uri(kind: str, buffer: io.BytesIO) -> str:
+    return f"data:{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
