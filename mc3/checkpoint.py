@@ -9,8 +9,6 @@ recognised. All randomness in training is drawn from numbers that name its posit
 contains no generators and does not depend on the number of processes.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -4,8 +4,6 @@
 profile NAME`. It has every setting; none has a default here, so that one file, which DVC tracks, says what a run used.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Mapping

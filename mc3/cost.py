@@ -4,8 +4,6 @@ The trainer reports MFU with it (model FLOPs utilisation: the operations that th
 device could do in the same time), and `mc3 train --dry-run` estimates memory and time before training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache
 

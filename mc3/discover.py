@@ -1,7 +1,5 @@
 """Sounding actions in the user's own video: no narrations or labels, only pictures and sound (as Sec. 6.1 tests)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path

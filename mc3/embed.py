@@ -4,8 +4,6 @@ One process embeds all methods of a seed, since starting a process costs more th
 Under `accelerate launch` each process embeds its share of the clips.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

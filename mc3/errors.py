@@ -3,8 +3,6 @@
 The command line prints the message of a `UserError` as one line; every other exception is a bug and shows a traceback.
 """
 
-from __future__ import annotations
-
 
 class UserError(Exception):
     """An error that the user can fix; the message names the thing, where it is, and the remedy."""

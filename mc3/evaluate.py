@@ -5,8 +5,6 @@ metric is a fraction; the tables convert to the paper's percent. Chance levels a
 reproduce the paper's Random rows: K / pool for Table 3, the squared class frequencies for Table 4.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Files: atomic writes of files and folders, ids that are safe in a path, and hashes of content and of code."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json

@@ -8,8 +8,6 @@ Each of several processes holds some rows of the batch and scores them against e
 carries gradients back, so that the processes' mean gradient is that of one process with the whole batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import cast
 

@@ -19,8 +19,6 @@ Keys of an entry
         loss         the kind of loss and its settings (`mc3.objectives`; {"kind": "info_nce"})
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from typing import Any

@@ -1,7 +1,5 @@
 """Progress on the screen: how far a long job is, and how much time is left."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping

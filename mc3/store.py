@@ -5,8 +5,6 @@ none of them imports code that trains, embeds or probes. Each reader raises `Dat
 command that makes it.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

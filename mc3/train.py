@@ -13,8 +13,6 @@ that do not fit, `train.microbatch_size` embeds microbatches without gradients, 
 each again to pass that loss's gradient on (GradCache, https://arxiv.org/abs/2101.06983).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

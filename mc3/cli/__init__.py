@@ -4,8 +4,6 @@ A user error (a setting, a file, a method's name) is one line on stderr and exit
 shows a traceback.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

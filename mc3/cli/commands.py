@@ -3,8 +3,6 @@
 Modules of this package are imported when a command runs, so that `mc3 --help` and a mistyped name are answered at once.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Argument parsing shared by the commands: grouped help, suggestions for typos, common options."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 from collections.abc import Callable, Mapping, Sequence

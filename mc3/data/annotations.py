@@ -1,7 +1,5 @@
 """Readers of published annotation files (JSON, CSV, TSV) that list every row they cannot use."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -3,8 +3,6 @@
 torch is imported on first use, so that reading annotations and media headers does without it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from functools import lru_cache

@@ -4,8 +4,6 @@ Every random choice is drawn from numbers that name its position (seed, stage, e
 together, never from the state of a generator. So a run can resume from any step, with any number of processes.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Ego4D: annotation files -> clips, from narrations for training and from sounding-action labels for evaluation."""
 
-from __future__ import annotations
-
 import ast
 import math
 import re

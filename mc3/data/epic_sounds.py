@@ -4,8 +4,6 @@
 themselves, or any other container that PyAV reads, at any sample rate; they are mixed down to mono.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence

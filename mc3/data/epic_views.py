@@ -6,8 +6,6 @@ event at 24 kHz, log-mel of 10 ms windows every 5 ms, 400 frames. Its constants 
 (epic-kitchens/epic-sounds-annotations: audio_loader_epicsounds.py and the SSAST configuration).
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The manifest: one table with a row for each clip to cut, of both data sets and all splits."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

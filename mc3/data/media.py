@@ -4,8 +4,6 @@ All times are in seconds from a file's first picture (from its first audio sampl
 timestamps are.
 """
 
-from __future__ import annotations
-
 import bisect
 import contextlib
 import itertools

@@ -5,8 +5,6 @@ that sees this folder can cut any of them: worker processes, other machines (`ra
 cuts those that are left and then renames the folder.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

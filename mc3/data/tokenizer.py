@@ -1,7 +1,5 @@
 """The text encoder's tokenizer: WordPiece learned from the training narrations, or a published one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The encoders `video`, `audio` and `text`, each a trunk and a projection; `weights` converts published checkpoints."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

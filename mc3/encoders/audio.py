@@ -6,8 +6,6 @@ than `patch`. Trunk parameters have timm's names, as in AST and SSAST.
 Shapes: B clips, L log-mel frames, M mel bins, D width, E embedding.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, cast
 

@@ -3,8 +3,6 @@
 Shapes: B narrations, N tokens, D width, E embedding.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -9,8 +9,6 @@ Shapes: B clips, T frames, N patches a frame, S = 1 + T * N tokens (class token,
 D width, H heads, E embedding.
 """
 
-from __future__ import annotations
-
 from typing import Literal, cast
 
 import torch

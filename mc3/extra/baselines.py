@@ -4,8 +4,6 @@ The text of a narration predicts much of whether its action sounds. A model that
 of one verb, or improve a classifier on the text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Readers of EPIC-KITCHENS-100: narrations, taxonomies, durations, and the table of sounds that each verb can cause."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The browser gets two coordinates, a narration and a few labels a clip. Frames, s
 clip is clicked, so the notebook stays small and opens at once.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from itertools import permutations

@@ -5,8 +5,6 @@ metadata promise and the clips need. Only headers are read: an MP4 header lists 
 file is recognised without decoding.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from bisect import bisect_left

@@ -1,7 +1,5 @@
 """Figures of the experiments beyond the paper, in `mc3.paper.plots`' style."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Format: epic-kitchens/C9-epic-sounds. Supervision levels: epic-kitchens/SLS (Dam
 and nothing here can check them.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile

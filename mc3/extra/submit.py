@@ -1,7 +1,5 @@
 """Cutting as SLURM tasks, or as processes of this machine where there is no SLURM, with submitit."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ together. Logistic regression on each encoder's features, alone and with the mea
 spectrogram, is compared, clip by clip, with chance, these statistics alone, and several untrained encoders.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Eq. 1 with clips weighted by the other modalities' agreement: this project's, not the paper's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """A consensus over similarities measured against the batch, in place of Eq. 3: this project's, not the paper's."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -8,8 +8,6 @@ are tested on the same clips. `contrast` resamples seeds as well, the same for a
 from the same weights and order of clips.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass

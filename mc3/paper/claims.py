@@ -4,8 +4,6 @@ A claim is as many checks as it names rows and metrics. A check holds if its int
 lies below, and is inconclusive otherwise; a claim holds if all its measured checks do, and fails if one does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product

@@ -6,8 +6,6 @@ into the tables: they then differ as two seeds do, by about .02 on an AUC of the
 twentieth of a retrieval rate given in percent. A wrong build, a lost seed or another data set is well outside.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterator

@@ -4,8 +4,6 @@
 split="validation+test")`, so that number, picture and sound belong together. Figures are of the test split.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from itertools import product

@@ -1,7 +1,5 @@
 """What sweeps measure: scores of a trial, summaries over seeds, gaps between methods in a generated world."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Sequence
 from itertools import product

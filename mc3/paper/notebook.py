@@ -5,8 +5,6 @@ the code identity of each stage. `run` executes a canonical copy with papermill,
 logs, and renders the page. A notebook begins with `start` and ends with `record`.
 """
 
-from __future__ import annotations
-
 import ast
 import base64
 import io

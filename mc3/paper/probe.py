@@ -9,8 +9,6 @@ The last two see one random window an event and epoch, under SpecAugment. At tes
 uniform windows are averaged, following the EPIC-Sounds protocol. The row "untrained" probes the seed's initial weights.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json

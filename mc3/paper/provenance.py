@@ -1,7 +1,5 @@
 """Provenance: what a result was made from, as a small JSON file beside it."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

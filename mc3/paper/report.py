@@ -3,8 +3,6 @@
 It is made from what the notebooks wrote to figures/, so it shows what is committed and computes no result.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import math

@@ -3,8 +3,6 @@
 DVC runs the stages and decides which are out of date; this only reads its output, and passes it on as it comes.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -4,8 +4,6 @@
 push and pull them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

@@ -5,8 +5,6 @@ work/experiments/NAME/SETTING, which takes the pipeline's clips and align checkp
 them; the profile's own setting is the pipeline's training.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

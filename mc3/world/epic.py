@@ -4,8 +4,6 @@ Tables, columns and clock are the real ones: times in whole milliseconds, sample
 each recording. The sounds are those of the Ego4D half (`sound`), so that training on one can help on the other.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

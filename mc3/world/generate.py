@@ -4,8 +4,6 @@ Added to them is `truth.csv` with facts that only a generated world has, such as
 only evaluation may read it.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator

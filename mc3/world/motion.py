@@ -1,7 +1,5 @@
 """The mini world's motion: the positions of hands, tool and object during an action, for each verb."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

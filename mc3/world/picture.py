@@ -5,8 +5,6 @@ outline and colour, a verb the motion, whose strokes coincide with the sound's (
 follow the scene; the camera jitters.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -5,8 +5,6 @@ were. Rates are the paper's where it has them (Table 1; Sec. 5: 17,693 of 33,000
 others are choices: the constants here, and `mc3.config.Rates`, which the study varies.
 """
 
-from __future__ import annotations
-
 import uuid
 from dataclasses import dataclass, replace
 from functools import cache

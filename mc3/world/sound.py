@@ -5,8 +5,6 @@ the two are convolved, as in modal synthesis of contact sounds. All is at 24 kHz
 serves both halves of the world, so that training on one can help on the other.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 from functools import cache, partial

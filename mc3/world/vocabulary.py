@@ -4,8 +4,6 @@ Ten verbs and their rates are Table 1. The other eight and the order, a long tai
 share of positives (54.2 %) near the paper's 53.6 %.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 Colour = tuple[int, int, int]  # red, green, blue, each 0..255

@@ -1,7 +1,5 @@
 """Figures by verb, action group or class of sound: Table 1's rates, Figure 4's long tail, EPIC-Sounds' classes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure

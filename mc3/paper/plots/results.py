@@ -1,7 +1,5 @@
 """Figures of one seed's results: discovery, training, regions, consensus."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -3,8 +3,6 @@
 Widths are those of the paper's page. The colours are Okabe and Ito's; every line also differs by dash or marker.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterable
 from itertools import cycle
@@ -72,7 +70,7 @@ def save(figure: Figure, stem: str | Path, dpi: int = 200) -> Path:
 def panels(
     page: Any, table: pd.DataFrame, by: Any, ylabel: str = "", columns: int = 0, **options: Any
 ) -> list[tuple[Axes, str, pd.DataFrame]]:
-    """Panels in one row or in `columns`, one a value of `by`, as they come: of each, axes, value and rows of `table`."""
+    """Panels in a row or in `columns`, one a value of `by`, as they come: of each, axes, value and rows of `table`."""
     parts = list(table.groupby(by, sort=False))
     columns = columns or len(parts)
     grid = page.subplots(-(-len(parts) // columns), columns, squeeze=False, **options)

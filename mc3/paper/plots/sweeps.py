@@ -1,7 +1,5 @@
 """Figures of tables: overview, differences; of sweeps, the study of worlds, ablations, tuning, objectives."""
 
-from __future__ import annotations
-
 import re
 from itertools import product
 from typing import Any, cast
