@@ -9,10 +9,8 @@ Shapes: B clips, L log-mel frames, M mel bins, D width, E embedding.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -41,19 +39,6 @@ class OverlappingPatches(nn.Module):
         return self.proj(image).flatten(2).transpose(1, 2)
 
 
-class SpectrogramTransformer(VisionTransformerDistilled):
-    """The trunk: timm's distilled DeiT, with the last MLP computed only for the two output tokens."""
-
-    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
-        """[B, 1, M, L] -> mean of the normalised class and distillation tokens [B, D]."""
-        x = self._pos_embed(self.patch_embed(image))
-        *blocks, last = cast(list[Block], list(self.blocks.children()))
-        for block in blocks:
-            x = block(x)
-        x = x[:, :2] + last.attn(last.norm1(x))[:, :2]
-        return self.norm(x + last.mlp(last.norm2(x))).mean(dim=1)
-
-
 class AudioEncoder(nn.Module):
     """Log-mel to embedding: normalise, crop or pad, trunk, LayerNorm and linear layer (AST's `mlp_head`)."""
 
@@ -63,32 +48,34 @@ class AudioEncoder(nn.Module):
             raise ConfigError(f"model.audio.dim must be a multiple of model.audio.heads, not {config}")
         if min(config.length, config.mel_bins) < config.patch:
             raise ConfigError(f"model.audio.length and mel_bins must hold one patch, not {config}")
+        from timm.models.deit import VisionTransformerDistilled  # takes a second, which only a model is worth
+
         self.config = config
-        self.trunk = SpectrogramTransformer(
-            img_size=(config.mel_bins, config.length),
-            patch_size=config.patch,
-            in_chans=1,
-            num_classes=0,
-            embed_dim=config.dim,
-            depth=config.depth,
-            num_heads=config.heads,
+        self.trunk: Any = VisionTransformerDistilled(
+            img_size=(config.mel_bins, config.length), patch_size=config.patch, in_chans=1, num_classes=0,
+            embed_dim=config.dim, depth=config.depth, num_heads=config.heads,
             embed_layer=partial(OverlappingPatches, stride=config.stride),
-        )
+        )  # fmt: skip
         scale_initial(self.trunk, config.dim)
         self.projection = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, embedding_dim))
 
     def features(self, fbank: Tensor) -> Tensor:
-        """Raw log-mel [B, any L, M] -> mean of class and distillation token [B, D].
+        """Raw log-mel [B, any L, M] -> mean of the normalised class and distillation tokens [B, D].
 
-        Raises:
-            ConfigError: the number of mel bins is not `model.audio.mel_bins`.
+        `ConfigError` if the number of mel bins is not `model.audio.mel_bins`.
         """
         if fbank.shape[2] != self.config.mel_bins:
             raise ConfigError(
                 f"clips have {fbank.shape[2]} mel bins, but model.audio.mel_bins is {self.config.mel_bins}"
             )
-        fbank = normalise(fbank.to(self.trunk.dist_token.dtype), self.config.length)
-        return self.trunk(fbank.transpose(1, 2)[:, None])
+        trunk = self.trunk
+        fbank = normalise(fbank.to(trunk.dist_token.dtype), self.config.length)
+        x = trunk._pos_embed(trunk.patch_embed(fbank.transpose(1, 2)[:, None]))
+        *blocks, last = trunk.blocks
+        for block in blocks:
+            x = block(x)
+        x = x[:, :2] + last.attn(last.norm1(x))[:, :2]  # the output uses no other token, so the last MLP gets no other
+        return trunk.norm(x + last.mlp(last.norm2(x))).mean(dim=1)
 
     def forward(self, fbank: Tensor) -> Tensor:
         """Raw log-mel [B, any L, M] -> embedding [B, E], not normalised."""
