@@ -12,42 +12,35 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from mc3.config import TextConfig
-from mc3.encoders import scale_initial
+from mc3.encoders import Encoder
 from mc3.errors import ConfigError
 
 PAD = 0
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Encoder):
     """Token ids to embedding: trunk, first token, ReLU and linear layer (EgoVLP's `txt_proj`)."""
 
     def __init__(self, config: TextConfig, embedding_dim: int) -> None:
-        super().__init__()
         if config.dim % config.heads:
             raise ConfigError(f"model.text.dim must be a multiple of model.text.heads, not {config}")
-        # Takes a second, which only a model is worth; makes constants, which must not be on "meta" where the model is.
+        # More than a second, so with the first model only; its constants stay on the CPU if that model is on "meta".
         with torch.device("cpu"):
             from transformers import DistilBertConfig, DistilBertModel
 
-        self.config = config
         sizes = DistilBertConfig(
             vocab_size=config.vocab_size, dim=config.dim, hidden_dim=4 * config.dim, n_layers=config.depth,
             n_heads=config.heads, dropout=config.dropout, attention_dropout=config.dropout, pad_token_id=PAD,
             attn_implementation="sdpa",  # type: ignore[call-arg]
         )  # fmt: skip
-        self.trunk = DistilBertModel(sizes)
-        scale_initial(self.trunk, config.dim)
-        self.projection = nn.Sequential(nn.ReLU(), nn.Linear(config.dim, embedding_dim))
+        trunk, projection = DistilBertModel(sizes), nn.Sequential(nn.ReLU(), nn.Linear(config.dim, embedding_dim))
+        super().__init__(config, trunk, projection)
 
     def features(self, ids: Tensor) -> Tensor:
         """Ids [B, N], 0 where padded -> last hidden state of the first token [B, D]."""
         # transformers uses a four-dimensional mask as it is; for a flat one it queries the device for padding.
         mask = (ids != PAD)[:, None, None, :]
         return self.trunk(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Ids [B, N], 0 where padded -> embedding [B, E], not normalised."""
-        return self.projection(self.features(ids))
 
 
 def fit_tokenizer(source: Tokenizer | str | Path, config: TextConfig) -> Tokenizer:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, linear, scaled_dot_product_attention
 
 from mc3.config import VideoConfig
-from mc3.encoders import scale_initial
+from mc3.encoders import Encoder
 from mc3.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -150,18 +150,14 @@ class SpaceTimeTransformer(nn.Module):
         return self.norm(x[:, 0])
 
 
-class VideoEncoder(nn.Module):
+class VideoEncoder(Encoder):
     """Frames to embedding: resize and crop if necessary, trunk, linear projection (EgoVLP's `vid_proj`)."""
 
     def __init__(self, config: VideoConfig, embedding_dim: int) -> None:
-        super().__init__()
         for a, b in (("image_size", "patch"), ("dim", "heads")):
             if getattr(config, a) % getattr(config, b):
                 raise ConfigError(f"model.video.{a} must be a multiple of model.video.{b}, not {config}")
-        self.config = config
-        self.trunk = SpaceTimeTransformer(config)
-        scale_initial(self.trunk, config.dim)
-        self.projection = nn.Sequential(nn.Linear(config.dim, embedding_dim))
+        super().__init__(config, SpaceTimeTransformer(config), nn.Sequential(nn.Linear(config.dim, embedding_dim)))
 
     def features(self, frames: Tensor) -> Tensor:
         """[B, T, height, width, 3], uint8 or float in 0..255 -> trunk output [B, D].
@@ -171,10 +167,6 @@ class VideoEncoder(nn.Module):
         if frames.shape[1] > self.config.frames:
             raise ConfigError(f"clips have {frames.shape[1]} frames, but model.video.frames is {self.config.frames}")
         return self.trunk(resize_and_crop(frames, self.config.image_size))
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """[B, T, height, width, 3], uint8 or float in 0..255 -> embedding [B, E], not normalised."""
-        return self.projection(self.features(frames))
 
 
 def resize_and_crop(frames: Tensor, size: int) -> Tensor:

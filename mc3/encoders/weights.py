@@ -33,10 +33,9 @@ ENCODERS = {"video": VideoEncoder, "audio": AudioEncoder, "text": TextEncoder}
 
 
 class Kind(NamedTuple):
-    """A publisher's format.
+    """A publisher's format: by prefixes of tensor names `modality.prefix`, and a pattern of names that are not needed.
 
-    `names` maps prefixes of tensor names to `modality.prefix`; `drop` is a pattern of names that are not needed. Both
-    apply after `module.` is removed.
+    Both apply after `module.` is removed.
     """
 
     licence: str
@@ -79,16 +78,10 @@ def write(source: str | Path, kind: str, config: ModelConfig, out: str | Path) -
 
 
 def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The weights of this package's encoders in a published checkpoint.
+    """The weights of this package's encoders in a published checkpoint (.pth, .pt, .bin or .safetensors) of `kind`.
 
-    Args:
-        source: the published file (.pth, .pt, .bin or .safetensors).
-        kind: a key of `KINDS`.
-        config: sizes of the encoders, to which position embeddings are adapted.
-
-    Returns:
-        Tensors float32 by modality, then by the encoder's names (`trunk.*`, and `projection.*` if the file has one),
-        and a card: where they come from and what was changed.
+    Position embeddings are adapted to the sizes of `config`. Returns tensors float32 by modality, then by the encoder's
+    names (`trunk.*`, and `projection.*` if the file has one), and a card: where they come from and what was changed.
 
     Raises:
         ConfigError: an unknown kind.
