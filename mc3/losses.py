@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy, pad
 from mc3.errors import ConfigError
 
 Embeddings = Mapping[str, Tensor]
+Pairs = Sequence[tuple[str, str]]
 INVERSES = ("own", "minimum", "linear")
 EDGE = 1e-6  # K's derivative is infinite at x = -1 when its exponent is below 1; K is flat from there to -1 + 2 EDGE
 
@@ -30,13 +31,9 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def info_nce(
-    queries: Tensor,
-    keys: Tensor,
-    temperature: float | Tensor,
-    offset: int = 0,
-    excluded: Tensor | None = None,
+    queries: Tensor, keys: Tensor, temperature: float | Tensor, offset: int = 0, excluded: Tensor | None = None,
     weights: Tensor | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """L_ij of Eq. 1 (arXiv 2404.05206), InfoNCE in one direction: each query must find its own sample among the keys.
 
         L_ij = -1/B sum_t log( exp(e_i^t . e_j^t / tau) / sum_n exp(e_i^t . e_j^n / tau) )
@@ -67,11 +64,7 @@ def info_nce(
 
 
 def pairwise(
-    embeddings: Embeddings,
-    pairs: Sequence[tuple[str, str]],
-    temperature: float | Tensor,
-    keys: Embeddings | None = None,
-    offset: int = 0,
+    embeddings: Embeddings, pairs: Pairs, temperature: float | Tensor, keys: Embeddings | None = None, offset: int = 0
 ) -> dict[str, Tensor]:
     """The terms of L_contrastive: {"i-j": L_ij, "j-i": L_ji} of each unordered pair, six for three modalities.
 
@@ -87,11 +80,7 @@ def pairwise(
 
 
 def contrastive(
-    embeddings: Embeddings,
-    pairs: Sequence[tuple[str, str]],
-    temperature: float,
-    keys: Embeddings | None = None,
-    offset: int = 0,
+    embeddings: Embeddings, pairs: Pairs, temperature: float, keys: Embeddings | None = None, offset: int = 0
 ) -> Tensor:
     """L_contrastive (Sec. 4.2, arXiv 2404.05206), a scalar: the sum of `pairwise`, both directions of every pair.
 
@@ -127,11 +116,7 @@ def similarities(embeddings: Embeddings, anchor: str) -> dict[str, Tensor]:
 
 
 def consensus(
-    embeddings: Embeddings,
-    anchor: str,
-    alpha: Mapping[str, float],
-    inverse: str = "own",
-    stop_gradient: bool = True,
+    embeddings: Embeddings, anchor: str, alpha: Mapping[str, float], inverse: str = "own", stop_gradient: bool = True
 ) -> Tensor:
     """L_consensus of Eq. 3 (arXiv 2404.05206): the distance of each similarity to the consensus of its sample, Eq. 2.
 
@@ -168,9 +153,7 @@ def consensus(
         raise ConfigError(f"loss.consensus.anchor is {anchor!r}; the embeddings are of {', '.join(embeddings)}")
     by_modality = similarities(embeddings, anchor)
     if missing := [m for m in by_modality if m not in alpha]:
-        raise ConfigError(
-            f"loss.consensus.alpha has no exponent for {missing[0]!r}; with anchor {anchor!r} it needs one"
-        )
+        raise ConfigError(f"loss.consensus.alpha has no exponent for {missing[0]!r}, which anchor {anchor!r} needs")
 
     x_BM = torch.stack(list(by_modality.values()), dim=1)
     alpha_M = x_BM.new_tensor([alpha[m] for m in by_modality])
@@ -189,7 +172,7 @@ def consensus(
 
 
 def gather(embeddings: Embeddings, rows: Sequence[int] | None = None) -> tuple[Embeddings, int, float]:
-    """All processes' embeddings, with gradients, and the position of this process's rows among them.
+    """All processes' embeddings as keys, with gradients; the offset of this process's rows in them; and its share.
 
     Gradients flow back to the process that computed a row (a reduce-scatter). A plain all_gather cuts them, and a local
     loss over its keys points in another direction. With this one the gradient of
@@ -198,13 +181,9 @@ def gather(embeddings: Embeddings, rows: Sequence[int] | None = None) -> tuple[E
 
     averaged over processes, as DistributedDataParallel does, equals that of one process with all rows.
 
-    Args:
-        embeddings: this process's rows, [B, D] each; all of one width.
-        rows: the number of rows of every process in order of rank, the same list on each; None if all hold B.
-
-    Returns:
-        keys ({modality: [N, D]} in order of rank), offset (where this process's rows start in them), and share
-        (B * processes / N, 1 when all hold the same number).
+    `embeddings` are this process's rows, [B, D] each, all of one width; `rows` is the number of rows of every process
+    in order of rank, the same list on each; None if all hold B. The keys are {modality: [N, D]} in order of rank, and
+    the share is B * processes / N, 1 when all hold the same number.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return embeddings, 0, 1.0

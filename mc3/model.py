@@ -20,13 +20,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from timm.models.vision_transformer import Block as AudioBlock
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers.models.distilbert.modeling_distilbert import TransformerBlock as TextBlock
 
 from mc3.config import Config, ModelConfig, as_dict, build
 from mc3.encoders import text
@@ -174,6 +172,9 @@ def freeze(model: nn.Module, learning: tuple[str, ...], patterns: Sequence[str] 
 
 def recompute(model: nn.Module) -> None:
     """Store only the inputs of transformer blocks: at most half the memory, a third more time, and equal dropout."""
+    from timm.models.vision_transformer import Block as AudioBlock
+    from transformers.models.distilbert.modeling_distilbert import TransformerBlock as TextBlock
+
     for module in model.modules():
         if isinstance(module, AudioBlock | VideoBlock | TextBlock):
             forward = partial(checkpoint, module.forward, use_reentrant=False)

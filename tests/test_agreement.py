@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_losses import unit
 
-from mc3.objectives.peers import peer_weights, retrieval_posteriors
-from mc3.objectives.relative import relative_consensus
+from mc3.objectives.agreement import peer_weights, relative_consensus, retrieval_posteriors
 
 
 def z_scores(e, anchor):

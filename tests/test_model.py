@@ -2,6 +2,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -251,3 +253,24 @@ def test_the_default_profile_builds(tokenizer, request):
     settings = yaml.safe_load((request.config.rootpath / "profiles" / "mini.yaml").read_text())
     mc3 = MC3(build(ModelConfig, settings["model"]), tokenizer).eval()
     assert {name: e.shape for name, e in mc3(batch(mc3)).items()} == dict.fromkeys(("audio", "video", "text"), (3, 64))
+
+
+def run_python(program: str) -> str:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_libraries_of_the_encoders_are_imported_with_the_first_model_only():
+    heavy = ("timm", "transformers", "torchvision", "torchaudio", "torch._dynamo", "scipy", "sklearn")
+    program = f"import sys, mc3.train, mc3.embed, mc3.paper.probe; print([m for m in {heavy} if m in sys.modules])"
+    assert run_python(program) == "[]"
+
+
+def test_a_first_encoder_without_memory_leaves_the_libraries_usable():
+    program = (
+        "import numpy, torch; from mc3.config import TextConfig; from mc3.encoders.text import TextEncoder\n"
+        "state = torch.random.get_rng_state()\n"
+        f"with torch.device('meta'): TextEncoder(TextConfig(**{TINY['text']}), 8)\n"
+        "from mc3.data.audio import fbank; print(fbank(numpy.zeros(400, numpy.float32)).shape)\n"
+        "print(torch.equal(state, torch.random.get_rng_state()))"
+    )
+    assert run_python(program).split("\n") == ["(1, 128)", "True"]

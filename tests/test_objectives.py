@@ -237,8 +237,8 @@ def test_chosen_negatives_cover_more_clusters_and_are_more_distant_than_random_o
     assert distance["chosen"] > 1.1 * distance["random"]
 
 
-def test_a_queue_keeps_the_newest_in_order(settings):
-    queue, rows = Queue(5, MC3.initial(configured(settings), SEED)), torch.randn(12, 16)
+def test_a_queue_keeps_the_newest_in_order():
+    queue, rows = Queue(5, 16), torch.randn(12, 16)
     for part in (slice(0, 3), slice(3, 10), slice(10, 12)):
         queue.push(rows[part], torch.arange(12)[part])
         last = list(range(part.stop))[-5:]

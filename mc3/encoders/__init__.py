@@ -1,9 +1,30 @@
 """The encoders `video`, `audio` and `text`, each a trunk and a projection; `weights` converts published checkpoints."""
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 PUBLISHED_WIDTH = 768
+
+
+class Encoder(nn.Module):
+    """Inputs to embeddings: a trunk with a published architecture, of width `config.dim`, and a projection."""
+
+    trunk: Any
+
+    def __init__(self, config: Any, trunk: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        self.config, self.trunk, self.projection = config, trunk, projection
+        scale_initial(trunk, config.dim)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """A batch of inputs -> trunk output [B, D]."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """What `features` takes -> embedding [B, E], not normalised."""
+        return self.projection(self.features(inputs))
 
 
 @torch.no_grad()
@@ -11,8 +32,7 @@ def scale_initial(trunk: nn.Module, dim: int) -> None:
     """Give a trunk's initial linear layers the gain that the published ones have at a width of 768.
 
     ViT, DeiT and BERT start with a standard deviation of 0.02, chosen for 768 inputs. With 64 inputs it makes each
-    layer's output 3.5 times smaller, and the mini profile spends most of its steps on a plateau. At 768 nothing
-    changes.
+    layer's output 3.5 times smaller, and the mini profile spends most of its steps on a plateau.
     """
     for module in trunk.modules():
         if isinstance(module, nn.Linear):

@@ -7,15 +7,13 @@ Shapes: B clips, L log-mel frames, M mel bins, D width, E embedding.
 """
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from mc3.config import AudioConfig
-from mc3.encoders import scale_initial
+from mc3.encoders import Encoder
 from mc3.errors import ConfigError
 
 # Mean and standard deviation of AudioSet's log-mel values, as published with AST, which divides by twice the latter.
@@ -26,71 +24,50 @@ FBANK_STD = 4.5689974
 class OverlappingPatches(nn.Module):
     """timm's `PatchEmbed` with a stride; `grid_size` is (rows, columns) of patches."""
 
-    def __init__(
-        self, img_size: tuple[int, int], patch_size: int, stride: int, in_chans: int, embed_dim: int, **_: Any
-    ) -> None:
+    def __init__(self, img_size: tuple[int, int], patch_size: int, stride: int, embed_dim: int, **_: Any) -> None:
         super().__init__()
         self.grid_size = patch_grid(img_size, patch_size, stride)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
-        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride)
+        self.proj = nn.Conv2d(1, embed_dim, patch_size, stride)
 
     def forward(self, image: Tensor) -> Tensor:
         """[B, 1, M, L] -> [B, patches, D], row by row from the lowest bins."""
         return self.proj(image).flatten(2).transpose(1, 2)
 
 
-class SpectrogramTransformer(VisionTransformerDistilled):
-    """The trunk: timm's distilled DeiT, with the last MLP computed only for the two output tokens."""
-
-    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]
-        """[B, 1, M, L] -> mean of the normalised class and distillation tokens [B, D]."""
-        x = self._pos_embed(self.patch_embed(image))
-        *blocks, last = cast(list[Block], list(self.blocks.children()))
-        for block in blocks:
-            x = block(x)
-        x = x[:, :2] + last.attn(last.norm1(x))[:, :2]
-        return self.norm(x + last.mlp(last.norm2(x))).mean(dim=1)
-
-
-class AudioEncoder(nn.Module):
+class AudioEncoder(Encoder):
     """Log-mel to embedding: normalise, crop or pad, trunk, LayerNorm and linear layer (AST's `mlp_head`)."""
 
     def __init__(self, config: AudioConfig, embedding_dim: int) -> None:
-        super().__init__()
         if config.dim % config.heads:
             raise ConfigError(f"model.audio.dim must be a multiple of model.audio.heads, not {config}")
         if min(config.length, config.mel_bins) < config.patch:
             raise ConfigError(f"model.audio.length and mel_bins must hold one patch, not {config}")
-        self.config = config
-        self.trunk = SpectrogramTransformer(
-            img_size=(config.mel_bins, config.length),
-            patch_size=config.patch,
-            in_chans=1,
-            num_classes=0,
-            embed_dim=config.dim,
-            depth=config.depth,
-            num_heads=config.heads,
+        from timm.models.deit import VisionTransformerDistilled  # half a second, so with the first model only
+
+        trunk = VisionTransformerDistilled(
+            img_size=(config.mel_bins, config.length), patch_size=config.patch, in_chans=1, num_classes=0,
+            embed_dim=config.dim, depth=config.depth, num_heads=config.heads,
             embed_layer=partial(OverlappingPatches, stride=config.stride),
-        )
-        scale_initial(self.trunk, config.dim)
-        self.projection = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, embedding_dim))
+        )  # fmt: skip
+        projection = nn.Sequential(nn.LayerNorm(config.dim), nn.Linear(config.dim, embedding_dim))
+        super().__init__(config, trunk, projection)
 
     def features(self, fbank: Tensor) -> Tensor:
-        """Raw log-mel [B, any L, M] -> mean of class and distillation token [B, D].
+        """Raw log-mel [B, any L, M] -> mean of the normalised class and distillation tokens [B, D].
 
-        Raises:
-            ConfigError: the number of mel bins is not `model.audio.mel_bins`.
+        `ConfigError` if the number of mel bins is not `model.audio.mel_bins`.
         """
-        if fbank.shape[2] != self.config.mel_bins:
-            raise ConfigError(
-                f"clips have {fbank.shape[2]} mel bins, but model.audio.mel_bins is {self.config.mel_bins}"
-            )
-        fbank = normalise(fbank.to(self.trunk.dist_token.dtype), self.config.length)
-        return self.trunk(fbank.transpose(1, 2)[:, None])
-
-    def forward(self, fbank: Tensor) -> Tensor:
-        """Raw log-mel [B, any L, M] -> embedding [B, E], not normalised."""
-        return self.projection(self.features(fbank))
+        config, trunk = self.config, self.trunk
+        if fbank.shape[2] != config.mel_bins:
+            raise ConfigError(f"clips have {fbank.shape[2]} mel bins, but model.audio.mel_bins is {config.mel_bins}")
+        fbank = normalise(fbank.to(trunk.dist_token.dtype), config.length)
+        x = trunk._pos_embed(trunk.patch_embed(fbank.transpose(1, 2)[:, None]))
+        *blocks, last = trunk.blocks
+        for block in blocks:
+            x = block(x)
+        x = x[:, :2] + last.attn(last.norm1(x))[:, :2]  # the output uses no other token, so the last MLP gets no other
+        return trunk.norm(x + last.mlp(last.norm2(x))).mean(dim=1)
 
 
 def normalise(fbank: Tensor, length: int) -> Tensor:

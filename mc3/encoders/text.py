@@ -8,38 +8,31 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import DistilBertConfig, DistilBertModel
 
 from mc3.config import TextConfig
-from mc3.encoders import scale_initial
+from mc3.encoders import Encoder
 from mc3.errors import ConfigError
 
 PAD = 0
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Encoder):
     """Token ids to embedding: trunk, first token, ReLU and linear layer (EgoVLP's `txt_proj`)."""
 
     def __init__(self, config: TextConfig, embedding_dim: int) -> None:
-        super().__init__()
         if config.dim % config.heads:
             raise ConfigError(f"model.text.dim must be a multiple of model.text.heads, not {config}")
-        self.config = config
-        self.trunk = DistilBertModel(
-            DistilBertConfig(
-                vocab_size=config.vocab_size,
-                dim=config.dim,
-                hidden_dim=4 * config.dim,
-                n_layers=config.depth,
-                n_heads=config.heads,
-                dropout=config.dropout,
-                attention_dropout=config.dropout,
-                pad_token_id=PAD,
-                attn_implementation="sdpa",  # type: ignore[call-arg]
-            )
-        )
-        scale_initial(self.trunk, config.dim)
-        self.projection = nn.Sequential(nn.ReLU(), nn.Linear(config.dim, embedding_dim))
+        # More than a second, so with the first model only; its constants stay on the CPU if that model is on "meta".
+        with torch.device("cpu"):
+            from transformers import DistilBertConfig, DistilBertModel
+
+        sizes = DistilBertConfig(
+            vocab_size=config.vocab_size, dim=config.dim, hidden_dim=4 * config.dim, n_layers=config.depth,
+            n_heads=config.heads, dropout=config.dropout, attention_dropout=config.dropout, pad_token_id=PAD,
+            attn_implementation="sdpa",  # type: ignore[call-arg]
+        )  # fmt: skip
+        trunk, projection = DistilBertModel(sizes), nn.Sequential(nn.ReLU(), nn.Linear(config.dim, embedding_dim))
+        super().__init__(config, trunk, projection)
 
     def features(self, ids: Tensor) -> Tensor:
         """Ids [B, N], 0 where padded -> last hidden state of the first token [B, D]."""
@@ -47,27 +40,18 @@ class TextEncoder(nn.Module):
         mask = (ids != PAD)[:, None, None, :]
         return self.trunk(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Ids [B, N], 0 where padded -> embedding [B, E], not normalised."""
-        return self.projection(self.features(ids))
-
 
 def fit_tokenizer(source: Tokenizer | str | Path, config: TextConfig) -> Tokenizer:
     """A copy of a tokenizer, or of a tokenizer.json, that truncates and pads to `config.max_length`.
 
-    Raises:
-        ConfigError: it has no [PAD] at id 0, or more tokens than `model.text.vocab_size`.
+    `ConfigError` if it has no [PAD] at id 0, or more tokens than `model.text.vocab_size`.
     """
     text = source.to_str() if isinstance(source, Tokenizer) else Path(source).read_text(encoding="utf-8")
     tokenizer = Tokenizer.from_str(text)
-    if tokenizer.token_to_id("[PAD]") != PAD:
-        raise ConfigError(
-            f"the tokenizer has [PAD] at id {tokenizer.token_to_id('[PAD]')}, but the text encoder masks id {PAD}"
-        )
-    if tokenizer.get_vocab_size() > config.vocab_size:
-        raise ConfigError(
-            f"the tokenizer knows {tokenizer.get_vocab_size()} tokens, but model.text.vocab_size is {config.vocab_size}"
-        )
+    if (pad := tokenizer.token_to_id("[PAD]")) != PAD:
+        raise ConfigError(f"the tokenizer has [PAD] at id {pad}, but the text encoder masks id {PAD}")
+    if (size := tokenizer.get_vocab_size()) > config.vocab_size:
+        raise ConfigError(f"the tokenizer knows {size} tokens, but model.text.vocab_size is {config.vocab_size}")
     tokenizer.enable_truncation(config.max_length)
     tokenizer.enable_padding(pad_id=PAD, pad_token="[PAD]", length=config.max_length)  # noqa: S106
     return tokenizer

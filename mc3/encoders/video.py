@@ -9,14 +9,15 @@ Shapes: B clips, T frames, N patches a frame, S = 1 + T * N tokens (class token,
 D width, H heads, E embedding.
 """
 
+from collections import OrderedDict
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate, linear, scaled_dot_product_attention
+from torch.nn.functional import interpolate, linear, scaled_dot_product_attention
 
 from mc3.config import VideoConfig
-from mc3.encoders import scale_initial
+from mc3.encoders import Encoder
 from mc3.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -65,19 +66,6 @@ class DividedAttention(nn.Module):
         return self._heads(patches.flatten(0, 1))
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between, the hidden one four times as wide."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., D]."""
-        return self.fc2(gelu(self.fc1(x)))
-
-
 class Block(nn.Module):
     """Time attention, space attention, MLP."""
 
@@ -86,7 +74,8 @@ class Block(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, eps=LAYER_NORM_EPS) for _ in range(3))
         self.attn = DividedAttention(dim, heads, over="space")
         self.timeattn = DividedAttention(dim, heads, over="time")
-        self.mlp = Mlp(dim)
+        layers = OrderedDict(fc1=nn.Linear(dim, 4 * dim), gelu=nn.GELU(), fc2=nn.Linear(4 * dim, dim))
+        self.mlp = nn.Sequential(layers)
 
     def forward(self, x: Tensor, frames: int, only_class: bool = False) -> Tensor:
         """[B, S, D] -> [B, S, D], or its class token [B, 1, D] with `only_class`; `frames` is T."""
@@ -159,32 +148,23 @@ class SpaceTimeTransformer(nn.Module):
         return self.norm(x[:, 0])
 
 
-class VideoEncoder(nn.Module):
+class VideoEncoder(Encoder):
     """Frames to embedding: resize and crop if necessary, trunk, linear projection (EgoVLP's `vid_proj`)."""
 
     def __init__(self, config: VideoConfig, embedding_dim: int) -> None:
-        super().__init__()
         for a, b in (("image_size", "patch"), ("dim", "heads")):
             if getattr(config, a) % getattr(config, b):
                 raise ConfigError(f"model.video.{a} must be a multiple of model.video.{b}, not {config}")
-        self.config = config
-        self.trunk = SpaceTimeTransformer(config)
-        scale_initial(self.trunk, config.dim)
-        self.projection = nn.Sequential(nn.Linear(config.dim, embedding_dim))
+        super().__init__(config, SpaceTimeTransformer(config), nn.Sequential(nn.Linear(config.dim, embedding_dim)))
 
     def features(self, frames: Tensor) -> Tensor:
         """[B, T, height, width, 3], uint8 or float in 0..255 -> trunk output [B, D].
 
-        Raises:
-            ConfigError: the clip has more frames than `model.video.frames`.
+        `ConfigError` if the clips have more frames than `model.video.frames`.
         """
         if frames.shape[1] > self.config.frames:
             raise ConfigError(f"clips have {frames.shape[1]} frames, but model.video.frames is {self.config.frames}")
         return self.trunk(resize_and_crop(frames, self.config.image_size))
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """[B, T, height, width, 3], uint8 or float in 0..255 -> embedding [B, E], not normalised."""
-        return self.projection(self.features(frames))
 
 
 def resize_and_crop(frames: Tensor, size: int) -> Tensor:

@@ -5,14 +5,12 @@ the file lacks, is an error that names it. Checkpoints are pickles: torch's weig
 that are not tensors (EgoVLP's whole configuration) are replaced by inert ones, so that no code of the file runs.
 """
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -28,19 +26,14 @@ from mc3.encoders.video import VideoEncoder
 from mc3.errors import ConfigError, DataError
 from mc3.files import sha256, write_atomic
 
-ENCODERS: dict[str, Callable[[Any, int], nn.Module]] = {
-    "video": VideoEncoder,
-    "audio": AudioEncoder,
-    "text": TextEncoder,
-}
+ENCODERS: dict[str, Callable[[Any, int], nn.Module]]
+ENCODERS = {"video": VideoEncoder, "audio": AudioEncoder, "text": TextEncoder}
 
 
-@dataclass(frozen=True)
-class Kind:
-    """The format of a publisher.
+class Kind(NamedTuple):
+    """A publisher's format: by prefixes of tensor names `modality.prefix`, and a pattern of names that are not needed.
 
-    `names` maps prefixes of tensor names to `modality.prefix`, in order of precedence; `drop` is a pattern of names
-    that are not needed. Both apply after `module.` is removed.
+    Both apply after `module.` is removed.
     """
 
     licence: str
@@ -48,13 +41,10 @@ class Kind:
     drop: str
 
 
+EGOVLP = {"video_model.": "video.trunk.", "vid_proj.": "video.projection.",
+          "text_model.": "text.trunk.", "txt_proj.": "text.projection."}  # fmt: skip
 KINDS = {
-    "egovlp": Kind(
-        "MIT (EgoVLP)",
-        {"video_model.": "video.trunk.", "vid_proj.": "video.projection.",
-         "text_model.": "text.trunk.", "txt_proj.": "text.projection."},
-        r"text_model\.embeddings\.position_ids",
-    ),
+    "egovlp": Kind("MIT (EgoVLP)", EGOVLP, r"text_model\.embeddings\.position_ids"),
     "lavila": Kind(
         "MIT (LaViLa, EgoVLP)",
         {"visual.": "video.trunk.", "image_projection.": "video.projection.",
@@ -63,26 +53,20 @@ KINDS = {
     ),
     "soundingactions": Kind(
         "not stated by its publisher; ask before passing it on",
-        {"video_model.": "video.trunk.", "vid_proj.": "video.projection.",
-         "text_model.": "text.trunk.", "txt_proj.": "text.projection.",
-         "audio_model.v.": "audio.trunk.", "audio_model.mlp_head.": "audio.projection."},
+        {**EGOVLP, "audio_model.v.": "audio.trunk.", "audio_model.mlp_head.": "audio.projection."},
         r"text_model\.embeddings\.position_ids|audio_model\.v\.head(_dist)?\..*",
     ),
     "deit": Kind("Apache-2.0 (DeiT)", {"": "audio.trunk."}, r"head(_dist)?\..*"),
     "ast": Kind("BSD-3-Clause (AST)", {"v.": "audio.trunk."}, r"v\.head(_dist)?\..*|mlp_head\..*"),
     "ssast": Kind(
-        "BSD-3-Clause (SSAST)",
-        {"v.": "audio.trunk."},
+        "BSD-3-Clause (SSAST)", {"v.": "audio.trunk."},
         r"v\.head(_dist)?\..*|mlp_head\..*|mask_embed|[cg]predlayer\..*|p_input_[ft]dim",
     ),
 }  # fmt: skip
 
 
 def write(source: str | Path, kind: str, config: ModelConfig, out: str | Path) -> list[Path]:
-    """Convert a checkpoint to `out`/{modality}.safetensors for each of its modalities, and `out`/card.json.
-
-    Returns their paths. Each file is written atomically. Errors are those of `convert`.
-    """
+    """Write what `convert` returns to `out`/{modality}.safetensors and `out`/card.json, and return their paths."""
     tensors, card = convert(source, kind, config)
     content = {f"{modality}.safetensors": serialise(state, {"format": "pt"}) for modality, state in tensors.items()}
     content["card.json"] = (json.dumps(card, indent=2) + "\n").encode()
@@ -92,16 +76,10 @@ def write(source: str | Path, kind: str, config: ModelConfig, out: str | Path) -
 
 
 def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The weights of this package's encoders in a published checkpoint.
+    """The weights of this package's encoders in a published checkpoint (.pth, .pt, .bin or .safetensors) of `kind`.
 
-    Args:
-        source: the published file (.pth, .pt, .bin or .safetensors).
-        kind: a key of `KINDS`.
-        config: sizes of the encoders, to which position embeddings are adapted.
-
-    Returns:
-        Tensors float32 by modality, then by the encoder's names (`trunk.*`, and `projection.*` if the file has one),
-        and a card: where they come from and what was changed.
+    Position embeddings are adapted to the sizes of `config`. Returns tensors float32 by modality, then by the encoder's
+    names (`trunk.*`, and `projection.*` if the file has one), and a card: where they come from and what was changed.
 
     Raises:
         ConfigError: an unknown kind.
@@ -110,41 +88,37 @@ def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[st
     source = Path(source)
     if kind not in KINDS:
         raise ConfigError(f"no kind of weights {kind!r}; known: {', '.join(KINDS)}")
-    state = read(source)
+    form, state = KINDS[kind], read(source)
     tensors: dict[str, dict[str, Tensor]] = {}
-    dropped: list[str] = []
-    unknown: list[str] = []
+    dropped, unknown, adapted = [], [], {}
     for original, tensor in state.items():
         name = original.removeprefix("module.")
-        if re.fullmatch(KINDS[kind].drop, name):
+        start = next((start for start in form.names if name.startswith(start)), None)
+        if re.fullmatch(form.drop, name):
             dropped.append(original)
-            continue
-        start = next((start for start in KINDS[kind].names if name.startswith(start)), None)
-        if start is None:
+        elif start is None:
             unknown.append(original)
-            continue
-        modality, _, rest = (KINDS[kind].names[start] + name.removeprefix(start)).partition(".")
-        tensors.setdefault(modality, {})[rest] = tensor.float().contiguous().clone()
+        else:
+            modality, _, rest = (form.names[start] + name.removeprefix(start)).partition(".")
+            tensors.setdefault(modality, {})[rest] = tensor.float().contiguous().clone()
     if unknown or not tensors:
-        found = f"holds {_some(unknown)}" if unknown else "holds no weights"
-        raise DataError(f"{source} is not a checkpoint of kind {kind}: it {found}")
-    adapted = {
-        f"{modality}.{name}": how
-        for modality, weights in tensors.items()
-        for name, how in _adapt(kind, modality, weights, state, config).items()
-    }
+        found = _some(unknown) if unknown else "no weights"
+        raise DataError(f"{source} is not a checkpoint of kind {kind}: it holds {found}")
     for modality, weights in tensors.items():
+        for name, fitted, how in list(_fitted(kind, modality, weights, state, config)):
+            adapted[f"{modality}.{name}"] = f"{how}: {list(weights[name].shape)} -> {list(fitted.shape)}"
+            weights[name] = fitted.contiguous()
         _check(source, modality, weights, config)
     card = {
         "kind": kind,
         "source": source.name,
         "sha256": sha256(source),
-        "licence": KINDS[kind].licence,
+        "licence": form.licence,
         "mapped": {
             modality: {"tensors": len(weights), "parameters": sum(t.numel() for t in weights.values())}
             for modality, weights in tensors.items()
         },
-        "names": {start: target for start, target in KINDS[kind].names.items() if target.split(".")[0] in tensors},
+        "names": {start: target for start, target in form.names.items() if target.split(".")[0] in tensors},
         "adapted": adapted,
         "dropped": sorted(dropped),
     }
@@ -153,10 +127,6 @@ def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[st
 
 class Inert:
     """Replaces any object of a checkpoint that is not a tensor; accepts all arguments and does nothing."""
-
-    def __new__(cls, *_: Any, **__: Any) -> Inert:
-        """An empty object, whatever the arguments."""
-        return object.__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -168,32 +138,25 @@ class Inert:
 def read(source: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file by name, read without running any code in it.
 
-    Raises:
-        DataError: it is missing, damaged, not a checkpoint, or needs what weights-only loading refuses.
+    `DataError` if it is missing, damaged, not a checkpoint, or needs what weights-only loading refuses.
     """
     if not source.is_file():
         raise DataError(f"no weights at {source}; download them from their publisher first")
     try:
         if source.suffix == ".safetensors":
             return load_file(source)
-        try:
-            foreign = get_unsafe_globals_in_checkpoint(source)
-            mapped = True
-        except ValueError:  # the format before torch 1.6: names cannot be listed, so only known ones load
-            foreign, mapped = [], False
+        zipped = zipfile.is_zipfile(source)  # not so before torch 1.6: names cannot be listed, and only known ones load
+        foreign = get_unsafe_globals_in_checkpoint(source) if zipped else []
         with safe_globals([(Inert, name) for name in foreign]):
-            data = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+            data = torch.load(source, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle can fail in any way
         refused = re.search(r"GLOBAL (\S+)|unrecognized function", str(error))
-        fault = (
-            f"asks for {refused[1] or 'an unknown call'}, which could run code"
-            if refused
-            else "is damaged or not a checkpoint"
-        )
+        fault = "is damaged or not a checkpoint"
+        if refused:
+            fault = f"asks for {refused[1] or 'an unknown call'}, which could run code"
         raise DataError(f"{source} {fault}; nothing was loaded, download the publisher's file again") from error
     for key in ("state_dict", "model"):
-        if isinstance(data, dict) and isinstance(data.get(key), dict):
-            data = data[key]
+        data = data[key] if isinstance(data, dict) and isinstance(data.get(key), dict) else data
     if not isinstance(data, dict) or not all(isinstance(t, Tensor) for t in data.values()):
         raise DataError(f"{source} holds no state_dict of tensors")
     return data
@@ -218,52 +181,42 @@ def fit_grid(embedding: Tensor, source: tuple[int, int], target: tuple[int, int]
         if size <= length:
             grid = grid.narrow(axis, length // 2 - size // 2, size)
         else:
-            shape = (size, grid.shape[3]) if axis == 2 else (grid.shape[2], size)
-            grid = interpolate(grid, shape, mode="bilinear")
+            grid = interpolate(grid, (size, grid.shape[3]) if axis == 2 else (grid.shape[2], size), mode="bilinear")
     return torch.cat([embedding[:, :2], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
-def _adapt(
-    kind: str, modality: str, weights: dict[str, Tensor], state: Mapping[str, Tensor], config: ModelConfig
-) -> dict[str, str]:
-    """Adapt in place the tensors that depend on frames, colour channels or grid; returns the changes by name."""
-    done: dict[str, str] = {}
-
-    def change(name: str, fit: Callable[[Tensor], Tensor], how: str) -> None:
-        before = weights[name]
-        weights[name] = fit(before).contiguous()
-        done[name] = f"{how}: {list(before.shape)} -> {list(weights[name].shape)}"
-
-    name = "trunk.temporal_embed"
-    if modality == "video" and name in weights and weights[name].shape[1] != config.video.frames:
-        longer = weights[name].shape[1] < config.video.frames
-        change(name, lambda t: fit_frames(t, config.video.frames), "zeros added" if longer else "first positions kept")
-    kernel = "trunk.patch_embed.proj.weight"
-    if modality == "audio" and kernel in weights and weights[kernel].shape[1] == 3:
-        change(kernel, lambda t: t.sum(1, keepdim=True), "colour channels summed")
-    name = "trunk.pos_embed"
-    if modality == "audio" and name in weights:
-        source = _source_grid(kind, weights[name].shape[1] - 2, state)
+def _fitted(
+    kind: str, modality: str, weights: Mapping[str, Tensor], state: Mapping[str, Tensor], config: ModelConfig
+) -> Iterator[tuple[str, Tensor, str]]:
+    """The name, adapted value and change of each tensor that depends on frames, colour channels or grid."""
+    times = weights.get("trunk.temporal_embed")
+    if modality == "video" and times is not None and times.shape[1] != config.video.frames:
+        how = "zeros added" if times.shape[1] < config.video.frames else "first positions kept"
+        yield "trunk.temporal_embed", fit_frames(times, config.video.frames), how
+    kernel = weights.get("trunk.patch_embed.proj.weight")
+    if modality == "audio" and kernel is not None and kernel.shape[1] == 3:
+        yield "trunk.patch_embed.proj.weight", kernel.sum(1, keepdim=True), "colour channels summed"
+    positions = weights.get("trunk.pos_embed")
+    if modality == "audio" and positions is not None:
+        source = _source_grid(kind, positions.shape[1] - 2, state)
         target = patch_grid((config.audio.mel_bins, config.audio.length), config.audio.patch, config.audio.stride)
         if source and source != target:
             how = f"grid {source[0]} x {source[1]} cut to its centre or interpolated to {target[0]} x {target[1]}"
-            change(name, lambda t: fit_grid(t, source, target), how)
-    return done
+            yield "trunk.pos_embed", fit_grid(positions, source, target), how
 
 
 def _source_grid(kind: str, positions: int, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
     """The grid of a checkpoint's patches; None if it is unknown, so that it has to be that of the settings."""
+    grids = []
     if kind == "deit":
         grids = [(round(positions**0.5), round(positions**0.5))]
     elif kind == "ssast":  # has its input's size; its patches do not overlap
         plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-        patch = plain["v.patch_embed.proj.weight"].shape[-1] if "v.patch_embed.proj.weight" in plain else 16
-        size = [int(plain[name]) for name in ("p_input_fdim", "p_input_tdim") if name in plain]
-        grids = [patch_grid((size[0], size[1]), patch, patch)] if len(size) == 2 else []
+        if plain.keys() >= {"p_input_fdim", "p_input_tdim", "v.patch_embed.proj.weight"}:
+            patch = plain["v.patch_embed.proj.weight"].shape[-1]
+            grids = [patch_grid((int(plain["p_input_fdim"]), int(plain["p_input_tdim"])), patch, patch)]
     elif kind == "ast":  # published with these strides, for ten seconds (AudioSet) and one (Speech Commands)
         grids = [patch_grid((128, frames), 16, stride) for frames in (1024, 128) for stride in (10, 12, 14, 16)]
-    else:
-        grids = []
     return next((grid for grid in grids if grid[0] * grid[1] == positions), None)
 
 

@@ -2,25 +2,15 @@
 
 All kinds of loss sum the same terms, one for either direction of every pair, in which modality i is the query, j the
 key. They differ in the keys that a query is compared with, and in the weights. To add a kind, write a file with a
-subclass of `Objective` and import it here: one line.
+subclass of `Objective` and import it here.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from mc3.config import Config
 from mc3.errors import ConfigError
 from mc3.methods import Method, Stage
-from mc3.objectives.active_negatives import ActiveNegatives as ActiveNegatives
+from mc3.model import MC3
+from mc3.objectives import active_negatives, agreement, learnt_scale, memory_bank  # noqa: F401
 from mc3.objectives.base import KINDS, Batch, Objective
-from mc3.objectives.learnt_scale import LearntScale as LearntScale
-from mc3.objectives.memory_bank import MemoryBank as MemoryBank
-from mc3.objectives.peers import Peers as Peers
-from mc3.objectives.relative import Relative as Relative
-
-if TYPE_CHECKING:
-    from mc3.model import MC3
 
 __all__ = ["KINDS", "Batch", "Objective", "check", "make"]
 
@@ -38,15 +28,10 @@ def check(method: Method) -> None:
 
 
 def make(config: Config, stage: Stage, model: MC3, clips: int, seed: int) -> Objective:
-    """The objective of a stage at its first step.
+    """The objective of a stage that `check` has accepted, in its initial state, of the model's precision.
 
-    Args:
-        config: temperature, weight and reading of the consensus.
-        stage: its pairs, weights and kind of loss, which `check` has accepted.
-        model: in the state in which the stage begins.
-        clips: the number of training clips.
-        seed: of the stage.
+    `model` is in the state in which the stage begins; `clips` is the number of training clips; `seed` is the stage's.
     """
     objective = KINDS[stage.loss](config, stage)
     objective.prepare(model, clips, seed)
-    return objective
+    return objective.to(next(model.parameters()).dtype)

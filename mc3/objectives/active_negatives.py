@@ -1,10 +1,8 @@
 """CM-ACC's loss (https://arxiv.org/abs/2009.09805): InfoNCE against actively sampled negatives."""
 
-from __future__ import annotations
-
 import copy
 import math
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +11,8 @@ from torch.nn.functional import one_hot, pad
 from mc3 import losses
 from mc3.data import batches
 from mc3.losses import Embeddings
+from mc3.model import MC3
 from mc3.objectives.base import Batch, Objective
-
-if TYPE_CHECKING:
-    from mc3.model import MC3
 
 EMPTY = -1  # the clip number of a slot that is still free
 
@@ -27,17 +23,15 @@ class Queue(nn.Module):
     embeddings: Tensor
     clips: Tensor
 
-    def __init__(self, size: int, model: MC3) -> None:
+    def __init__(self, size: int, width: int) -> None:
         super().__init__()
-        zeros = torch.zeros(size, model.config.embedding_dim, dtype=next(model.parameters()).dtype)
-        self.register_buffer("embeddings", zeros)
+        self.register_buffer("embeddings", torch.zeros(size, width))
         self.register_buffer("clips", torch.full((size,), EMPTY))
 
     def push(self, embeddings: Tensor, clips: Tensor) -> None:
         """Append [n, D] of clips [n]; the n oldest leave."""
-        size = len(self.clips)
-        self.embeddings = torch.cat([self.embeddings, embeddings])[-size:]
-        self.clips = torch.cat([self.clips, clips])[-size:]
+        self.embeddings = torch.cat([self.embeddings, embeddings])[-len(self.clips) :]
+        self.clips = torch.cat([self.clips, clips])[-len(self.clips) :]
 
 
 class ActiveNegatives(Objective, kind="active_negatives", takes=("pool", "negatives", "momentum")):
@@ -54,9 +48,9 @@ class ActiveNegatives(Objective, kind="active_negatives", takes=("pool", "negati
         self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
         for modality in set(self.averaged.encoders) - set(self.stage.modalities):
             del self.averaged.encoders[modality]
-        settings = self.stage.settings
-        self.pool = nn.ModuleDict({m: Queue(settings["pool"], model) for m in self.stage.modalities})
-        self.negatives = nn.ModuleDict({f"{i}-{j}": Queue(settings["negatives"], model) for i, j in self.directed})
+        settings, width = self.stage.settings, model.config.embedding_dim
+        self.pool = nn.ModuleDict({m: Queue(settings["pool"], width) for m in self.stage.modalities})
+        self.negatives = nn.ModuleDict({f"{i}-{j}": Queue(settings["negatives"], width) for i, j in self.directed})
 
     def terms(self, queries: Embeddings, keys: Embeddings, offset: int, batch: Batch) -> dict[str, Tensor]:
         """Eq. 1 over the momentum encoders' keys; a query's own clip is none of its negatives."""
@@ -105,12 +99,8 @@ def gradient_factors(candidates: Tensor, queries: Tensor, temperature: float) ->
 
     p is the softmax over the queries of their cosine to the candidate; y is 1 at its largest, the label that the model
     would give itself. (p - y) times the candidate is the gradient of that label's cross-entropy in a last layer whose
-    weights are the queries, as in BADGE (https://arxiv.org/abs/1906.03671).
-
-    Args:
-        candidates: [C, D] unit embeddings of the keys' modality.
-        queries: [N, D] unit embeddings of the queries' modality, a batch.
-        temperature: of the softmax.
+    weights are the queries, as in BADGE (https://arxiv.org/abs/1906.03671). Candidates are unit embeddings [C, D] of
+    the keys' modality, queries those of a batch [N, D].
     """
     p_CN = (candidates @ queries.T / temperature).softmax(dim=1)
     return p_CN - one_hot(p_CN.argmax(dim=1), p_CN.shape[1])
@@ -120,16 +110,11 @@ def kmeans_plusplus(factors: Tensor, embeddings: Tensor, draws: Tensor) -> Tenso
     """k-means++ seeding (Arthur and Vassilvitskii 2007) of the outer products of `factors` and `embeddings`.
 
     The first is drawn evenly, each further one by its squared distance to the nearest drawn before. The products are
-    never formed: their inner products are those of the factors times those of the embeddings.
+    never formed: their inner products are those of the factors [C, N] times those of the embeddings [C, D]. `draws`
+    are from the exponential distribution, [count, C] with count <= C: the largest weight / draw wins, which draws by
+    weight without a running sum, whose order of addition varies on CUDA.
 
-    Args:
-        factors: [C, N].
-        embeddings: [C, D].
-        draws: [count, C] from the exponential distribution, count <= C: the largest weight / draw wins, which draws by
-            weight without a running sum, whose order of addition varies on CUDA.
-
-    Returns:
-        int64 [count], rows of both; distinct as long as there are points away from those drawn.
+    Returns int64 [count], rows of both, distinct as long as there are points away from those drawn.
     """
     norms = factors.square().sum(dim=1) * embeddings.square().sum(dim=1)
     weights, nearest, chosen = torch.ones_like(norms), torch.full_like(norms, math.inf), []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,29 +13,20 @@ from mc3 import losses
 from mc3.config import Config, as_dict
 from mc3.losses import Embeddings
 from mc3.methods import Stage
-
-if TYPE_CHECKING:
-    from mc3.model import MC3
+from mc3.model import MC3
 
 KINDS: dict[str, type[Objective]] = {}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The batch of a step, without its embeddings.
+    """The batch of a step, without its embeddings."""
 
-    inputs: this process's rows as the encoders take them, by modality.
-    microbatches: the slices of these rows that are embedded at once.
-    clips: int64 [N], the numbers of all processes' clips in order of rank.
-    rows: how many clips each process has.
-    seed: of this step, the same on every process.
-    """
-
-    inputs: dict[str, Tensor]
-    microbatches: list[slice]
-    clips: Tensor
-    rows: list[int]
-    seed: int
+    inputs: dict[str, Tensor]  # this process's rows as the encoders take them, by modality
+    microbatches: list[slice]  # of these rows, those that are embedded at once
+    clips: Tensor  # int64 [N], the numbers of all processes' clips in order of rank
+    rows: list[int]  # how many clips each process has
+    seed: int  # of this step, the same on every process
 
 
 class Objective(nn.Module):
@@ -72,11 +63,9 @@ class Objective(nn.Module):
         """Create the initial state of a stage that begins with `model` and has `clips` training clips."""
 
     def forward(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss on this process's rows and its parts; their means over processes are those of the whole batch.
+        """The loss on this process's rows of `batch`, unit [B, D] by modality, and its parts.
 
-        Args:
-            embeddings: {modality: unit [B, D]} of this process's rows.
-            batch: the batch that these rows are part of.
+        Their means over processes are those of the whole batch.
         """
         keys, offset, share = losses.gather(embeddings, batch.rows)
         parts = self.terms(embeddings, keys, offset, batch)

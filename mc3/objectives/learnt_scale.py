@@ -1,19 +1,14 @@
 """CLAP's loss (https://arxiv.org/abs/2206.04769): InfoNCE with a learnt logit scale, as in CLIP."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mc3 import losses
 from mc3.losses import Embeddings
+from mc3.model import MC3
 from mc3.objectives.base import Batch, Objective
-
-if TYPE_CHECKING:
-    from mc3.model import MC3
 
 
 class LearntScale(Objective, kind="learnt_scale", takes=("highest",)):
@@ -21,8 +16,7 @@ class LearntScale(Objective, kind="learnt_scale", takes=("highest",)):
 
     def prepare(self, model: MC3, clips: int, seed: int) -> None:
         """Start the scale."""
-        start = torch.tensor(-math.log(self.temperature), dtype=next(model.parameters()).dtype)
-        self.log_scale = nn.Parameter(start)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(self.temperature), dtype=torch.float64))
 
     def forward(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """As `Objective.forward`; the scale is one more part."""

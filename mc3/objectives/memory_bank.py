@@ -1,18 +1,12 @@
 """CMC's loss with its memory bank (https://arxiv.org/abs/1906.05849)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from mc3.losses import Embeddings
+from mc3.model import MC3
 from mc3.objectives.base import Batch, Objective
-
-if TYPE_CHECKING:
-    from mc3.model import MC3
 
 
 class MemoryBank(Objective, kind="memory_bank", takes=("negatives", "momentum")):
@@ -26,7 +20,7 @@ class MemoryBank(Objective, kind="memory_bank", takes=("negatives", "momentum"))
         generator = torch.Generator().manual_seed(seed)
         for modality in self.stage.modalities:
             bank = torch.randn(clips, model.config.embedding_dim, generator=generator)
-            self.register_buffer(modality, normalize(bank, dim=1).to(next(model.parameters()).dtype))
+            self.register_buffer(modality, normalize(bank, dim=1))
 
     def terms(self, queries: Embeddings, keys: Embeddings, offset: int, batch: Batch) -> dict[str, Tensor]:
         """InfoNCE of each query against the bank's row of its own clip and those of others."""
