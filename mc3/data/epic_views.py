@@ -103,6 +103,9 @@ class AstViews(Views):
         self.clips, self.index, self.mask = clips, clips.index, int(MASK_SEC / 0.01)
         self.frames = self.length = frames
 
+    def __len__(self) -> int:
+        return len(self.clips)  # a list of clips serves too
+
     def batch(self, windows: Sequence[Tensor], device: torch.device) -> Tensor:
         """See `Views`."""
         return torch.stack(list(windows)).to(device)
