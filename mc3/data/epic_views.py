@@ -13,11 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
@@ -158,7 +158,9 @@ def log_mel(waveform: Tensor, mel_bins: int = 128) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _mel(mel_bins: int, device: torch.device) -> torchaudio.transforms.MelSpectrogram:
+def _mel(mel_bins: int, device: torch.device) -> Any:
+    import torchaudio
+
     return torchaudio.transforms.MelSpectrogram(
         RATE, n_fft=FFT, win_length=WINDOW, hop_length=HOP, n_mels=mel_bins, power=1.0, pad_mode="constant",
         norm=None, mel_scale="htk",
