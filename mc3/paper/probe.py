@@ -37,6 +37,8 @@ from mc3.model import MC3
 
 OFFICIAL_LEARNED = ("pos_embed", "cls_token")  # of the trunk; AST's second token, dist_token, stays frozen
 
+Features = NDArray[np.float32]  # outputs of a trunk [events, views, dim]
+
 # SpecAugment as in EPIC-Sounds' baselines: two masks of up to 27 of 128 mel bins and two of up to 125 ms.
 MASKS, MASKED_BINS = 2, 27 / 128
 
@@ -45,8 +47,7 @@ def learning_rate(recipe: ProbeRecipe, epoch: float) -> float:
     """The rate at a fractional `epoch`: linear warm-up, then times `factors[i]` from `milestones[i]` on."""
     if epoch < recipe.warmup_epochs:
         return recipe.learning_rate * epoch / recipe.warmup_epochs
-    passed = bisect_right(recipe.milestones, epoch)
-    return recipe.learning_rate * (recipe.factors[passed - 1] if passed else 1.0)
+    return recipe.learning_rate * (1.0, *recipe.factors)[bisect_right(recipe.milestones, epoch)]
 
 
 def spec_augment(fbank: Tensor, fill: float, longest: int, generator: torch.Generator) -> Tensor:
@@ -80,7 +81,7 @@ def resize_input(encoder: AudioEncoder, frames: int) -> AudioEncoder:
 def features(
     encoders: Mapping[str, AudioEncoder], events: Views, views: int, batch_size: int, device: torch.device,
     scratch: Path | None = None,
-) -> dict[str, NDArray[np.float32]]:  # fmt: skip
+) -> dict[str, Features]:  # fmt: skip
     """Trunk outputs [events, views, dim] of `views` uniform windows of every event, by encoder's name.
 
     Each event is read once for all encoders, `batch_size` at once; one no longer than a window repeats it. With a
@@ -101,8 +102,8 @@ def features(
 
 
 def linear_probe(
-    train: NDArray[np.float32], labels: NDArray[np.int64], classes: int, recipe: ProbeRecipe, seed: int,
-    device: torch.device, title: str = store.LINEAR,
+    train: Features, labels: NDArray[np.int64], classes: int, recipe: ProbeRecipe, seed: int, device: torch.device,
+    title: str = store.LINEAR,
 ) -> nn.Linear:  # fmt: skip
     """A linear layer trained on frozen features [N, views, D] and labels [N], a random view of each event an epoch.
 
@@ -110,13 +111,12 @@ def linear_probe(
     """
     torch.manual_seed(seed)
     head = nn.Linear(train.shape[2], classes).to(device)
-    generator = torch.Generator().manual_seed(seed)
 
-    def logits(rows: Tensor) -> Tensor:
+    def logits(rows: Tensor, generator: torch.Generator) -> Tensor:
         views = torch.randint(0, train.shape[1], (len(rows),), generator=generator)
         return head(torch.from_numpy(train[rows.numpy(), views.numpy()]).to(device))
 
-    _fit(list(head.parameters()), logits, torch.from_numpy(labels).to(device), recipe, generator, title)
+    _fit(list(head.parameters()), logits, labels, recipe, seed, title)
     return head
 
 
@@ -138,20 +138,18 @@ def adapt(
     else:
         head = nn.Linear(dim, classes).to(device)
         tuned = list(trunk.parameters())
-    generator = torch.Generator().manual_seed(seed)
 
-    def logits(rows: Tensor) -> Tensor:
+    def logits(rows: Tensor, generator: torch.Generator) -> Tensor:
         batch = train.batch([train.random(row, generator) for row in rows.tolist()], device)
         return head(encoder.features(spec_augment(batch, FBANK_MEAN, train.mask, generator)))
 
     learning = nn.ModuleList([trunk, head]).train()
-    labels = torch.from_numpy(_labels(train)).to(device)
-    _fit([*tuned, *head.parameters()], logits, labels, recipe, generator, title or protocol)
+    _fit([*tuned, *head.parameters()], logits, _labels(train), recipe, seed, title or protocol)
     learning.eval()
     return head
 
 
-def probabilities(head: nn.Module, found: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
+def probabilities(head: nn.Module, found: Features, device: torch.device) -> NDArray[np.float32]:
     """Class probabilities [events, classes] of features [events, views, D], mean over the views."""
     with torch.inference_mode():
         return head(torch.from_numpy(found).to(device)).softmax(dim=-1).mean(dim=1).cpu().numpy()
@@ -185,12 +183,11 @@ def run(config: Config, seed: int) -> Path:
     scores: dict[str, NDArray[np.float32]] = {}
     metrics: dict[str, dict[str, dict[str, float]]] = {"random": {"random": evaluate.random_classification(truth)}}
 
-    def score(protocol: str, name: str, head: nn.Module, found: Mapping[str, NDArray[np.float32]]) -> None:
-        for split in scored:
-            values = probabilities(head, found[split], device)
-            scores[f"{protocol}/{name}" if split == "validation" else f"{split}/{protocol}/{name}"] = values
-            if split == "validation":
-                metrics.setdefault(protocol, {})[name] = evaluate.classification(values, truth)
+    def score(protocol: str, name: str, head: nn.Module, found: Mapping[str, Features]) -> None:
+        own = scores[f"{protocol}/{name}"] = probabilities(head, found["validation"], device)
+        metrics.setdefault(protocol, {})[name] = evaluate.classification(own, truth)
+        if "test" in found:
+            scores[f"test/{protocol}/{name}"] = probabilities(head, found["test"], device)
 
     found = {split: features(encoders, events[split], *embedding, config.paths.work) for split in events}
     for name in names:
@@ -202,8 +199,8 @@ def run(config: Config, seed: int) -> Path:
             encoder = copy.deepcopy(encoders[name])
             head = adapt(protocol, encoder, events["train"], classes, recipe, seed, device, f"{protocol} {name}")
             score(protocol, name, head, {s: features({"": encoder}, events[s], *embedding)[""] for s in scored})
-    counts = {"train_events": len(labels), "test_events": len(truth), "classes": len(np.unique(truth))}
-    result = {"seed": seed, **counts, "views": config.probe.views, "metrics": metrics}
+    result = {"seed": seed, "train_events": len(labels), "test_events": len(truth), "classes": len(np.unique(truth)),
+              "views": config.probe.views, "metrics": metrics}  # fmt: skip
     file = config.paths.probe_metrics(seed)
     store.write_tensors(config.paths.probe_scores(seed), {**scores, "labels": truth}, {"seed": str(seed)})
     write_atomic(file, (json.dumps(result, indent=2) + "\n").encode())
@@ -229,17 +226,19 @@ def _empty(shape: tuple[int, ...], scratch: Path | None) -> NDArray[np.float32]:
 
 
 def _fit(
-    learned: Sequence[nn.Parameter], logits: Callable[[Tensor], Tensor], targets: Tensor, recipe: ProbeRecipe,
-    generator: torch.Generator, title: str,
+    learned: Sequence[nn.Parameter], logits: Callable[[Tensor, torch.Generator], Tensor], labels: NDArray[np.int64],
+    recipe: ProbeRecipe, seed: int, title: str,
 ) -> None:  # fmt: skip
-    """Minimise the cross-entropy of `logits(rows)` by `recipe`, in a new order of the rows each epoch."""
+    """Minimise the cross-entropy of `logits(rows, generator)` by `recipe`, in a new order of the rows each epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.from_numpy(labels).to(learned[0].device)
     optimizer = torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay)
     for epoch in track(range(recipe.epochs), title):
         batches = torch.randperm(len(targets), generator=generator).split(recipe.batch_size)
         for step, rows in enumerate(batches, 1):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, epoch + step / len(batches))
-            loss = nn.functional.cross_entropy(logits(rows), targets[rows.to(targets.device)])
+            loss = nn.functional.cross_entropy(logits(rows, generator), targets[rows.to(targets.device)])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

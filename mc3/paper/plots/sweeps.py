@@ -14,15 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from mc3.paper.plots.style import DOTTED, GREY, NO, PAGE, PALETTE, YES, emphasised, figure, legend, panels, styled, wrap
 from mc3.paper.tables import header, intervals, label, pair_name
 
-RATES = {  # axis labels of the study's rates
-    "on_screen": "on-screen source",
-    "off_screen": "off-screen source",
-    "unseen": "actions not seen",
-    "sounding": "sounding rate, × Table 1",
-    "signal_db": "louder actions, dB",
-    "misnarrated": "wrong narrations",
-    "videos": "training videos",
-}
+RATES = {"on_screen": "on-screen source", "off_screen": "off-screen source", "unseen": "actions not seen",
+         "sounding": "sounding rate, × Table 1", "signal_db": "louder actions, dB", "misnarrated": "wrong narrations",
+         "videos": "training videos"}  # fmt: skip
 LOOKS = {"av": ("o", PALETTE[0]), "al": ("s", PALETTE[1])}
 USUAL = "as generated"  # the world with the profile's own rates
 
@@ -165,12 +159,11 @@ def ablations(table: pd.DataFrame) -> Figure:
     page = figure(PAGE, 0.135 * sum(heights) + 0.5)
     for ax, name, part in panels(page, table, "group", columns=2, height_ratios=heights):
         for pair, (_, colour) in LOOKS.items():
-            usual = part.loc[part["profile"], f"{pair}_roc"]
-            if len(usual):
-                ax.axvline(usual.iloc[0], color=colour, linewidth=0.7, linestyle=DOTTED)
+            for usual in part.loc[part["profile"], f"{pair}_roc"]:
+                ax.axvline(usual, color=colour, linewidth=0.7, linestyle=DOTTED)
             _means(ax, part, range(len(part)), f"{pair}_roc", pair, "full")
-        ax.set(yticks=range(len(part)), yticklabels=part["setting"], ylim=(len(part) - 0.5, -0.5))
-        ax.set(title=name, xlim=span)
+        ax.set(title=name, xlim=span, ylim=(len(part) - 0.5, -0.5))
+        ax.set_yticks(range(len(part)), part["setting"])
     legend(page, "lower center", ncols=2)
     return page
 
@@ -207,9 +200,9 @@ def study_cells(worlds: pd.DataFrame) -> pd.DataFrame:
 def _means(ax: Axes, table: pd.DataFrame, y: Any, column: str, pair: str, fill: Any) -> None:
     """A mark a row of `table` at its mean over seeds, with a bar of a standard deviation where there is one."""
     marker, colour = LOOKS[pair]
-    spread = table[f"{column}_std"]
-    ax.hlines(y, table[column] - spread, table[column] + spread, color=colour, linewidth=0.7)
-    ax.plot(table[column], y, marker, color=colour, fillstyle=fill, markersize=4, label=f"{header(pair)} ROC")
+    mean, spread = table[column], table[f"{column}_std"]
+    ax.hlines(y, mean - spread, mean + spread, color=colour, linewidth=0.7)
+    ax.plot(mean, y, marker, color=colour, fillstyle=fill, markersize=4, label=f"{header(pair)} ROC")
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, name: str) -> None:
@@ -243,6 +236,5 @@ def _heat(ax: Axes, rows: pd.DataFrame, rates: list[str], pair: str, method: str
 
 
 def _limits(values: pd.Series, chance: float) -> tuple[float, float]:
-    """Limits of an axis that show all `values` and chance."""
     low, high = min(chance, float(values.min())), max(chance, float(values.max()))
     return low - 0.04 * (high - low), high + 0.08 * (high - low)
