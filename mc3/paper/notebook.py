@@ -61,7 +61,7 @@ def canonical(path: Path) -> bytes:
     for number, cell in enumerate(book.cells):
         tags = {name: value for name, value in cell.metadata.items() if name == "tags" and value}
         kept = {name: cell[name] for name in ("cell_type", "source", "attachments") if name in cell}
-        empty = {"execution_count": None, "outputs": []} if cell.cell_type == "code" else {}
+        empty: dict[str, Any] = {"execution_count": None, "outputs": []} if cell.cell_type == "code" else {}
         cells.append({**kept, "id": f"cell-{number:02d}", "metadata": tags, **empty})
     kernel = {"display_name": "Python 3 (ipykernel)", "language": language, "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": language}}

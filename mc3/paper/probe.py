@@ -37,8 +37,6 @@ from mc3.model import MC3
 
 OFFICIAL_LEARNED = ("pos_embed", "cls_token")  # of the trunk; AST's second token, dist_token, stays frozen
 
-Features = NDArray[np.float32]  # outputs of a trunk [events, views, dim]
-
 # SpecAugment as in EPIC-Sounds' baselines: two masks of up to 27 of 128 mel bins and two of up to 125 ms.
 MASKS, MASKED_BINS = 2, 27 / 128
 
@@ -81,12 +79,11 @@ def resize_input(encoder: AudioEncoder, frames: int) -> AudioEncoder:
 def features(
     encoders: Mapping[str, AudioEncoder], events: Views, views: int, batch_size: int, device: torch.device,
     scratch: Path | None = None,
-) -> dict[str, Features]:  # fmt: skip
+) -> dict[str, NDArray[np.float32]]:  # fmt: skip
     """Trunk outputs [events, views, dim] of `views` uniform windows of every event, by encoder's name.
 
     Each event is read once for all encoders, `batch_size` at once; one no longer than a window repeats it. With a
-    folder `scratch`, the outputs are memory-mapped on its disk, a gigabyte an encoder for all of EPIC-Sounds, in files
-    without a name, which the system frees even after a kill.
+    folder `scratch`, the outputs are memory-mapped on its disk: a gigabyte an encoder for all of EPIC-Sounds.
     """
     found = {name: _empty((len(events), views, encoder.config.dim), scratch) for name, encoder in encoders.items()}
     for begin in track(range(0, len(events), batch_size), f"features of {len(events)} events"):
@@ -102,8 +99,8 @@ def features(
 
 
 def linear_probe(
-    train: Features, labels: NDArray[np.int64], classes: int, recipe: ProbeRecipe, seed: int, device: torch.device,
-    title: str = store.LINEAR,
+    train: NDArray[np.float32], labels: NDArray[np.int64], classes: int, recipe: ProbeRecipe, seed: int,
+    device: torch.device, title: str = store.LINEAR,
 ) -> nn.Linear:  # fmt: skip
     """A linear layer trained on frozen features [N, views, D] and labels [N], a random view of each event an epoch.
 
@@ -149,7 +146,7 @@ def adapt(
     return head
 
 
-def probabilities(head: nn.Module, found: Features, device: torch.device) -> NDArray[np.float32]:
+def probabilities(head: nn.Module, found: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
     """Class probabilities [events, classes] of features [events, views, D], mean over the views."""
     with torch.inference_mode():
         return head(torch.from_numpy(found).to(device)).softmax(dim=-1).mean(dim=1).cpu().numpy()
@@ -183,7 +180,7 @@ def run(config: Config, seed: int) -> Path:
     scores: dict[str, NDArray[np.float32]] = {}
     metrics: dict[str, dict[str, dict[str, float]]] = {"random": {"random": evaluate.random_classification(truth)}}
 
-    def score(protocol: str, name: str, head: nn.Module, found: Mapping[str, Features]) -> None:
+    def score(protocol: str, name: str, head: nn.Module, found: Mapping[str, NDArray[np.float32]]) -> None:
         own = scores[f"{protocol}/{name}"] = probabilities(head, found["validation"], device)
         metrics.setdefault(protocol, {})[name] = evaluate.classification(own, truth)
         if "test" in found:
@@ -218,7 +215,7 @@ def _encoder(config: Config, name: str, seed: int, frames: int, device: torch.de
 
 
 def _empty(shape: tuple[int, ...], scratch: Path | None) -> NDArray[np.float32]:
-    """An array in memory, or memory-mapped in an unnamed file on the disk of the folder `scratch`."""
+    """An array in memory, or in an unnamed file on the disk of `scratch`, which the system frees even after a kill."""
     if scratch is None:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile(dir=scratch) as file:

@@ -100,9 +100,8 @@ def _scores(sweep: Sweep, trials: Sequence[Trial], tested: Collection[tuple[str,
 def execute(trials: Sequence[Trial], config: Config, processes: int, hours: float | None) -> list[Trial]:
     """Do the steps of all trials, `processes` jobs at a time, and return the trials that are finished.
 
-    A job is a trial, or all trials that share clips of their own. A step of a tiny encoder gains little from a second
-    thread, so two trainings of one thread each take less time than one after the other with two. An error in one job,
-    a killed process or SIGTERM ends all; after SIGTERM the trainings save their state first.
+    A job is a trial, or all trials that share clips of their own. An error in one job, a killed process or SIGTERM ends
+    all; after SIGTERM the trainings save their state first.
     """
     jobs: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -113,7 +112,7 @@ def execute(trials: Sequence[Trial], config: Config, processes: int, hours: floa
     threads = max(1, config.train.threads // processes)
     slower = HALF_THREADS if processes > 1 else 1.0
     forecast = Forecast({name: slower * expected[name] for name in waiting}, processes)
-    finished, skipped = set(jobs) - set(waiting), []
+    finished = set(jobs) - set(waiting)
     to_go = f"about {format_duration(forecast.left())} to go{f', {processes} at a time' * (processes > 1)}"
     print(f"{len(jobs)} jobs, {len(finished)} finished before; {to_go}", flush=True)
 
@@ -131,7 +130,6 @@ def execute(trials: Sequence[Trial], config: Config, processes: int, hours: floa
             due = forecast.elapsed() + forecast.expected[name] * forecast.pace()
             if hours is not None and due > 3600 * hours:
                 forecast.skip(name)
-                skipped.append(name)
             elif not stopping:
                 forecast.start(name)
                 print(forecast.line(name), flush=True)
@@ -154,7 +152,7 @@ def execute(trials: Sequence[Trial], config: Config, processes: int, hours: floa
         signal.signal(signal.SIGTERM, before)
     if stopping:
         sys.exit(train.STOPPED)
-    if skipped:
+    if skipped := [name for name in waiting if name not in finished]:
         print(f"{len(skipped)} jobs did not fit into {hours:g} hours: {'; '.join(skipped)}; the same command continues")
     return [trial for name, job in jobs.items() if name in finished for trial in job]
 
@@ -294,7 +292,7 @@ def _link(trial: Trial, source: Path) -> None:
 
 def _seconds(config: Config, trial: Trial) -> float:
     """About what a trial's remaining steps take, from what the pipeline's took; 0 if nothing is left."""
-    if not trial.steps or _is_finished(trial):
+    if _is_finished(trial):
         return 0.0
     known = typical_seconds(config)
     own, usual = (sum(c.world.videos.values()) if c.world else 1 for c in (trial.config, config))

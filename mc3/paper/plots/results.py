@@ -46,8 +46,7 @@ def training(curves: pd.DataFrame) -> Figure:
 def regions(table: pd.DataFrame) -> Figure:
     """Figure 2 measured: similarity of each modality pair by Venn region and checkpoint, as quartile boxes.
 
-    `table`: checkpoint, pair, region, q05, q25, median, q75, q95, mean. Whiskers are the 5th and 95th
-    percentile, the white dot is the mean.
+    `table`: checkpoint, pair, region, q05 and q95 (the whiskers), q25, median, q75, mean (the white dot).
     """
     page = figure(PAGE, 2.5)
     checkpoints, where = table["checkpoint"].unique(), table["region"].unique()

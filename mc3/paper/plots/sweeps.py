@@ -31,8 +31,7 @@ def gaps(table: pd.DataFrame) -> dict[str, str]:
 def overview(table: pd.DataFrame) -> Figure:
     """Every method's result beside the paper's, one panel a metric, as bars from chance (the grey line).
 
-    `table`: method, metric, ours, std (may be missing), paper, random, paper_random, separate_axis (whether the
-    metric's level depends so much on the data that the paper's numbers need their own axis, above the panel).
+    `table`: method, metric, ours, std (may be missing), paper, random, paper_random, separate_axis (of `paper`, above).
     """
     methods = table["method"].unique()
     page = figure(PAGE, 0.21 * len(methods) + 1.05)
@@ -67,8 +66,7 @@ def overview(table: pd.DataFrame) -> Figure:
 def differences(table: pd.DataFrame) -> Figure:
     """The reference row minus each other row, with intervals: blue above 0, orange below, grey where 0 is inside.
 
-    `table`: line (panels of one line of the figure share their rows), panel, label, row (orders labels), difference,
-    low, high.
+    `table`: line (whose panels share their rows), panel, label, row (orders labels), difference, low, high.
     """
     lines = [part for _, part in table.groupby("line", sort=False)]
     heights = [0.115 * part["label"].nunique() + 0.42 for part in lines]
@@ -126,8 +124,7 @@ def study(table: pd.DataFrame) -> Figure:
 def study_regions(table: pd.DataFrame) -> Figure:
     """How well audio-video similarity separates region I from each other region, before and after refinement.
 
-    `table`: world, checkpoint, pair, region, roc; a row a seed. One panel a region, a row a world, a mark a
-    checkpoint: the mean over seeds.
+    `table`: world, checkpoint, pair, region, roc; a row a seed, of which the mean is drawn.
     """
     here = table[(table["pair"] == pair_name("av")) & (table["region"] != "I")]
     worlds, checkpoints = here["world"].unique(), here["checkpoint"].unique()
@@ -149,8 +146,7 @@ def study_regions(table: pd.DataFrame) -> Figure:
 def ablations(table: pd.DataFrame) -> Figure:
     """Test ROCs by setting, a panel an ablation on one scale, with a dotted line at the profile's own setting.
 
-    `table`: group (the ablation), setting, profile, av_roc, al_roc and their _std over seeds, drawn as a bar; NaN of
-    one seed.
+    `table`: group (the ablation), setting, profile, av_roc, al_roc and their _std over seeds (NaN of one), a bar.
     """
     values = table[["av_roc", "al_roc"]]
     span = (values.min(axis=None) - 0.01, values.max(axis=None) + 0.01)
@@ -172,8 +168,8 @@ def ablations(table: pd.DataFrame) -> Figure:
 def selection(table: pd.DataFrame) -> Figure:
     """Validation ROCs of every trial, a row a method, the chosen trials filled; one panel a pair of modalities.
 
-    `table`: label, selection, validation_av_roc, validation_al_roc and their _std over seeds, drawn as a bar; chosen,
-    without which the trial with the highest `selection` is filled.
+    `table`: label, validation_av_roc, validation_al_roc and their _std over seeds, a bar; chosen, or else selection,
+    whose highest value is filled.
     """
     labels = list(dict.fromkeys(table["label"]))
     chosen = table["chosen"] if "chosen" in table else table["selection"] == table["selection"].max()
@@ -191,9 +187,8 @@ def study_cells(worlds: pd.DataFrame) -> pd.DataFrame:
     """A study's worlds as text, with their gaps to the control and the intervals."""
     prevalence = worlds["prevalence"].map("{:.2f}".format)
     shown = pd.DataFrame({"World": worlds["world"], "Seeds": worlds["seeds"], "Prevalence": prevalence})
-    for name, words in gaps(worlds).items():
-        for pair in LOOKS:
-            shown[f"{words}, {header(pair)} ROC"] = intervals(worlds, f"{pair}_{name}_gap")
+    for (name, words), pair in product(gaps(worlds).items(), LOOKS):
+        shown[f"{words}, {header(pair)} ROC"] = intervals(worlds, f"{pair}_{name}_gap")
     return shown
 
 
