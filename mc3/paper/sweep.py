@@ -110,8 +110,7 @@ def execute(trials: Sequence[Trial], config: Config, processes: int, hours: floa
     waiting = [name for name, seconds in expected.items() if seconds]
     processes = max(1, min(processes, len(waiting)))
     threads = max(1, config.train.threads // processes)
-    slower = HALF_THREADS if processes > 1 else 1.0
-    forecast = Forecast({name: slower * expected[name] for name in waiting}, processes)
+    forecast = Forecast({n: expected[n] * (HALF_THREADS if processes > 1 else 1.0) for n in waiting}, processes)
     finished = set(jobs) - set(waiting)
     to_go = f"about {format_duration(forecast.left())} to go{f', {processes} at a time' * (processes > 1)}"
     print(f"{len(jobs)} jobs, {len(finished)} finished before; {to_go}", flush=True)
