@@ -71,7 +71,7 @@ def consensus(points: pd.DataFrame) -> Figure:
 
     `points`: checkpoint, av, al, region. The consensus loss pulls clips to the diagonal, where both are equal.
     """
-    page = figure(PAGE, 3.2)
+    page = figure(PAGE, PAGE / points["checkpoint"].nunique() + 0.72)
     similarities = points[["av", "al"]].to_numpy()
     ends = float(similarities.min()) - 0.03, float(similarities.max()) + 0.03
     for ax, checkpoint, part in panels(page, points, "checkpoint", "audio-video similarity", sharex=True, sharey=True):
@@ -82,7 +82,7 @@ def consensus(points: pd.DataFrame) -> Figure:
             ax.plot(side["al"].mean(), side["av"].mean(), "o", color=c, markeredgecolor="white", markersize=6)
         ax.plot(ends, ends, color="black", linewidth=0.7, linestyle=DASHED, label="both similarities equal")
         gap = (part["av"] - part["al"]).abs().mean()
-        ax.set_title(f"{checkpoint.split(' (')[0]}: mean gap {gap:.3f}")
+        ax.set_title(f"{checkpoint.split(' (')[0]}\nmean gap {gap:.3f}")
         ax.set(xlim=ends, ylim=ends, xlabel="audio-text similarity", aspect="equal")
     legend(page, "lower center", ncols=3, markerscale=3)
     return page
