@@ -137,6 +137,7 @@ def test_cluster_members_are_test_clips_of_the_cluster_nearest_first(settings: C
     test = np.flatnonzero(index["split"] == "test")
     labels = evaluate.clusters(video[test], settings.evaluate.clusters)
     for cluster, part in members.groupby("cluster"):
+        assert part["title"].iloc[0].startswith(f"Cluster {cluster}: {(labels == cluster).sum()} clips, ")
         centre = video[test[labels == cluster]].mean(axis=0)
         distance = np.linalg.norm(video[part["row"]] - centre, axis=1)
         assert (np.diff(distance) > -1e-6).all()

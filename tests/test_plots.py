@@ -1,5 +1,6 @@
 """Figures draw their data, stay inside the page, and are the same bytes every time."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +277,15 @@ def test_a_studys_gaps_are_labelled_by_method_and_drawn_at_their_mean() -> None:
     assert plots.sweeps.gaps(worlds()) == {"mc3": "MC3", "peers": "Peers"}
     shown = plots.study_cells(worlds().assign(seeds=2, prevalence=0.5))
     assert shown["Peers, AL ROC"].unique().tolist() == ["+0.100 [+1.100, +2.100]"]
+
+
+def test_titles_of_checkpoints_are_beside_each_other_and_little_of_the_page_is_empty() -> None:
+    names = ["align stage", "w/o consensus", "MC3", "Peers"]
+    figure = plots.consensus(pd.concat([points().assign(checkpoint=name) for name in names]))
+    figure.draw_without_rendering()
+    titles = [ax.title.get_window_extent() for ax in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(titles))
+    assert figure.bbox.y1 - max(title.y1 for title in titles) < 0.1 * figure.dpi
 
 
 def test_bars_are_as_long_as_the_rates() -> None:

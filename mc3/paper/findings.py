@@ -187,7 +187,7 @@ def clusters(config: Config, method: str, seed: int, top: int = 8) -> pd.DataFra
         verbs, sounding = inside["verb"].value_counts(), inside["positive"].astype("Float64").mean()
         about = {"cluster": cluster, "size": len(inside), "verb": verbs.index[0], "purity": verbs.iloc[0] / len(inside)}
         mostly = f"{about['purity']:.0%} {verbs.index[0] or 'without a verb'}"
-        title = f"Cluster {cluster + 1} of {n}: {len(inside)} clips, {mostly}, {sounding:.0%} sounding"
+        title = f"Cluster {cluster}: {len(inside)} clips, {mostly}, {sounding:.0%} sounding"
         part = index.iloc[evaluate.members(video, labels, cluster, top)]
         ranks = np.arange(1, len(part) + 1)
         found.append(part.assign(**about, sounding=sounding, rank=ranks, row=part.index, title=title))

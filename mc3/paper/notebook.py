@@ -1,22 +1,21 @@
 """Notebooks as pipeline stages and as pages of the report.
 
-`sources` writes a canonical copy of each notebook, so that opening and saving one makes no result stale; `codes` writes
-the code identity of each stage. `run` executes a canonical copy with papermill, raises the errors that papermill only
-logs, and renders the page. A notebook begins with `start` and ends with `record`.
+Stages run canonical copies, so that opening and saving a notebook makes no result stale. A notebook begins with `start`
+and ends with `record`.
 """
 
-import ast
 import base64
 import io
 import json
 import os
 import re
+import symtable
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ import nbformat
 from ipykernel.kernelspec import make_ipkernel_cmd
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from nbformat import NotebookNode
 from PIL import Image
 
 from mc3 import config as settings
@@ -63,10 +61,8 @@ def canonical(path: Path) -> bytes:
     for number, cell in enumerate(book.cells):
         tags = {name: value for name, value in cell.metadata.items() if name == "tags" and value}
         kept = {name: cell[name] for name in ("cell_type", "source", "attachments") if name in cell}
-        kept |= {"id": f"cell-{number:02d}", "metadata": tags}
-        if cell.cell_type == "code":
-            kept |= {"execution_count": None, "outputs": []}
-        cells.append(kept)
+        empty: dict[str, Any] = {"execution_count": None, "outputs": []} if cell.cell_type == "code" else {}
+        cells.append({**kept, "id": f"cell-{number:02d}", "metadata": tags, **empty})
     kernel = {"display_name": "Python 3 (ipykernel)", "language": language, "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": language}}
     plain = nbformat.from_dict({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
@@ -128,18 +124,13 @@ def neighbours(name: str, books: Path) -> list[tuple[str, str, str]]:
 
 
 def parameters(book: bytes) -> list[str]:
-    """Names assigned in a canonical notebook's cell tagged `parameters`, annotated ones too; [] without such a cell.
-
-    Raises `NotebookError` when that cell is not valid Python.
-    """
+    """Names assigned in a canonical notebook's cell tagged `parameters`; `NotebookError` if it is not valid Python."""
     tagged = [cell for cell in json.loads(book)["cells"] if "parameters" in cell["metadata"].get("tags", ())]
     try:
-        body = ast.parse("".join(tagged[0]["source"])).body if tagged else []
+        names = symtable.symtable("".join(tagged[0]["source"]) if tagged else "", "parameters", "exec").get_symbols()
     except SyntaxError as error:
         raise NotebookError(f"the cell tagged `parameters` is not valid Python: {error}") from None
-    assigned = [node for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]
-    targets = chain.from_iterable(node.targets if isinstance(node, ast.Assign) else [node.target] for node in assigned)
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    return [name.get_name() for name in names if name.is_assigned()]
 
 
 def run(name: str, config: Config, values: Mapping[str, Any], figures: Path = Path("figures")) -> Path:
@@ -180,29 +171,25 @@ def run(name: str, config: Config, values: Mapping[str, Any], figures: Path = Pa
     if not facts.exists():
         return executed
     page, book = figures / "report" / f"{name}.html", nbformat.read(executed, as_version=4)
-    html = render(book, heading(copy)[0], name, json.loads(facts.read_text()), neighbours(name, books))
-    write_atomic(page, html.encode())
+    about = {"name": name, "facts": json.loads(facts.read_text()), "links": neighbours(name, books)}
+    write_atomic(page, render(book, heading(copy)[0], **about).encode())
     return page
 
 
-def render(
-    book: NotebookNode, title: str, name: str = "", facts: Mapping[str, Any] | None = None,
-    links: Sequence[tuple[str, str, str]] = (),
-) -> str:  # fmt: skip
+def render(book: nbformat.NotebookNode, title: str, **about: Any) -> str:
     """An executed notebook as one HTML page without scripts; its code is folded away, HTML outputs are sanitised.
 
-    `facts` are its provenance, `links` its `neighbours`. The same arguments give the same text.
+    `about` a page of the report: `name`, `facts` (its provenance) and `links` (its `neighbours`).
     """
     import bleach
     from nbconvert import HTMLExporter
 
     clean = partial(bleach.clean, tags=TAGS, attributes=["class", "colspan", "href"])
-    as_json = partial(json.dumps, indent=1, sort_keys=True)
-    filters = {"picture": picture, "clean": clean, "json": as_json}
+    filters = {"picture": picture, "clean": clean, "json": partial(json.dumps, indent=1, sort_keys=True)}
     exporter = HTMLExporter(exclude_anchor_links=True, filters=filters)
     exporter.raw_template = TEMPLATE.read_text()
-    about = {"title": title, "name": name, "facts": facts, "links": links}
-    return exporter.from_notebook_node(book, {"page": about | {"describe_commit": provenance.describe_commit}})[0]
+    page = {"title": title, "describe_commit": provenance.describe_commit, **about}
+    return exporter.from_notebook_node(book, {"page": page})[0]
 
 
 def picture(png: str) -> dict[str, Any]:
@@ -214,10 +201,7 @@ def picture(png: str) -> dict[str, Any]:
 
 
 def start(config: str) -> Config:
-    """Read the settings file `config` from the folder at or above the present one that has it, and go there.
-
-    So its paths hold in the notebook's folder, where JupyterLab starts a kernel, and at the repository's top.
-    """
+    """Read the settings file `config` from the folder at or above the present one that has it, and go there."""
     here = Path.cwd()
     os.chdir(next((folder for folder in (here, *here.parents) if (folder / config).is_file()), here))
     return settings.load(config)

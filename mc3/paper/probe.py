@@ -45,8 +45,7 @@ def learning_rate(recipe: ProbeRecipe, epoch: float) -> float:
     """The rate at a fractional `epoch`: linear warm-up, then times `factors[i]` from `milestones[i]` on."""
     if epoch < recipe.warmup_epochs:
         return recipe.learning_rate * epoch / recipe.warmup_epochs
-    passed = bisect_right(recipe.milestones, epoch)
-    return recipe.learning_rate * (recipe.factors[passed - 1] if passed else 1.0)
+    return recipe.learning_rate * (1.0, *recipe.factors)[bisect_right(recipe.milestones, epoch)]
 
 
 def spec_augment(fbank: Tensor, fill: float, longest: int, generator: torch.Generator) -> Tensor:
@@ -84,8 +83,7 @@ def features(
     """Trunk outputs [events, views, dim] of `views` uniform windows of every event, by encoder's name.
 
     Each event is read once for all encoders, `batch_size` at once; one no longer than a window repeats it. With a
-    folder `scratch`, the outputs are memory-mapped on its disk, a gigabyte an encoder for all of EPIC-Sounds, in files
-    without a name, which the system frees even after a kill.
+    folder `scratch`, the outputs are memory-mapped on its disk: a gigabyte an encoder for all of EPIC-Sounds.
     """
     found = {name: _empty((len(events), views, encoder.config.dim), scratch) for name, encoder in encoders.items()}
     for begin in track(range(0, len(events), batch_size), f"features of {len(events)} events"):
@@ -110,13 +108,12 @@ def linear_probe(
     """
     torch.manual_seed(seed)
     head = nn.Linear(train.shape[2], classes).to(device)
-    generator = torch.Generator().manual_seed(seed)
 
-    def logits(rows: Tensor) -> Tensor:
+    def logits(rows: Tensor, generator: torch.Generator) -> Tensor:
         views = torch.randint(0, train.shape[1], (len(rows),), generator=generator)
         return head(torch.from_numpy(train[rows.numpy(), views.numpy()]).to(device))
 
-    _fit(list(head.parameters()), logits, torch.from_numpy(labels).to(device), recipe, generator, title)
+    _fit(list(head.parameters()), logits, labels, recipe, seed, title)
     return head
 
 
@@ -138,15 +135,13 @@ def adapt(
     else:
         head = nn.Linear(dim, classes).to(device)
         tuned = list(trunk.parameters())
-    generator = torch.Generator().manual_seed(seed)
 
-    def logits(rows: Tensor) -> Tensor:
+    def logits(rows: Tensor, generator: torch.Generator) -> Tensor:
         batch = train.batch([train.random(row, generator) for row in rows.tolist()], device)
         return head(encoder.features(spec_augment(batch, FBANK_MEAN, train.mask, generator)))
 
     learning = nn.ModuleList([trunk, head]).train()
-    labels = torch.from_numpy(_labels(train)).to(device)
-    _fit([*tuned, *head.parameters()], logits, labels, recipe, generator, title or protocol)
+    _fit([*tuned, *head.parameters()], logits, _labels(train), recipe, seed, title or protocol)
     learning.eval()
     return head
 
@@ -186,11 +181,10 @@ def run(config: Config, seed: int) -> Path:
     metrics: dict[str, dict[str, dict[str, float]]] = {"random": {"random": evaluate.random_classification(truth)}}
 
     def score(protocol: str, name: str, head: nn.Module, found: Mapping[str, NDArray[np.float32]]) -> None:
-        for split in scored:
-            values = probabilities(head, found[split], device)
-            scores[f"{protocol}/{name}" if split == "validation" else f"{split}/{protocol}/{name}"] = values
-            if split == "validation":
-                metrics.setdefault(protocol, {})[name] = evaluate.classification(values, truth)
+        own = scores[f"{protocol}/{name}"] = probabilities(head, found["validation"], device)
+        metrics.setdefault(protocol, {})[name] = evaluate.classification(own, truth)
+        if "test" in found:
+            scores[f"test/{protocol}/{name}"] = probabilities(head, found["test"], device)
 
     found = {split: features(encoders, events[split], *embedding, config.paths.work) for split in events}
     for name in names:
@@ -202,8 +196,8 @@ def run(config: Config, seed: int) -> Path:
             encoder = copy.deepcopy(encoders[name])
             head = adapt(protocol, encoder, events["train"], classes, recipe, seed, device, f"{protocol} {name}")
             score(protocol, name, head, {s: features({"": encoder}, events[s], *embedding)[""] for s in scored})
-    counts = {"train_events": len(labels), "test_events": len(truth), "classes": len(np.unique(truth))}
-    result = {"seed": seed, **counts, "views": config.probe.views, "metrics": metrics}
+    result = {"seed": seed, "train_events": len(labels), "test_events": len(truth), "classes": len(np.unique(truth)),
+              "views": config.probe.views, "metrics": metrics}  # fmt: skip
     file = config.paths.probe_metrics(seed)
     store.write_tensors(config.paths.probe_scores(seed), {**scores, "labels": truth}, {"seed": str(seed)})
     write_atomic(file, (json.dumps(result, indent=2) + "\n").encode())
@@ -221,7 +215,7 @@ def _encoder(config: Config, name: str, seed: int, frames: int, device: torch.de
 
 
 def _empty(shape: tuple[int, ...], scratch: Path | None) -> NDArray[np.float32]:
-    """An array in memory, or memory-mapped in an unnamed file on the disk of the folder `scratch`."""
+    """An array in memory, or in an unnamed file on the disk of `scratch`, which the system frees even after a kill."""
     if scratch is None:
         return np.empty(shape, np.float32)
     with tempfile.TemporaryFile(dir=scratch) as file:
@@ -229,17 +223,19 @@ def _empty(shape: tuple[int, ...], scratch: Path | None) -> NDArray[np.float32]:
 
 
 def _fit(
-    learned: Sequence[nn.Parameter], logits: Callable[[Tensor], Tensor], targets: Tensor, recipe: ProbeRecipe,
-    generator: torch.Generator, title: str,
+    learned: Sequence[nn.Parameter], logits: Callable[[Tensor, torch.Generator], Tensor], labels: NDArray[np.int64],
+    recipe: ProbeRecipe, seed: int, title: str,
 ) -> None:  # fmt: skip
-    """Minimise the cross-entropy of `logits(rows)` by `recipe`, in a new order of the rows each epoch."""
+    """Minimise the cross-entropy of `logits(rows, generator)` by `recipe`, in a new order of the rows each epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.from_numpy(labels).to(learned[0].device)
     optimizer = torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay)
     for epoch in track(range(recipe.epochs), title):
         batches = torch.randperm(len(targets), generator=generator).split(recipe.batch_size)
         for step, rows in enumerate(batches, 1):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, epoch + step / len(batches))
-            loss = nn.functional.cross_entropy(logits(rows), targets[rows.to(targets.device)])
+            loss = nn.functional.cross_entropy(logits(rows, generator), targets[rows.to(targets.device)])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

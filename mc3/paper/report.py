@@ -24,7 +24,7 @@ INTRODUCTION = """# MC3: how actions sound, with the paper's results beside ours
 Every table, figure and experiment of *SoundingActions: Learning How Actions Sound from Narrated Egocentric Videos*, as
 this repository reproduces it. Each page below is an executed notebook of `notebooks/`; its code is folded away.
 
-**The numbers are of {world}.** Profile `{profile}`, seed{plural} {seeds}.
+**The numbers are of {world}.** Profile `{profile}`, {seeds}.
 """
 
 NOTES = """## How to read the pages
@@ -55,10 +55,9 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     if (figures / "seeds" / "claims.csv").exists():
         more = claims.sentence(pd.read_csv(figures / "seeds" / "claims.csv"))
         verdicts.append(f"Over more seeds ([page](seeds.html)): {more}")
-    introduction = INTRODUCTION.format(
-        world=GENERATED if config.world else "the real data sets of this profile", profile=config.profile,
-        seeds=", ".join(map(str, config.seeds)), plural="s" * (len(config.seeds) > 1),
-    )  # fmt: skip
+    world = GENERATED if config.world else "the real data sets of this profile"
+    seeds = f"seed{'s' * (len(config.seeds) > 1)} {', '.join(map(str, config.seeds))}"
+    introduction = INTRODUCTION.format(world=world, profile=config.profile, seeds=seeds)
     image = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
     caption = {"image/png": {"alt": "The main columns of Tables 2 and 3, ours and the paper's."}}
     cells = [

@@ -100,9 +100,8 @@ def _scores(sweep: Sweep, trials: Sequence[Trial], tested: Collection[tuple[str,
 def execute(trials: Sequence[Trial], config: Config, processes: int, hours: float | None) -> list[Trial]:
     """Do the steps of all trials, `processes` jobs at a time, and return the trials that are finished.
 
-    A job is a trial, or all trials that share clips of their own. A step of a tiny encoder gains little from a second
-    thread, so two trainings of one thread each take less time than one after the other with two. An error in one job,
-    a killed process or SIGTERM ends all; after SIGTERM the trainings save their state first.
+    A job is a trial, or all trials that share clips of their own. An error in one job, a killed process or SIGTERM ends
+    all; after SIGTERM the trainings save their state first.
     """
     jobs: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -111,9 +110,8 @@ def execute(trials: Sequence[Trial], config: Config, processes: int, hours: floa
     waiting = [name for name, seconds in expected.items() if seconds]
     processes = max(1, min(processes, len(waiting)))
     threads = max(1, config.train.threads // processes)
-    slower = HALF_THREADS if processes > 1 else 1.0
-    forecast = Forecast({name: slower * expected[name] for name in waiting}, processes)
-    finished, skipped = set(jobs) - set(waiting), []
+    forecast = Forecast({n: expected[n] * (HALF_THREADS if processes > 1 else 1.0) for n in waiting}, processes)
+    finished = set(jobs) - set(waiting)
     to_go = f"about {format_duration(forecast.left())} to go{f', {processes} at a time' * (processes > 1)}"
     print(f"{len(jobs)} jobs, {len(finished)} finished before; {to_go}", flush=True)
 
@@ -131,7 +129,6 @@ def execute(trials: Sequence[Trial], config: Config, processes: int, hours: floa
             due = forecast.elapsed() + forecast.expected[name] * forecast.pace()
             if hours is not None and due > 3600 * hours:
                 forecast.skip(name)
-                skipped.append(name)
             elif not stopping:
                 forecast.start(name)
                 print(forecast.line(name), flush=True)
@@ -154,7 +151,7 @@ def execute(trials: Sequence[Trial], config: Config, processes: int, hours: floa
         signal.signal(signal.SIGTERM, before)
     if stopping:
         sys.exit(train.STOPPED)
-    if skipped:
+    if skipped := [name for name in waiting if name not in finished]:
         print(f"{len(skipped)} jobs did not fit into {hours:g} hours: {'; '.join(skipped)}; the same command continues")
     return [trial for name, job in jobs.items() if name in finished for trial in job]
 
@@ -172,8 +169,7 @@ def _run(name: str, job: list[Trial], threads: int, in_pool: bool) -> tuple[str,
         for trial in job:
             config = override(trial.config, {"train.threads": threads})
             if trial.steps and not trial.own_align:
-                align = trial.pipeline.paths.checkpoint("align", trial.seed)
-                _link(align, config.paths.checkpoint("align", trial.seed))
+                _link(trial, trial.pipeline.paths.checkpoint("align", trial.seed))
             for step, method in [] if _is_finished(trial) else trial.steps:
                 if not _is_done(trial, step, method):
                     made_from = "" if step == "train" else _inputs(trial, step, method)
@@ -194,14 +190,14 @@ def _run(name: str, job: list[Trial], threads: int, in_pool: bool) -> tuple[str,
 def _do(config: Config, trial: Trial, step: str, method: str) -> dict[str, Any]:
     """One step; returns what a world showed."""
     if step == "clips":
-        _cut(config, own_world=config.paths.raw != trial.pipeline.paths.raw)
+        _cut(config, trial.pipeline)
     elif step == "link":
-        ours, theirs, seed = config.paths, trial.pipeline.paths, trial.seed
-        for name in ("align", *methods.METHODS):
-            _link(theirs.checkpoint(name, seed), ours.checkpoint(name, seed))
-            _link(theirs.embeddings(name, seed), ours.embeddings(name, seed))
-        _link(theirs.probe_metrics(seed), ours.probe_metrics(seed))
-        _link(theirs.probe_scores(seed), ours.probe_scores(seed))
+        paths, seed = trial.pipeline.paths, trial.seed
+        results = [
+            of(name, seed) for name in ("align", *methods.METHODS) for of in (paths.checkpoint, paths.embeddings)
+        ]
+        for result in (*results, paths.probe_metrics(seed), paths.probe_scores(seed)):
+            _link(trial, result)
     elif step == "train":
         train.run(config, method, trial.seed)
         shutil.rmtree(config.paths.run(method, trial.seed))
@@ -218,8 +214,8 @@ def _do(config: Config, trial: Trial, step: str, method: str) -> dict[str, Any]:
 
 def _record(trial: Trial, step: str, method: str) -> Path:
     """What a step was made from, beside the results, so that nothing depends on it; and what a world showed."""
-    folder = trial.config.paths.work / ("results" if step == "world" else "made")
-    return folder / f"{'-'.join(filter(None, (step, method, str(trial.seed))))}.json"
+    name = "-".join(filter(None, (step, method, str(trial.seed))))
+    return trial.config.paths.work / ("results" if step == "world" else "made") / f"{name}.json"
 
 
 def _is_done(trial: Trial, step: str, method: str) -> bool:
@@ -258,9 +254,9 @@ def _inputs(trial: Trial, step: str, method: str) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _cut(config: Config, own_world: bool) -> None:
-    """Cut clips of Ego4D, from a world of its own if `own_world`; EPIC-Sounds' events are left out."""
-    if own_world:
+def _cut(config: Config, pipeline: Config) -> None:
+    """Cut clips of Ego4D, from a world of its own if it is not the pipeline's; EPIC-Sounds' events are left out."""
+    if config.paths.raw != pipeline.paths.raw:
         params = config.paths.work / "params.yaml"
         write_atomic(params, yaml.safe_dump(as_dict(config), sort_keys=False).encode())
         command = [sys.executable, "-m", "mc3.cli", "source", "--config", str(params)]
@@ -275,14 +271,15 @@ def _cut(config: Config, own_world: bool) -> None:
         prepare.write(config)
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(trial: Trial, source: Path) -> None:
     """Take over an output of the pipeline by hard links, or by copying across disks, unless it is the same."""
+    target = trial.config.paths.work / source.relative_to(trial.pipeline.paths.work)
     if not source.exists():
         raise DataError(f"{source} is missing; `dvc repro` makes it")
     if target.exists() and sha256(target) == sha256(source):
         return
     shutil.rmtree(target, ignore_errors=True)
-    for file in (file for file in (source, *source.rglob("*")) if file.is_file()):
+    for file in filter(Path.is_file, (source, *source.rglob("*"))):
         new = target / file.relative_to(source)
         new.parent.mkdir(parents=True, exist_ok=True)
         new.unlink(missing_ok=True)
@@ -294,7 +291,7 @@ def _link(source: Path, target: Path) -> None:
 
 def _seconds(config: Config, trial: Trial) -> float:
     """About what a trial's remaining steps take, from what the pipeline's took; 0 if nothing is left."""
-    if not trial.steps or _is_finished(trial):
+    if _is_finished(trial):
         return 0.0
     known = typical_seconds(config)
     own, usual = (sum(c.world.videos.values()) if c.world else 1 for c in (trial.config, config))

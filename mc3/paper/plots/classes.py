@@ -39,18 +39,13 @@ def long_tail(counts: pd.DataFrame, named: int = 9) -> Figure:
     ax.set_xlabel("action groups (verb + noun), by frequency")
     ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     marks = np.unique(np.linspace(0, 0.92 * (len(counts) - 1), named).round().astype(int))
+    leader = {"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0}
     for k, row in enumerate(marks):
-        count = counts["count"].iloc[row]
+        name, count = counts[["action_group", "count"]].iloc[row]
         high = max(count, top * (0.93 - 0.80 * k / max(len(marks) - 1, 1)))
-        ax.annotate(
-            wrap(counts["action_group"].iloc[row], 24, 1),
-            (rank[row], count),
-            (rank[row] + len(counts) * 0.02, high),
-            fontsize=6,
-            va="center",
-            ha="left" if k < 0.6 * len(marks) else "center" if k < len(marks) - 1 else "right",
-            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 0},
-        )
+        side = "left" if k < 0.6 * len(marks) else "center" if k < len(marks) - 1 else "right"
+        text = (rank[row] + len(counts) * 0.02, high)
+        ax.annotate(wrap(name, 24, 1), (rank[row], count), text, fontsize=6, va="center", ha=side, arrowprops=leader)
     return tail
 
 
@@ -70,10 +65,9 @@ def per_class(table: pd.DataFrame) -> Figure:
     ax.set(ylim=(-0.03, 1.03), ylabel="recall", xlim=(-0.7, len(classes) - 0.3))
     ax.grid(axis="x", visible=False)
     below.bar(x, classes["n"], color=PALETTE[1], width=0.7)
-    below.set_yscale("log")
+    below.set(yscale="log", ylabel="clips")
     below.yaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     below.yaxis.set_minor_formatter(StrMethodFormatter(""))
-    below.set_ylabel("clips")
     below.grid(axis="x", visible=False)
     below.set_xticks(x, classes["name"], rotation=90, fontsize=5.5)
     legend(page, "upper center", ncols=min(3, len(probes)))
@@ -86,7 +80,7 @@ def confusion(table: pd.DataFrame) -> Figure:
 
     Rows are true classes and columns predicted ones, both in the table's order; each row sums to 1.
     """
-    numbers = [column for column in table if column not in ("class_id", "name", "n")]
+    numbers = table.columns.drop(["class_id", "name", "n"])
     names = dict(zip(table["class_id"].astype(str), table["name"], strict=True))
     page = figure(PAGE, PAGE * (0.2 + 0.72 * len(table) / len(numbers)))
     ax = page.subplots()
@@ -98,7 +92,6 @@ def confusion(table: pd.DataFrame) -> Figure:
     ax.set(ylabel="true class, and its events", xlabel="predicted class")
     ax.grid(False)
     ax.spines[:].set(visible=True, color=GREY)
-    bar = page.colorbar(image, ax=ax, shrink=0.5, pad=0.01, aspect=30)
-    bar.set_label("share of the class's events")
+    bar = page.colorbar(image, ax=ax, shrink=0.5, pad=0.01, aspect=30, label="share of the class's events")
     bar.outline.set_visible(False)
     return page

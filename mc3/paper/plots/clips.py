@@ -1,7 +1,5 @@
 """Figures of clips: cards of pictures and sound, clusters (Figure 6), retrieval (Figure 7), a map."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ THUMBNAIL, SPECTROGRAM = 80, (64, 43)  # pixels of a picture inside a figure, so
 
 
 @styled
-def clip_cards(clips: ClipDataset, rows: Sequence[int], notes: Sequence[str]) -> Figure:
+def clip_cards(clips: "ClipDataset", rows: Sequence[int], notes: Sequence[str]) -> Figure:
     """One card a row of `clips`: frames, waveform and log-mel under its narration and a note, such as its region."""
     cards = figure(PAGE, 1.02 * len(rows))
     axes = cards.subplots(len(rows), 3, squeeze=False, width_ratios=(3.4, 1.6, 1.6))
@@ -41,7 +39,7 @@ def clip_cards(clips: ClipDataset, rows: Sequence[int], notes: Sequence[str]) ->
         else:
             for ax in (middle, right):
                 bare(ax)
-                ax.text(0.5, 0.5, "no sound", ha="center", va="center", color=GREY, transform=ax.transAxes)
+                ax.text(0.5, 0.5, "no sound", ha="center", va="center", color=GREY)
     for ax in axes[:-1, 1]:
         ax.set_xticklabels([])
     middle.set_xlabel("seconds")
@@ -50,7 +48,7 @@ def clip_cards(clips: ClipDataset, rows: Sequence[int], notes: Sequence[str]) ->
 
 
 @styled
-def clusters(clips: ClipDataset, members: pd.DataFrame) -> Figure:
+def clusters(clips: "ClipDataset", members: pd.DataFrame) -> Figure:
     """Figure 6: each cluster's members as middle frame, log-mel and narration, nearest to the centre first.
 
     `members`: cluster, row (of `clips`), title (one a cluster), in the order drawn.
@@ -71,7 +69,7 @@ def clusters(clips: ClipDataset, members: pd.DataFrame) -> Figure:
 
 
 @styled
-def retrieval(clips: ClipDataset, examples: pd.DataFrame) -> Figure:
+def retrieval(clips: "ClipDataset", examples: pd.DataFrame) -> Figure:
     """Figure 7: queries and their first results, correct ones framed blue and wrong ones orange.
 
     `examples`: direction ("video → audio" or "audio → text"), query and retrieved (rows of `clips`), rank (from 1),
@@ -95,7 +93,6 @@ def retrieval(clips: ClipDataset, examples: pd.DataFrame) -> Figure:
             _spectrogram(left, clips.fbank(query), aspect=0.75)
             words = panel.add_subplot(grid[1:])
             words.set_axis_off()
-            words.set(xlim=(0, 1), ylim=(0, 1))
         for k, item in enumerate(results.itertuples()):
             verdict, colour = ("correct", YES) if item.correct else ("wrong", NO)
             if to_audio:
@@ -108,8 +105,8 @@ def retrieval(clips: ClipDataset, examples: pd.DataFrame) -> Figure:
                 y = 1 - (k + 0.5) / depth
                 words.text(0.02, y, f"{item.rank} {verdict}", va="center", color=colour, fontsize=6)
                 words.text(0.17, y, wrap(text.iloc[item.retrieved], 70, 1), va="center")
-        note = f"first correct at rank {results['first_correct'].iloc[0]}"
-        left.set_xlabel(f"{wrap(text.iloc[query], 46, 1)}\n{note}", fontsize=5.8, color=GREY, labelpad=2)
+        note = f"{wrap(text.iloc[query], 46, 1)}\nfirst correct at rank {results['first_correct'].iloc[0]}"
+        left.set_xlabel(note, fontsize=5.8, color=GREY, labelpad=2)
     return page
 
 

@@ -46,8 +46,7 @@ def training(curves: pd.DataFrame) -> Figure:
 def regions(table: pd.DataFrame) -> Figure:
     """Figure 2 measured: similarity of each modality pair by Venn region and checkpoint, as quartile boxes.
 
-    `table`: checkpoint, pair, region, q05, q25, median, q75, q95, mean. Whiskers are the 5th and 95th
-    percentile, the white dot is the mean.
+    `table`: checkpoint, pair, region, q05 and q95 (the whiskers), q25, median, q75, mean (the white dot).
     """
     page = figure(PAGE, 2.5)
     checkpoints, where = table["checkpoint"].unique(), table["region"].unique()
@@ -72,7 +71,7 @@ def consensus(points: pd.DataFrame) -> Figure:
 
     `points`: checkpoint, av, al, region. The consensus loss pulls clips to the diagonal, where both are equal.
     """
-    page = figure(PAGE, 3.2)
+    page = figure(PAGE, PAGE / points["checkpoint"].nunique() + 0.72)
     similarities = points[["av", "al"]].to_numpy()
     ends = float(similarities.min()) - 0.03, float(similarities.max()) + 0.03
     for ax, checkpoint, part in panels(page, points, "checkpoint", "audio-video similarity", sharex=True, sharey=True):
@@ -83,7 +82,7 @@ def consensus(points: pd.DataFrame) -> Figure:
             ax.plot(side["al"].mean(), side["av"].mean(), "o", color=c, markeredgecolor="white", markersize=6)
         ax.plot(ends, ends, color="black", linewidth=0.7, linestyle=DASHED, label="both similarities equal")
         gap = (part["av"] - part["al"]).abs().mean()
-        ax.set_title(f"{checkpoint.split(' (')[0]}: mean gap {gap:.3f}")
+        ax.set_title(f"{checkpoint.split(' (')[0]}\nmean gap {gap:.3f}")
         ax.set(xlim=ends, ylim=ends, xlabel="audio-text similarity", aspect="equal")
     legend(page, "lower center", ncols=3, markerscale=3)
     return page

@@ -14,15 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from mc3.paper.plots.style import DOTTED, GREY, NO, PAGE, PALETTE, YES, emphasised, figure, legend, panels, styled, wrap
 from mc3.paper.tables import header, intervals, label, pair_name
 
-RATES = {  # axis labels of the study's rates
-    "on_screen": "on-screen source",
-    "off_screen": "off-screen source",
-    "unseen": "actions not seen",
-    "sounding": "sounding rate, × Table 1",
-    "signal_db": "louder actions, dB",
-    "misnarrated": "wrong narrations",
-    "videos": "training videos",
-}
+RATES = {"on_screen": "on-screen source", "off_screen": "off-screen source", "unseen": "actions not seen",
+         "sounding": "sounding rate, × Table 1", "signal_db": "louder actions, dB", "misnarrated": "wrong narrations",
+         "videos": "training videos"}  # fmt: skip
 LOOKS = {"av": ("o", PALETTE[0]), "al": ("s", PALETTE[1])}
 USUAL = "as generated"  # the world with the profile's own rates
 
@@ -37,8 +31,7 @@ def gaps(table: pd.DataFrame) -> dict[str, str]:
 def overview(table: pd.DataFrame) -> Figure:
     """Every method's result beside the paper's, one panel a metric, as bars from chance (the grey line).
 
-    `table`: method, metric, ours, std (may be missing), paper, random, paper_random, separate_axis (whether the
-    metric's level depends so much on the data that the paper's numbers need their own axis, above the panel).
+    `table`: method, metric, ours, std (may be missing), paper, random, paper_random, separate_axis (of `paper`, above).
     """
     methods = table["method"].unique()
     page = figure(PAGE, 0.21 * len(methods) + 1.05)
@@ -73,8 +66,7 @@ def overview(table: pd.DataFrame) -> Figure:
 def differences(table: pd.DataFrame) -> Figure:
     """The reference row minus each other row, with intervals: blue above 0, orange below, grey where 0 is inside.
 
-    `table`: line (panels of one line of the figure share their rows), panel, label, row (orders labels), difference,
-    low, high.
+    `table`: line (whose panels share their rows), panel, label, row (orders labels), difference, low, high.
     """
     lines = [part for _, part in table.groupby("line", sort=False)]
     heights = [0.115 * part["label"].nunique() + 0.42 for part in lines]
@@ -132,8 +124,7 @@ def study(table: pd.DataFrame) -> Figure:
 def study_regions(table: pd.DataFrame) -> Figure:
     """How well audio-video similarity separates region I from each other region, before and after refinement.
 
-    `table`: world, checkpoint, pair, region, roc; a row a seed. One panel a region, a row a world, a mark a
-    checkpoint: the mean over seeds.
+    `table`: world, checkpoint, pair, region, roc; a row a seed, of which the mean is drawn.
     """
     here = table[(table["pair"] == pair_name("av")) & (table["region"] != "I")]
     worlds, checkpoints = here["world"].unique(), here["checkpoint"].unique()
@@ -155,8 +146,7 @@ def study_regions(table: pd.DataFrame) -> Figure:
 def ablations(table: pd.DataFrame) -> Figure:
     """Test ROCs by setting, a panel an ablation on one scale, with a dotted line at the profile's own setting.
 
-    `table`: group (the ablation), setting, profile, av_roc, al_roc and their _std over seeds, drawn as a bar; NaN of
-    one seed.
+    `table`: group (the ablation), setting, profile, av_roc, al_roc and their _std over seeds (NaN of one), a bar.
     """
     values = table[["av_roc", "al_roc"]]
     span = (values.min(axis=None) - 0.01, values.max(axis=None) + 0.01)
@@ -165,12 +155,11 @@ def ablations(table: pd.DataFrame) -> Figure:
     page = figure(PAGE, 0.135 * sum(heights) + 0.5)
     for ax, name, part in panels(page, table, "group", columns=2, height_ratios=heights):
         for pair, (_, colour) in LOOKS.items():
-            usual = part.loc[part["profile"], f"{pair}_roc"]
-            if len(usual):
-                ax.axvline(usual.iloc[0], color=colour, linewidth=0.7, linestyle=DOTTED)
+            for usual in part.loc[part["profile"], f"{pair}_roc"]:
+                ax.axvline(usual, color=colour, linewidth=0.7, linestyle=DOTTED)
             _means(ax, part, range(len(part)), f"{pair}_roc", pair, "full")
-        ax.set(yticks=range(len(part)), yticklabels=part["setting"], ylim=(len(part) - 0.5, -0.5))
-        ax.set(title=name, xlim=span)
+        ax.set(title=name, xlim=span, ylim=(len(part) - 0.5, -0.5))
+        ax.set_yticks(range(len(part)), part["setting"])
     legend(page, "lower center", ncols=2)
     return page
 
@@ -179,8 +168,8 @@ def ablations(table: pd.DataFrame) -> Figure:
 def selection(table: pd.DataFrame) -> Figure:
     """Validation ROCs of every trial, a row a method, the chosen trials filled; one panel a pair of modalities.
 
-    `table`: label, selection, validation_av_roc, validation_al_roc and their _std over seeds, drawn as a bar; chosen,
-    without which the trial with the highest `selection` is filled.
+    `table`: label, validation_av_roc, validation_al_roc and their _std over seeds, a bar; chosen, or else selection,
+    whose highest value is filled.
     """
     labels = list(dict.fromkeys(table["label"]))
     chosen = table["chosen"] if "chosen" in table else table["selection"] == table["selection"].max()
@@ -198,18 +187,17 @@ def study_cells(worlds: pd.DataFrame) -> pd.DataFrame:
     """A study's worlds as text, with their gaps to the control and the intervals."""
     prevalence = worlds["prevalence"].map("{:.2f}".format)
     shown = pd.DataFrame({"World": worlds["world"], "Seeds": worlds["seeds"], "Prevalence": prevalence})
-    for name, words in gaps(worlds).items():
-        for pair in LOOKS:
-            shown[f"{words}, {header(pair)} ROC"] = intervals(worlds, f"{pair}_{name}_gap")
+    for (name, words), pair in product(gaps(worlds).items(), LOOKS):
+        shown[f"{words}, {header(pair)} ROC"] = intervals(worlds, f"{pair}_{name}_gap")
     return shown
 
 
 def _means(ax: Axes, table: pd.DataFrame, y: Any, column: str, pair: str, fill: Any) -> None:
     """A mark a row of `table` at its mean over seeds, with a bar of a standard deviation where there is one."""
     marker, colour = LOOKS[pair]
-    spread = table[f"{column}_std"]
-    ax.hlines(y, table[column] - spread, table[column] + spread, color=colour, linewidth=0.7)
-    ax.plot(table[column], y, marker, color=colour, fillstyle=fill, markersize=4, label=f"{header(pair)} ROC")
+    mean, spread = table[column], table[f"{column}_std"]
+    ax.hlines(y, mean - spread, mean + spread, color=colour, linewidth=0.7)
+    ax.plot(mean, y, marker, color=colour, fillstyle=fill, markersize=4, label=f"{header(pair)} ROC")
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, name: str) -> None:
@@ -243,6 +231,5 @@ def _heat(ax: Axes, rows: pd.DataFrame, rates: list[str], pair: str, method: str
 
 
 def _limits(values: pd.Series, chance: float) -> tuple[float, float]:
-    """Limits of an axis that show all `values` and chance."""
     low, high = min(chance, float(values.min())), max(chance, float(values.max()))
     return low - 0.04 * (high - low), high + 0.08 * (high - low)
