@@ -60,8 +60,8 @@ def pr_curve(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
 def weighted_roc(scores: ArrayLike, labels: ArrayLike, weights: NDArray, strata: ArrayLike | None = None) -> Floats:
     """ROC area under D weightings of the rows; with `strata`, the area of the pairs within a stratum: [D].
 
-    Equal scores count half; NaN where there is no pair. Sums of whole weights are exact, whatever the order of the
-    rows. `scores` [N], `labels` [N] 0 and 1, `strata` [N] codes from 0, `weights` [D, N] how often each row counts.
+    Equal scores count half; NaN where there is no pair. `scores` [N], `labels` [N] 0 and 1, `strata` [N] codes from 0,
+    `weights` [D, N] how often each row counts; sums of whole weights are exact.
     """
     positive = np.asarray(labels).astype(bool)
     _, rank = np.unique(np.asarray(scores), return_inverse=True)
@@ -210,9 +210,8 @@ def random_retrieval(query_groups: ArrayLike, pool_groups: ArrayLike, ks: Sequen
 def clusters(embeddings: ArrayLike, n: int, at_most: int = 10_000) -> Rows:
     """Agglomerative clusters of unit embeddings (Sec. 6.1, Figure 6): labels [N], 0 the largest cluster.
 
-    Ward's linkage has clusters of comparable sizes, where average linkage leaves one that contains nearly everything.
-    It needs all pairs of distances (400 MB for 10,000 rows), so of more than `at_most` rows an evenly spaced sample is
-    linked and the others join the nearest centroid.
+    Ward's clusters have comparable sizes, where average linkage leaves one that contains nearly everything. Linkage
+    needs all pairs of distances: of more than `at_most` rows an even sample is linked, others join the nearest centre.
     """
     from sklearn.cluster import AgglomerativeClustering
 

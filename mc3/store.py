@@ -54,8 +54,7 @@ def embeddings(config: Config, method: str, seed: int) -> dict[str, NDArray[np.f
 
 def labelled(config: Config) -> pd.DataFrame:
     """The labelled test clips of `clips`, `positive` 0 or 1, and `row`: theirs in the embeddings."""
-    index = clips(config)
-    index = index[(index["split"] == "test") & index["positive"].notna()]
+    index = clips(config).query("split == 'test'").dropna(subset="positive")
     return index.assign(row=index.index, positive=index["positive"].astype(int)).reset_index(drop=True)
 
 

@@ -158,8 +158,7 @@ def classification(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.flo
             by_class["mca"].append(mine @ (first[own, 0] == number).astype(np.float32) / size)
             by_class["map"].append(np.sum(mine * precision, axis=1, dtype=np.float64) / size)
             by_class["mauc"].append(evaluate.weighted_roc(column, labels == number, weights))
-        means = {metric: np.nansum(v, axis=0) / np.isfinite(v).sum(axis=0) for metric, v in by_class.items()}
-    return found | means
+        return found | {name: np.nansum(v, axis=0) / np.isfinite(v).sum(axis=0) for name, v in by_class.items()}
 
 
 def alike(clusters: ArrayLike, names: ArrayLike, weights: NDArray[np.float32]) -> tuple[NDArray, NDArray]:

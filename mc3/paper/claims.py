@@ -22,6 +22,7 @@ from mc3.paper.tables import PAPER, Cell
 FILE = PAPER / "claims.yaml"
 NUMBERS, WORDS = ["paper", "difference", "low", "high"], ("in_paper", "checks", "weakest", "note")  # columns of `table`
 HOLDS, FAILS, INCONCLUSIVE, UNMEASURED = "holds", "does not hold", "inconclusive", "not measured"
+Names = Sequence[str]  # of rows or metrics
 
 
 @dataclass(frozen=True)
@@ -45,26 +46,24 @@ class Claim:
     reason: str = ""
 
 
-def over(
-    rows: Sequence[str], others: Sequence[str], metrics: Sequence[str], against: Sequence[str] = (), margin: float = 0.0
-) -> list[Check]:
+def over(rows: Names, others: Names, metrics: Names, against: Names = (), margin: float = 0.0) -> list[Check]:
     """Each of `rows` exceeds each of `others` in each of `metrics`; the others' metrics are `against`, if given."""
     cases = product(rows, others, zip(metrics, against or metrics, strict=True))
     return [Check((_cell(row, m),), (_cell(other, n),), margin) for row, other, (m, n) in cases]
 
 
-def within(rows: Sequence[str], high: Sequence[str], low: Sequence[str]) -> list[Check]:
+def within(rows: Names, high: Names, low: Names) -> list[Check]:
     """Each of `rows` has more in the metrics `high` than in the metrics `low`, pairwise."""
     return [check for row in rows for check in over([row], [row], high, low)]
 
 
-def lead(rows: Sequence[str], others: Sequence[str], high: Sequence[str], low: Sequence[str]) -> list[Check]:
+def lead(rows: Names, others: Names, high: Names, low: Names) -> list[Check]:
     """The lead of each of `rows` over each of `others` is larger in the metrics `high` than in `low`, pairwise."""
     cases = product(rows, others, zip(high, low, strict=True))
     return [Check((_cell(r, m), _cell(o, n)), (_cell(o, m), _cell(r, n))) for r, o, (m, n) in cases]
 
 
-def gain(rows: Sequence[str], others: Sequence[str], base: Sequence[str], metrics: Sequence[str]) -> list[Check]:
+def gain(rows: Names, others: Names, base: Names, metrics: Names) -> list[Check]:
     """Each of `rows` gains more over each of `others` than these gain over each of `base`."""
     cases = product(rows, base, others, metrics)
     return [Check((_cell(r, m), _cell(b, m)), (_cell(o, m), _cell(o, m))) for r, b, o, m in cases]

@@ -69,9 +69,8 @@ def long_tail(index: pd.DataFrame) -> pd.DataFrame:
 
 def one_of_each(index: pd.DataFrame) -> tuple[list[int], list[str]]:
     """A random row of every region, whose label agrees with it if there is one; and a note (region, label, votes)."""
-    rng = np.random.default_rng(0)
+    rng, rows, notes = np.random.default_rng(0), [], []
     agrees = (index["positive"] == (index["region"] == "I")).fillna(False)
-    rows, notes = [], []
     for region in sorted(index["region"].unique()):
         here = index["region"] == region
         rows.append(int(rng.choice(np.flatnonzero(here & agrees if (here & agrees).any() else here))))
@@ -86,16 +85,15 @@ def curves(config: Config, seed: int, points: int = 200) -> tuple[pd.DataFrame, 
 
     Columns: pair, method, recall, precision.
     """
-    grid = np.arange(1, points + 1) / points
-    frames, prevalence = [], {}
+    grid, frames, prevalence = np.arange(1, points + 1) / points, [], {}
     for method in map(methods.get, methods.METHODS):
         scored = store.discovery_scores(config, method.name, seed)
         for name in scored.columns.intersection(evaluate.DISCOVERY):
             curve = evaluate.pr_curve(scored[name], scored["positive"])
             reached = curve["precision"].to_numpy()[np.searchsorted(curve["recall"].to_numpy(), grid - 1e-9)]
-            where = {"pair": tables.header(name), "method": method.label}
-            frames.append(pd.DataFrame({**where, "recall": grid, "precision": reached}))
-            prevalence[tables.header(name)] = float(scored["positive"].mean())
+            pair = tables.header(name)
+            frames.append(pd.DataFrame({"pair": pair, "method": method.label, "recall": grid, "precision": reached}))
+            prevalence[pair] = float(scored["positive"].mean())
     return pd.concat(frames, ignore_index=True).sort_values("pair", ascending=False, kind="stable"), prevalence
 
 
@@ -136,8 +134,7 @@ def failures(config: Config, seed: int) -> tuple[list[int], list[str]]:
 def by_region(points: pd.DataFrame) -> pd.DataFrame:
     """Summary of `similarities`: quantiles, and how well each pair's similarity separates region I from each other.
 
-    Columns: checkpoint, pair (in print), region, n, mean, q05, q25, median, q75, q95, and roc: the area under the
-    ROC curve of "region I" against this region (one half for region I itself).
+    Columns: checkpoint, pair (in print), region, n, mean, q05, q25, median, q75, q95, and roc (region I against this).
     """
     rows = []
     for checkpoint, part in points.groupby("checkpoint", sort=False):

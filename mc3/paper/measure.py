@@ -70,8 +70,8 @@ def world(config: Config, names: Sequence[str], seed: int) -> dict[str, Any]:
     for name in names:
         scored = store.discovery_scores(config, name, seed)
         for pair in evaluate.DISCOVERY:
-            drawn = evaluate.resampled_discovery(scored[pair], scored["positive"], weights)["roc"]
-            areas[f"{pair}_{name}"] = drawn.tolist()
+            drawn = evaluate.resampled_discovery(scored[pair], scored["positive"], weights)
+            areas[f"{pair}_{name}"] = drawn["roc"].tolist()
     region = findings.clips(config).loc[clips["row"], "region"]
     about = {"clips": len(clips), "prevalence": float(clips["positive"].mean())}
     about |= {f"share_{name}": float((region == name).mean()) for name in ("I", "II", "III", "IV", "none")}

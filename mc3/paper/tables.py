@@ -126,9 +126,8 @@ def header(metric: str) -> str:
 
 def label(method: str) -> str:
     """A row's name in print; of a method that is not in mc3/methods.py (any more), its key."""
-    if method in ("align", *methods.METHODS):
-        return methods.get(method).label
-    return "Random" if method == RANDOM else method
+    known = method in ("align", *methods.METHODS)
+    return methods.get(method).label if known else "Random" if method == RANDOM else method
 
 
 def pair_name(pair: str) -> str:
@@ -170,8 +169,7 @@ def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame
     path = figures / f"{name}.csv"
     if not path.exists():
         raise DataError(f"{path} is missing; `dvc repro {stage}` makes it")
-    table = pd.read_csv(path)
-    return table.fillna({"protocol": ""}) if "protocol" in table else table
+    return pd.read_csv(path).fillna({"protocol": ""})
 
 
 def show(table: pd.DataFrame, caption: str = "") -> Any:
@@ -237,7 +235,6 @@ def _percent(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _retrieval_columns(found: Mapping[str, Mapping[str, float]], ks: Sequence[int]) -> dict[str, float]:
-    """Direction -> metrics of `mc3.evaluate.retrieval`, as columns in percent."""
     names = {f"{prefix}{k}": f"{metric}@{k}" for prefix, metric in (("r", "recall"), ("hit", "hit")) for k in ks}
     return {f"{d}_{column}": 100 * metrics[name] for d, metrics in found.items() for column, name in names.items()}
 
