@@ -1,8 +1,7 @@
 """The metrics of Section 6: discovery, retrieval, clustering, classification, and the chance level of each.
 
-NumPy, SciPy and scikit-learn on plain arrays, for the trainer, the tables, the notebooks and a user's own script. Every
-metric is a fraction; the tables convert to the paper's percent. Chance levels are closed forms, not simulations. They
-reproduce the paper's Random rows: K / pool for Table 3, the squared class frequencies for Table 4.
+On plain arrays, for the trainer, the tables, the notebooks and a user's own script. Every metric is a fraction. Chance
+levels are closed forms that reproduce the paper's Random rows: K / pool for Table 3, squared class frequencies for 4.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +19,7 @@ Metrics = dict[str, float]
 
 # Table 3's columns: name -> (query modality, modality that is retrieved).
 DIRECTIONS = {"v2a": ("video", "audio"), "a2v": ("audio", "video"), "l2a": ("text", "audio"), "a2l": ("audio", "text")}
-# The pairs of modalities by key, as in the names of metrics ("av_roc") and columns.
-PAIRS = {"av": ("audio", "video"), "al": ("audio", "text"), "vl": ("video", "text")}
+PAIRS = {"av": ("audio", "video"), "al": ("audio", "text"), "vl": ("video", "text")}  # by key, as in "av_roc"
 DISCOVERY = ("av", "al")  # the pairs whose cosine is a discovery score (Table 2)
 LEVEL = 0.95  # of confidence intervals
 _BLOCK = 2_000_000  # counts of resamples that are worked on at a time
@@ -41,8 +39,7 @@ def discovery(scores: ArrayLike, labels: ArrayLike) -> Metrics:
 
     `pr` is average precision, the step-wise area: the paper cites Davis & Goadrich (ICML 2006), who show that linear
     interpolation of a precision-recall curve overstates the area. A random score has `pr` equal to `prevalence`.
-    `scores` [N], higher means "sounds", are finite, and `labels` [N], 1 for a sounding action and 0 otherwise, have
-    both, or it is a `DataError`.
+    `scores` [N] are finite; `labels` [N], 1 for a sounding action, else 0, have both: or it is a `DataError`.
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -52,21 +49,19 @@ def discovery(scores: ArrayLike, labels: ArrayLike) -> Metrics:
 
 
 def pr_curve(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
-    """Figure 5: recall, precision and threshold, from the highest threshold (low recall) downwards."""
+    """Figure 5: recall and precision, from the highest threshold (low recall) downwards."""
     from sklearn.metrics import precision_recall_curve
 
-    precision, recall, threshold = precision_recall_curve(*reversed(_scored(scores, labels)))
+    precision, recall, _ = precision_recall_curve(*reversed(_scored(scores, labels)))
     # The last point (recall 0, precision 1) is a convention without a threshold.
-    curve = pd.DataFrame({"recall": recall[:-1], "precision": precision[:-1], "threshold": threshold})
-    return curve[::-1].reset_index(drop=True)
+    return pd.DataFrame({"recall": recall[-2::-1], "precision": precision[-2::-1]})
 
 
 def weighted_roc(scores: ArrayLike, labels: ArrayLike, weights: NDArray, strata: ArrayLike | None = None) -> Floats:
     """ROC area under D weightings of the rows; with `strata`, the area of the pairs within a stratum: [D].
 
-    The weighted share of pairs of a positive and a negative in which the positive scores higher; equal scores count
-    half. NaN where there is no pair. Sums of whole weights are exact, whatever the order of the rows. `scores` [N] are
-    finite, `labels` [N] 0 and 1, `strata` [N] codes from 0, and `weights` [D, N] say how often each row counts.
+    Equal scores count half; NaN where there is no pair. `scores` [N], `labels` [N] 0 and 1, `strata` [N] codes from 0,
+    `weights` [D, N] how often each row counts; sums of whole weights are exact.
     """
     positive = np.asarray(labels).astype(bool)
     _, rank = np.unique(np.asarray(scores), return_inverse=True)
@@ -92,8 +87,8 @@ def resampled_discovery(
 ) -> dict[str, Floats]:
     """`roc` and `pr` of `discovery` on each of D resamples, [D]; NaN for a resample of one class.
 
-    `scores` and `labels` [N] are those of `discovery`; `counts` [D, N] says how often each resample has each clip.
-    `recalls` adds `p{percent}` for each, the precision at the highest threshold that reaches it.
+    `counts` [D, N] says how often each resample has each clip. `recalls` adds `p{percent}` for each, the precision at
+    the highest threshold that reaches it.
     """
     blocks = min(len(counts), -(-counts.size // _BLOCK))
     if blocks > 1:
@@ -130,9 +125,8 @@ def random_discovery(labels: ArrayLike) -> Metrics:
 def split_groups(groups: ArrayLike, seed: int = 0) -> tuple[Rows, Rows]:
     """Sec. 6.2: the clips of each action group with more than two sounding ones, half as queries, half as the gallery.
 
-    The odd clip of a group is a query: the paper has 7,559 queries and a pool of 7,032.
-    `groups` [N] has "" for excluded clips (silent, or without a group); `seed` is of the shuffle inside each group.
-    Returns the row numbers of queries and gallery, each ascending; both contain every group.
+    The odd clip is a query: the paper has 7,559 queries and a pool of 7,032. `groups` [N] has "" for excluded clips
+    (silent, or without a group). Returns the row numbers of queries and gallery, each ascending.
     """
     labels = np.asarray(groups).astype(str)
     rng = np.random.default_rng(seed)
@@ -147,7 +141,7 @@ def split_groups(groups: ArrayLike, seed: int = 0) -> tuple[Rows, Rows]:
 def nearest(queries: ArrayLike, pool: ArrayLike, k: int, chunk: int = 1024) -> Rows:
     """The `k` rows of `pool` [P, D] with the highest cosine to each of `queries` [Q, D], best first: [Q, k].
 
-    Ties (to nine decimals) are broken by row number, independently of `chunk`. Needs `chunk` x P float64 at a time.
+    Ties (to nine decimals) are broken by row number. Needs `chunk` x P float64 at a time.
     """
     found = []
     for _, keys in _sort_keys(queries, pool, chunk):
@@ -176,9 +170,8 @@ def retrieval(
     """Table 3's metrics of one direction, `hit@k` and `recall@k` at each k of `ks`, means over the queries.
 
     `recall@k` is set recall, the share of the query's group in the pool that is among the first k. The paper's Random
-    row, k / 7,032, shows that this is its metric, not `hit@k`, the share of queries with at least one hit.
-    `queries` [Q, D] and `pool` [P, D] are embeddings of two modalities, `query_groups` [Q] and `pool_groups` [P] their
-    action groups; every query's group has to be in the pool. `chunk` queries are compared with the pool at once.
+    row, k / 7,032, shows that this is its metric, not `hit@k`, the share of queries with at least one hit. Embeddings
+    are `queries` [Q, D] and `pool` [P, D], compared `chunk` queries at a time; every query's group is in the pool.
     """
     by_query = retrieval_by_query(queries, pool, query_groups, pool_groups, ks, chunk)
     return {name: float(values.mean()) for name, values in by_query.items()}
@@ -197,12 +190,8 @@ def retrieval_by_query(
 def retrieval_directions(
     embeddings: Mapping[str, NDArray[np.float32]], groups: ArrayLike, split: tuple[Rows, Rows]
 ) -> Iterator[tuple[str, tuple[NDArray, NDArray, NDArray, NDArray]]]:
-    """Table 3's directions whose two modalities are in `embeddings`, with the four arrays that `retrieval` takes.
-
-    `embeddings` are modality -> [N, D], `groups` [N] action groups, and `split` is of `split_groups`.
-    """
-    queries, pool = split
-    groups = np.asarray(groups)
+    """Table 3's directions that `embeddings` (modality -> [N, D]) have, with the four arrays that `retrieval` takes."""
+    (queries, pool), groups = split, np.asarray(groups)
     for name, (source, target) in DIRECTIONS.items():
         if source in embeddings and target in embeddings:
             yield name, (embeddings[source][queries], embeddings[target][pool], groups[queries], groups[pool])
@@ -221,9 +210,8 @@ def random_retrieval(query_groups: ArrayLike, pool_groups: ArrayLike, ks: Sequen
 def clusters(embeddings: ArrayLike, n: int, at_most: int = 10_000) -> Rows:
     """Agglomerative clusters of unit embeddings (Sec. 6.1, Figure 6): labels [N], 0 the largest cluster.
 
-    Ward's linkage: on the unit sphere its squared distances are cosines, and its clusters have comparable sizes, where
-    average linkage leaves one that contains nearly everything. Linkage needs all pairs of distances (400 MB for 10,000
-    rows), so of more than `at_most` rows an evenly spaced sample is linked and the others join the nearest centroid.
+    Ward's clusters have comparable sizes, where average linkage leaves one that contains nearly everything. Linkage
+    needs all pairs of distances: of more than `at_most` rows an even sample is linked, others join the nearest centre.
     """
     from sklearn.cluster import AgglomerativeClustering
 
@@ -251,9 +239,8 @@ def members(embeddings: ArrayLike, labels: ArrayLike, cluster: int, k: int = 8) 
 def classification(scores: ArrayLike, labels: ArrayLike) -> Metrics:
     """Table 4's metrics: top1, top5, mca (mean recall of a class), map and mauc (one class against the rest).
 
-    Means are unweighted, over the classes present in `labels`, as in the EPIC-Sounds protocol. `scores` [N, C], higher
-    is likelier, ties are broken by class number, are finite, and `labels` [N] class numbers in 0..C-1, at least two
-    different ones, or it is a `DataError`.
+    Means over the classes present in `labels`, as in the EPIC-Sounds protocol. `scores` [N, C] are finite, ties broken
+    by class number, and `labels` [N] are class numbers, at least two different ones, or it is a `DataError`.
     """
     scores, labels, first = _predicted(scores, labels)
     present = np.unique(labels)
@@ -271,20 +258,17 @@ def classification(scores: ArrayLike, labels: ArrayLike) -> Metrics:
 
 
 def by_class(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
-    """n, recall (top-1), ap and auc of each of the C classes in order, whose means are those of `classification`.
-
-    Arguments as there. A class without events has n 0 and NaN.
-    """
+    """n, recall (top-1), ap and auc of each of the C classes of `classification`; NaN for a class without events."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     scores, labels, first = _predicted(scores, labels)
-    counts = np.bincount(labels, minlength=scores.shape[1])
-    table = pd.DataFrame({"n": counts, "recall": np.nan, "ap": np.nan, "auc": np.nan})
+    table = pd.DataFrame(
+        {"n": np.bincount(labels, minlength=scores.shape[1]), "recall": np.nan, "ap": np.nan, "auc": np.nan}
+    )
     for number in np.flatnonzero(table["n"].between(1, len(labels) - 1)):
-        own = labels == number
-        table.loc[number, "recall"] = np.mean(first[own, 0] == number)
-        table.loc[number, "ap"] = average_precision_score(own, scores[:, number])
-        table.loc[number, "auc"] = roc_auc_score(own, scores[:, number])
+        own, score = labels == number, scores[:, number]
+        areas = average_precision_score(own, score), roc_auc_score(own, score)
+        table.loc[number, ["recall", "ap", "auc"]] = np.mean(first[own, 0] == number), *areas
     return table
 
 
@@ -349,15 +333,15 @@ def _group_codes(query_groups: ArrayLike, pool_groups: ArrayLike) -> tuple[Rows,
 def _sort_keys(queries: ArrayLike, pool: ArrayLike, chunk: int) -> Iterator[tuple[slice, Floats]]:
     """For each block of queries, a number per pool row that sorts by falling similarity, then by row.
 
-    It is the rounded similarity times the pool's size plus the row number: whole numbers below 2**53, which float64
-    represents exactly. So no two are equal, and rounding in the matrix product decides nothing.
+    Rounded similarity times the pool's size plus the row number: whole numbers below 2**53, exact in float64. So no two
+    are equal, and rounding in the matrix product decides nothing.
     """
     first, second = _unit(queries), _unit(pool)
     if len(second) * _DECIMALS >= 2**53:
         raise ValueError(f"a pool of {len(second)} rows is too large; nine million is the most")
     index = np.arange(len(second), dtype=np.float64)
     for begin in range(0, len(first), chunk):
-        rows = slice(begin, min(begin + chunk, len(first)))
+        rows = slice(begin, begin + chunk)
         keys = first[rows] @ second.T
         keys *= -_DECIMALS
         np.rint(keys, out=keys)

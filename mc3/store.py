@@ -1,8 +1,7 @@
 """Readers of the pipeline's outputs: clips, embeddings, pair scores, probe scores, training logs.
 
-`mc3.config.Paths` has the path of each file. Tables, figures, claims and notebooks read through this module, so that
-none of them imports code that trains, embeds or probes. Each reader raises `DataError` for a missing file, with the
-command that makes it.
+Tables, figures, claims and notebooks read through this module, so that none of them imports code that trains, embeds or
+probes. Each reader raises `DataError` for a missing file (`mc3.config.Paths`), with the command that makes it.
 """
 
 import json
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
 
 from mc3 import evaluate
 from mc3.config import Config
@@ -19,70 +19,52 @@ from mc3.errors import DataError
 from mc3.files import write_atomic
 
 SPLIT_SEED = 0  # of the split into queries and gallery: the same for all methods and training seeds
-
 UNTRAINED = "untrained"  # the probe of the initial weights
 LINEAR, OFFICIAL, FINETUNE = "linear-probe", "linear-probe-official", "fine-tune"
 
 
 def clips(config: Config) -> pd.DataFrame:
     """The clips that are embedded, one row each, in the order of the embeddings' rows, numbered from 0."""
-    index = _index(config)
-    return index[(index["dataset"] == "ego4d") & (index["split"] != "train")].reset_index(drop=True)
+    return _index(config).query("dataset == 'ego4d' and split != 'train'").reset_index(drop=True)
 
 
 def events(config: Config, split: str = "validation") -> pd.DataFrame:
     """The EPIC-Sounds events of `split`, one row each in the order of the probe scores, numbered from 0."""
-    index = _index(config)
-    return index[(index["dataset"] == "epic_sounds") & (index["split"] == split)].reset_index(drop=True)
-
-
-def read_tensors(file: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Read a safetensors file: its tensors by name, and its metadata."""
-    from safetensors import safe_open
-
-    with safe_open(file, framework="numpy") as tensors:
-        return {name: tensors.get_tensor(name) for name in tensors.keys()}, tensors.metadata()  # noqa: SIM118
+    return _index(config).query("dataset == 'epic_sounds' and split == @split").reset_index(drop=True)
 
 
 def write_tensors(file: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically, the same bytes for the same content.
-
-    The library's order of metadata varies between processes; here it is sorted.
-    """
-    from safetensors.numpy import save as serialise
-
-    data = serialise({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
+    """Write a safetensors file atomically; sorts metadata, whose order varies between processes in the library."""
+    data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
     size = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     write_atomic(file, data[:8] + header.encode().ljust(size) + data[8 + size :])
 
 
-def embeddings(config: Config, method: str, seed: int) -> tuple[pd.DataFrame, dict[str, NDArray[np.float32]]]:
-    """`clips`, and modality -> unit embeddings [N, D] of them, row by row. `DataError` if they are of other clips."""
+def embeddings(config: Config, method: str, seed: int) -> dict[str, NDArray[np.float32]]:
+    """Modality -> unit embeddings [N, D] of `clips`, row by row. `DataError` if they are of other clips."""
     file = _existing(config.paths.embeddings(method, seed), f"dvc repro embed@{seed}")
-    index, (tensors, _) = clips(config), read_tensors(file)
+    tensors, n = load_file(file), len(clips(config))
     for modality, tensor in tensors.items():
-        if len(tensor) != len(index):
+        if len(tensor) != n:
             remedy = f"rerun `mc3 embed --method {method} --seed {seed}`"
-            raise DataError(f"{file} has {len(tensor)} rows of {modality} for {len(index)} clips; {remedy}")
-    return index, tensors
+            raise DataError(f"{file} has {len(tensor)} rows of {modality} for {n} clips; {remedy}")
+    return tensors
 
 
 def labelled(config: Config) -> pd.DataFrame:
     """The labelled test clips of `clips`, `positive` 0 or 1, and `row`: theirs in the embeddings."""
-    index = clips(config)
-    index = index[(index["split"] == "test") & index["positive"].notna()]
+    index = clips(config).query("split == 'test'").dropna(subset="positive")
     return index.assign(row=index.index, positive=index["positive"].astype(int)).reset_index(drop=True)
 
 
 def discovery_scores(config: Config, method: str, seed: int) -> pd.DataFrame:
     """`labelled`, with the scores `av` and `al` where the method has them."""
-    found, scored = embeddings(config, method, seed)[1], labelled(config)
-    rows = scored["row"].to_numpy()
+    found, scored = embeddings(config, method, seed), labelled(config)
     for name in evaluate.DISCOVERY:
-        first, second = evaluate.PAIRS[name]
-        if first in found and second in found:
-            scored[name] = evaluate.similarity(found[first][rows], found[second][rows])
+        pair = [found[modality][scored["row"]] for modality in evaluate.PAIRS[name] if modality in found]
+        if len(pair) == 2:
+            scored[name] = evaluate.similarity(*pair)
     return scored
 
 
@@ -104,10 +86,9 @@ def probe_scores(config: Config, seed: int, split: str = "validation") -> dict[s
 
     `split` is "test" where the settings have one; of the validation events there is also "labels" -> [events].
     """
-    scores, _ = read_tensors(_existing(config.paths.probe_scores(seed), f"dvc repro probe@{seed}"))
-    if split == "validation":
-        return {key: values for key, values in scores.items() if not key.startswith("test/")}
-    return {key.removeprefix(f"{split}/"): values for key, values in scores.items() if key.startswith(f"{split}/")}
+    scores = load_file(_existing(config.paths.probe_scores(seed), f"dvc repro probe@{seed}"))
+    test = split == "test"
+    return {key.removeprefix("test/"): values for key, values in scores.items() if key.startswith("test/") == test}
 
 
 def training_log(config: Config, method: str, seed: int) -> list[dict[str, Any]]:

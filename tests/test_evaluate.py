@@ -51,7 +51,6 @@ def test_pr_is_the_mean_precision_at_each_positive_and_the_area_under_the_curves
     curve = evaluate.pr_curve(scores, labels)
     assert np.sum(np.diff(curve.recall, prepend=0) * curve.precision) == pytest.approx(result["pr"])
     assert curve.recall.is_monotonic_increasing
-    assert curve.threshold.is_monotonic_decreasing
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 5), st.floats(-3, 3))

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import small_work
+from safetensors.numpy import load_file
 
 from mc3 import config, evaluate, store
 from mc3.config import Config
@@ -38,10 +39,9 @@ def test_without_a_truth_file_the_labels_tell_region_one_from_the_rest(tmp_path:
 def test_embeddings_of_other_clips_are_refused_with_the_command_that_makes_them(tmp_path: Path) -> None:
     settings = config.load(small_work.make(tmp_path, clips=80))
     path = settings.paths.embeddings("mc3", 0)
-    tensors, metadata = store.read_tensors(path)
-    store.write_tensors(path, {name: tensor[:-1] for name, tensor in tensors.items()}, metadata)
+    store.write_tensors(path, {name: tensor[:-1] for name, tensor in load_file(path).items()}, {})
     with pytest.raises(DataError, match="mc3 embed --method mc3 --seed 0"):
-        store.embeddings(settings, "mc3", 0)[1]
+        store.embeddings(settings, "mc3", 0)
 
 
 def test_long_tail_counts_every_sounding_clip_with_a_group_once(settings: Config) -> None:
@@ -86,7 +86,7 @@ def test_curves_reach_each_recall_with_the_precision_of_the_highest_threshold(se
     index = findings.clips(settings)
     test = ((index["split"] == "test") & index["positive"].notna()).to_numpy()
     labels = index.loc[test, "positive"].to_numpy(dtype=int)
-    found = store.embeddings(settings, "mc3", 0)[1]
+    found = store.embeddings(settings, "mc3", 0)
     scores = (found["audio"] * found["video"]).sum(axis=1)[test]
     expected = []
     for recall in np.arange(1, 21) / 20:
@@ -129,7 +129,7 @@ def test_agreement_is_the_mean_gap_and_the_smaller_similarity(settings: Config) 
 
 def test_cluster_members_are_test_clips_of_the_cluster_nearest_first(settings: Config) -> None:
     members = findings.clusters(settings, "mc3", 0, top=4)
-    index, video = findings.clips(settings), store.embeddings(settings, "mc3", 0)[1]["video"]
+    index, video = findings.clips(settings), store.embeddings(settings, "mc3", 0)["video"]
     assert set(index.loc[members["row"], "split"]) == {"test"}
     assert members.groupby("cluster")["row"].nunique().eq(members.groupby("cluster").size()).all()
     assert members.drop_duplicates("cluster")["size"].sum() == (index["split"] == "test").sum()
@@ -152,7 +152,7 @@ def test_purest_median_and_least_pure_clusters_are_shown(settings: Config) -> No
 
 def test_retrieved_clips_are_the_pools_best_and_marked_by_group(settings: Config) -> None:
     examples = findings.retrieved(settings, "mc3", 0)
-    index, found = findings.clips(settings), store.embeddings(settings, "mc3", 0)[1]
+    index, found = findings.clips(settings), store.embeddings(settings, "mc3", 0)
     for row in examples.itertuples():
         query, got = index.loc[row.query], index.loc[row.retrieved]
         assert row.correct == (query["action_group"] == got["action_group"])
@@ -167,7 +167,7 @@ def test_retrieved_clips_are_the_pools_best_and_marked_by_group(settings: Config
 
 def test_class_results_have_every_class_and_average_to_table_4(settings: Config) -> None:
     table = findings.class_results(settings, 0)
-    scores, _ = store.read_tensors(settings.paths.work / "probe" / "0.safetensors")
+    scores = load_file(settings.paths.work / "probe" / "0.safetensors")
     one = table[table["probe"] == "MC3, linear-probe"]
     assert one["class_id"].tolist() == list(range(44))
     assert one["n"].tolist() == np.bincount(scores["labels"], minlength=44).tolist()
@@ -185,7 +185,7 @@ def test_class_results_have_every_class_and_average_to_table_4(settings: Config)
 
 def test_confusion_counts_what_each_class_is_taken_for_the_most_frequent_first(settings: Config) -> None:
     table = findings.confusion(settings, 0, "mc3", store.FINETUNE)
-    scores, _ = store.read_tensors(settings.paths.work / "probe" / "0.safetensors")
+    scores = load_file(settings.paths.work / "probe" / "0.safetensors")
     assert table["n"].is_monotonic_decreasing
     assert table["n"].sum() == len(scores["labels"])
     assert len(table.columns) == 3 + 44
@@ -214,7 +214,7 @@ def test_failures_are_the_clips_that_consensus_moved_furthest_to_the_wrong_side(
     test = index[index["split"] == "test"]
     ranks = {}
     for method in ("wo_consensus", "mc3"):
-        found = store.embeddings(settings, method, 0)[1]
+        found = store.embeddings(settings, method, 0)
         similarity = (found["audio"] * found["video"]).sum(axis=1)[test.index]
         ranks[method] = np.array([(similarity <= value).mean() for value in similarity])
     moved = pd.Series(ranks["mc3"] - ranks["wo_consensus"], test.index)

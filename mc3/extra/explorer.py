@@ -42,7 +42,7 @@ class Explorer(anywidget.AnyWidget):
     points = traitlets.Dict().tag(sync=True)
 
     def __init__(self, config: Config, method: str, seed: int, modality: str = "video", projection: str = "pca"):
-        self.embeddings = store.embeddings(config, method, seed)[1]
+        self.embeddings = store.embeddings(config, method, seed)
         if modality not in self.embeddings:
             raise ConfigError(f"no {modality} embeddings here; this method has {', '.join(self.embeddings)}")
         self.clips = ClipDataset(config.paths.shards, split=findings.SPLITS, modalities=("audio", "video"))

@@ -2,10 +2,8 @@
 
 `measure` takes every number that a claim may be about on the test clips and on resamples of them: the clips of
 Table 2, the queries of Table 3 (the pool stays), the events of Table 4. A resample draws whole videos with all their
-clips, because clips of one video share hands, room and noise and err together: on the mini profile that widens an
-interval of a difference of two ROC areas by a tenth to four tenths. All rows and seeds share the resamples, since they
-are tested on the same clips. `contrast` resamples seeds as well, the same for all rows: seed s starts every method
-from the same weights and order of clips.
+clips, because clips of one video share hands, room and noise and err together. All rows and seeds share the resamples.
+`contrast` resamples seeds as well, the same for all rows: seed s starts every method from the same weights.
 """
 
 from collections import defaultdict
@@ -33,15 +31,12 @@ Draws = dict[Cell, list[NDArray[np.float64]]]  # of each seed [1 + draws]
 
 @dataclass(frozen=True)
 class Measured:
-    """Numbers of the same `n` clips, queries or events (`unit`) of `videos`, and of the same resamples of these.
-
-    `cells` holds each number as [seeds, 1 + draws]; the first column is of all clips, not resampled.
-    """
+    """Numbers of the same `n` clips, queries or events (`unit`) of `videos`, and of the same resamples of these."""
 
     unit: str
     n: int
     videos: int
-    cells: dict[Cell, NDArray[np.float64]]
+    cells: dict[Cell, NDArray[np.float64]]  # [seeds, 1 + draws]; the first column is of all clips, not resampled
 
 
 def measure(config: Config, draws: int = 1000) -> dict[str, Measured]:
@@ -53,14 +48,10 @@ def measure(config: Config, draws: int = 1000) -> dict[str, Measured]:
 def contrast(total: NDArray[np.float64], videos: int) -> tuple[float, float, float]:
     """Mean over seeds of a number, or of a sum or difference of numbers, and its 95 % interval over videos and seeds.
 
-    `total` is [seeds, 1 + draws], the first column of all clips, and `videos` how many videos were resampled; with one
-    video there is no interval, but NaN.
-
-    Draws of videos and of seeds are crossed: all seeds of a draw share its videos. The plain bootstrap of n videos
-    or seeds finds (n - 1) / n of their variance, so deviations are scaled by the root of n / (n - 1). A variance
-    estimated from few of them is uncertain, so the interval is widened from the normal's to Student's t with
-    Satterthwaite's degrees of freedom (seeds - 1 if all variance lies between seeds, videos - 1 if all lies between
-    videos). With one seed the interval is over videos only.
+    `total` is [seeds, 1 + draws], the first column of all clips. With one seed the interval is over videos only; with
+    one of `videos` it is NaN. Draws of videos and of seeds are crossed. The plain bootstrap of n videos or seeds finds
+    (n - 1) / n of their variance, so deviations are scaled by the root of n / (n - 1). As a variance estimated from few
+    is uncertain, the interval is widened from the normal's to Student's t with Satterthwaite's degrees of freedom.
     """
     seeds, value, drawn = len(total), float(total[:, 0].mean()), total[:, 1:]
     if videos < 2:
@@ -81,19 +72,18 @@ def contrast(total: NDArray[np.float64], videos: int) -> tuple[float, float, flo
 def differences(measured: Mapping[str, Measured]) -> pd.DataFrame:
     """The reference row minus every other row of Tables 2-4 in every metric, with 95 % intervals.
 
-    In Table 4 rows are compared within a protocol. Columns: table, protocol (of Table 4, else ""), metric, method,
-    label, one named after the reference row ("mc3") and other (means over seeds), difference, low, high, seeds, n and
-    unit ("clips", "queries", "events"), and the number of videos. Without a reference row it is a `DataError`.
+    Columns: table, protocol (of Table 4, within which rows are compared, else ""), metric, method, label, one named
+    after the reference row ("mc3") and other (means over seeds), difference, low, high, seeds, n, unit ("clips",
+    "queries", "events") and videos. Without a reference row it is a `DataError`.
     """
     reference, rows = methods.with_role("reference"), []
     for name in ("table2", "table3", "table4"):
         sample = measured[name]
-        for cell, other in sample.cells.items():
-            ours = sample.cells.get(cell._replace(method=reference))
-            if ours is not None and cell.method != reference:
-                row: dict[str, Any] = {"table": name, "protocol": cell.protocol, "metric": cell.metric}
-                row |= {"method": cell.method, "label": tables.label(cell.method)}
-                row |= {reference: ours[:, 0].mean(), "other": other[:, 0].mean()}
+        for (method, metric, protocol), other in sample.cells.items():
+            ours = sample.cells.get(Cell(reference, metric, protocol))
+            if ours is not None and method != reference:
+                row: dict[str, Any] = {"table": name, "protocol": protocol, "metric": metric, "method": method}
+                row |= {"label": tables.label(method), reference: ours[:, 0].mean(), "other": other[:, 0].mean()}
                 row |= dict(zip(("difference", "low", "high"), contrast(ours - other, sample.videos), strict=True))
                 rows.append({**row, "seeds": len(ours), "n": sample.n, "unit": sample.unit, "videos": sample.videos})
     if not rows:
@@ -119,8 +109,7 @@ def note(differences: pd.DataFrame) -> str:
 def forest(differences: pd.DataFrame) -> pd.DataFrame:
     """Data of `mc3.paper.plots.differences`: the trained rows in the paper's metrics, in the order of panels.
 
-    Columns: line (panels of a line of the figure: a table, or a table and cut-off), panel (the metric in print), label,
-    row (which orders labels), difference, low, high.
+    Columns: line (of panels: a table, or table and cut-off), panel, label, row (orders labels), difference, low, high.
     """
     cut = differences["metric"].str.extract(r"_r(\d+)$")[0]
     shown = differences[(differences["method"] != RANDOM) & (cut.isna() | cut.isin(["5", "10"]))]
@@ -150,9 +139,8 @@ def resamples(videos: ArrayLike, draws: int) -> NDArray[np.float32]:
 def classification(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32]) -> dict[str, NDArray]:
     """`mc3.evaluate.classification`'s metrics on resamples, each [draws]; of the classes that a resample has.
 
-    Average precision is a sum over a class's own events of the precision at each, which is a matrix product for all
-    resamples at once. Counts below 2**24 are exact in float32. `scores` are [N, C], `labels` [N] class numbers, and
-    `weights` [draws, N] say how often each event was drawn.
+    `scores` are [N, C], `labels` [N] class numbers, and `weights` [draws, N] say how often each event was drawn. Counts
+    below 2**24 are exact in float32.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     first = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, :5]
@@ -170,8 +158,7 @@ def classification(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.flo
             by_class["mca"].append(mine @ (first[own, 0] == number).astype(np.float32) / size)
             by_class["map"].append(np.sum(mine * precision, axis=1, dtype=np.float64) / size)
             by_class["mauc"].append(evaluate.weighted_roc(column, labels == number, weights))
-        means = {metric: np.nansum(v, axis=0) / np.isfinite(v).sum(axis=0) for metric, v in by_class.items()}
-    return found | means
+        return found | {name: np.nansum(v, axis=0) / np.isfinite(v).sum(axis=0) for name, v in by_class.items()}
 
 
 def alike(clusters: ArrayLike, names: ArrayLike, weights: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
@@ -189,7 +176,6 @@ def alike(clusters: ArrayLike, names: ArrayLike, weights: NDArray[np.float32]) -
 
 
 def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
-    """Areas under the curves, and precision at `RECALLS` of Figure 5's curves."""
     clips = store.labelled(config)
     cells: Draws = defaultdict(list)
     weights = resamples(clips["video_uid"], draws)
@@ -203,10 +189,9 @@ def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
     chance = evaluate.resampled_discovery(np.zeros(len(clips)), clips["positive"], weights, RECALLS)
     for metric, pair in product(chance, evaluate.DISCOVERY):
         cells[Cell(RANDOM, f"{pair}_{metric}")] = [chance[metric]] * len(config.seeds)
-    areas = {cell: values for cell, values in cells.items() if cell.metric.endswith(("_roc", "_pr"))}
-    points = {cell: values for cell, values in cells.items() if cell not in areas}
-    videos = clips["video_uid"]
-    return {"table2": _measured("clips", videos, areas), "figure5": _measured("clips", videos, points)}
+    points = {cell: cells.pop(cell) for cell in list(cells) if not cell.metric.endswith(("_roc", "_pr"))}
+    parts = {"table2": cells, "figure5": points}
+    return {name: _measured("clips", clips["video_uid"], part) for name, part in parts.items()}
 
 
 def _table3(config: Config, draws: int) -> Measured:
@@ -217,7 +202,7 @@ def _table3(config: Config, draws: int) -> Measured:
     weights *= 100 / weights.sum(axis=1, keepdims=True)
     cells: Draws = defaultdict(list)
     for seed, name in product(config.seeds, methods.METHODS):
-        found = store.embeddings(config, name, seed)[1]
+        found = store.embeddings(config, name, seed)
         for direction, case in evaluate.retrieval_directions(found, groups, (queries, pool)):
             by_query = evaluate.retrieval_by_query(*case, ks, chunk)
             for k in ks:
@@ -244,19 +229,13 @@ def _table4(config: Config, draws: int) -> Measured:
 
 
 def _figure2(config: Config, draws: int) -> Measured:
-    """Cosines of audio and video (`av`), of audio and text (`al`), by region and checkpoint, of all test clips.
-
-    `{pair}_mean_I` and `{pair}_mean_others` are means of region I and of all others; `{pair}_roc_{region}` is how well
-    the cosine separates region I from that one.
-    """
-    index = findings.clips(config)
-    index = index[index["split"] == "test"].reset_index(drop=True)
-    known = (index["region"] != "unknown").to_numpy()
-    videos, region = index["video_uid"][known], index["region"].to_numpy()[known]
-    inside, weights = region == "I", resamples(videos, draws)
+    """Mean cosine of region I and of all others, and how well the cosine separates region I from each other."""
+    index = findings.clips(config).query("split == 'test' and region != 'unknown'")
+    region, weights = index["region"].to_numpy(), resamples(index["video_uid"], draws)
+    inside = region == "I"
     cells: Draws = defaultdict(list)
     for seed, name in product(config.seeds, findings.checkpoints()):
-        points = findings.similarities(config, seed, [name])[known]
+        points = findings.similarities(config, seed, [name]).query("region != 'unknown'")
         for pair in evaluate.DISCOVERY:
             cosine = points[pair].to_numpy()
             for part, which in (("I", inside), ("others", ~inside)):
@@ -267,17 +246,16 @@ def _figure2(config: Config, draws: int) -> Measured:
                 areas = evaluate.resampled_discovery(cosine[two], inside[two].astype(int), weights[:, two])["roc"]
                 cells[Cell(name, f"{pair}_roc_{other}")].append(areas)
                 cells[Cell(RANDOM, f"{pair}_roc_{other}")] = [np.full(len(weights), 0.5)] * len(config.seeds)
-    return _measured("clips", videos, cells)
+    return _measured("clips", index["video_uid"], cells)
 
 
 def _figure6(config: Config, draws: int) -> Measured:
     """`same_verb`: how often two clips of one of the reference row's clusters share their verb, and any two clips."""
-    index = store.clips(config)
-    index = index[(index["split"] == "test") & (index["verb"] != "")]
+    index = store.clips(config).query("split == 'test' and verb != ''")
     weights = resamples(index["video_uid"], draws)
     reference, cells = methods.with_role("reference"), defaultdict(list)
     for seed in config.seeds if reference else ():
-        video = store.embeddings(config, reference, seed)[1]["video"][index.index]
+        video = store.embeddings(config, reference, seed)["video"][index.index]
         clusters = evaluate.clusters(video, config.evaluate.clusters)
         for row, values in zip((reference, RANDOM), alike(clusters, index["verb"], weights), strict=True):
             cells[Cell(row, "same_verb")].append(values)

@@ -22,6 +22,7 @@ from mc3.paper.tables import PAPER, Cell
 FILE = PAPER / "claims.yaml"
 NUMBERS, WORDS = ["paper", "difference", "low", "high"], ("in_paper", "checks", "weakest", "note")  # columns of `table`
 HOLDS, FAILS, INCONCLUSIVE, UNMEASURED = "holds", "does not hold", "inconclusive", "not measured"
+Names = Sequence[str]  # of rows or metrics
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper: its section, our words, and its checks on `source`, a key of `bootstrap.measure`.
-
-    A claim without checks has the `reason` why it is not measured.
-    """
+    """A statement of the paper in our words; checks on `source` (of `bootstrap.measure`), or the `reason` why none."""
 
     name: str
     section: str
@@ -48,26 +46,24 @@ class Claim:
     reason: str = ""
 
 
-def over(
-    rows: Sequence[str], others: Sequence[str], metrics: Sequence[str], against: Sequence[str] = (), margin: float = 0.0
-) -> list[Check]:
+def over(rows: Names, others: Names, metrics: Names, against: Names = (), margin: float = 0.0) -> list[Check]:
     """Each of `rows` exceeds each of `others` in each of `metrics`; the others' metrics are `against`, if given."""
     cases = product(rows, others, zip(metrics, against or metrics, strict=True))
     return [Check((_cell(row, m),), (_cell(other, n),), margin) for row, other, (m, n) in cases]
 
 
-def within(rows: Sequence[str], high: Sequence[str], low: Sequence[str]) -> list[Check]:
+def within(rows: Names, high: Names, low: Names) -> list[Check]:
     """Each of `rows` has more in the metrics `high` than in the metrics `low`, pairwise."""
     return [check for row in rows for check in over([row], [row], high, low)]
 
 
-def lead(rows: Sequence[str], others: Sequence[str], high: Sequence[str], low: Sequence[str]) -> list[Check]:
+def lead(rows: Names, others: Names, high: Names, low: Names) -> list[Check]:
     """The lead of each of `rows` over each of `others` is larger in the metrics `high` than in `low`, pairwise."""
     cases = product(rows, others, zip(high, low, strict=True))
     return [Check((_cell(r, m), _cell(o, n)), (_cell(o, m), _cell(r, n))) for r, o, (m, n) in cases]
 
 
-def gain(rows: Sequence[str], others: Sequence[str], base: Sequence[str], metrics: Sequence[str]) -> list[Check]:
+def gain(rows: Names, others: Names, base: Names, metrics: Names) -> list[Check]:
     """Each of `rows` gains more over each of `others` than these gain over each of `base`."""
     cases = product(rows, base, others, metrics)
     return [Check((_cell(r, m), _cell(b, m)), (_cell(o, m), _cell(o, m))) for r, b, o, m in cases]
@@ -97,9 +93,8 @@ def load(file: Path = FILE) -> list[Claim]:
 def checks(measured: Mapping[str, Measured], claims: Sequence[Claim] | None = None) -> pd.DataFrame:
     """Every check of every claim (those of `load`), one row each.
 
-    Columns: claim, above and below (in words), margin, paper (its own difference, NaN where it prints none),
-    difference, low and high (95 % interval over videos and seeds) and seeds; these are NaN where a row or region is
-    not in this run.
+    Columns: claim, above and below (in words), margin, paper (its own difference, NaN where it prints none), and
+    difference, low, high (95 % interval over videos and seeds) and seeds, NaN where this run lacks a row or region.
     """
     published, rows = tables.published(), []
     for claim in load() if claims is None else claims:
@@ -114,20 +109,12 @@ def checks(measured: Mapping[str, Measured], claims: Sequence[Claim] | None = No
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys((*NUMBERS, "seeds"), float))
 
 
-def verdict(difference: float, low: float, high: float, margin: float = 0.0) -> str:
-    """Verdict of one check from its interval; NaN is not measured."""
-    if np.isnan(difference):
-        return UNMEASURED
-    return HOLDS if low > margin else FAILS if high < margin else INCONCLUSIVE
-
-
 def table(checked: pd.DataFrame, claims: Sequence[Claim] | None = None) -> pd.DataFrame:
     """The claims with their verdicts.
 
-    Columns: claim, section, text, in_paper (how many of the checks hold between the numbers that the paper prints),
-    checks (how many hold here, of those measured), weakest (the check whose interval reaches furthest against the
-    claim, which decides the verdict), paper, difference, low, high (that check's), verdict, note (why it is not
-    measured) and seeds.
+    Columns: claim, section, text, in_paper (how many checks hold between numbers that the paper prints), checks (how
+    many hold here, of those measured), weakest (the check whose interval reaches furthest against the claim, which
+    decides), paper, difference, low, high (of that check), verdict, note (why it is not measured) and seeds.
     """
     rows = []
     for claim in load() if claims is None else claims:
@@ -139,14 +126,14 @@ def table(checked: pd.DataFrame, claims: Sequence[Claim] | None = None) -> pd.Da
         if len(printed):
             row["in_paper"] = f"{(printed['paper'] > printed['margin']).sum()} of {len(printed)}"
         if len(found):
-            verdicts = [verdict(*values) for values in found[["difference", "low", "high", "margin"]].to_numpy()]
+            conditions = [found["low"] > found["margin"], found["high"] < found["margin"]]
+            found = found.assign(verdict=np.select(conditions, [HOLDS, FAILS], INCONCLUSIVE))
             width = (found["high"] - found["low"]).clip(lower=1e-12)
             against = ((found["margin"] - found["low"]) / width).fillna(0.5)  # above 1 it fails, below 0 it holds
             weakest = found.loc[against.idxmax()]
             margin = f" {weakest['margin']:+g}" if weakest["margin"] else ""
-            row |= {"checks": f"{verdicts.count(HOLDS)} of {len(verdicts)}", **weakest[NUMBERS]}
-            row |= {"weakest": f"{weakest['above']} > {weakest['below']}{margin}"}
-            row |= {"verdict": verdicts[found.index.get_loc(against.idxmax())], "note": ""}
+            row |= {"checks": f"{conditions[0].sum()} of {len(found)}", **weakest[[*NUMBERS, "verdict"]]}
+            row |= {"weakest": f"{weakest['above']} > {weakest['below']}{margin}", "note": ""}
         rows.append(row)
     columns = ["claim", "section", "text", "in_paper", "checks", "weakest", *NUMBERS, "verdict", "note"]
     return pd.DataFrame(rows, columns=columns).assign(seeds=int(checked["seeds"].fillna(0).max()))
@@ -171,17 +158,15 @@ def sentence(judged: pd.DataFrame) -> str:
     holds, fails, inconclusive, unmeasured = map(verdicts.count, (HOLDS, FAILS, INCONCLUSIVE, UNMEASURED))
     seeds = int(judged["seeds"].max())
     over = f"videos and {seeds} seeds" if seeds > 1 else "videos, with 1 seed"
-    return (
-        f"Of {len(judged) - unmeasured} claims of the paper that can be measured here, {holds} hold, {fails} do not, "
-        f"and {inconclusive} are inconclusive (95 % intervals over {over}); {unmeasured} more are listed, but not "
-        "measured."
-    )
+    counts = f"{holds} hold, {fails} do not, and {inconclusive} are inconclusive (95 % intervals over {over})"
+    measured = f"Of {len(judged) - unmeasured} claims of the paper that can be measured here, {counts}"
+    return f"{measured}; {unmeasured} more are listed, but not measured."
 
 
 def _claim(name: str, entry: Mapping[str, Any], groups: Mapping[str, list[str]]) -> Claim:
-    keys = {"claim", "section", "text", "source", "checks", "reason"}
-    if unknown := set(entry) - keys:
-        raise ValueError(f"unknown key {min(unknown)!r}; known: {', '.join(sorted(keys))}")
+    keys = ["checks", "claim", "reason", "section", "source", "text"]
+    if unknown := set(entry).difference(keys):
+        raise ValueError(f"unknown key {min(unknown)!r}; known: {', '.join(keys)}")
     for key in ("claim", "section", "text"):
         if not isinstance(entry.get(key), str):
             raise ValueError(f"{key} must be text, not {entry.get(key)!r}; put numbers in quotes")
@@ -189,8 +174,8 @@ def _claim(name: str, entry: Mapping[str, Any], groups: Mapping[str, list[str]])
         raise ValueError("give either source and checks, or a reason why it is not measured")
     if "source" in entry and entry["source"] not in bootstrap.SOURCES:
         raise ValueError(f"unknown source {entry['source']!r}; known: {', '.join(bootstrap.SOURCES)}")
-    found = [check for item in entry.get("checks", ()) for check in _checks(item, groups)]
-    return Claim(name, entry["section"], entry["text"], entry.get("source", ""), tuple(found), entry.get("reason", ""))
+    found = tuple(check for item in entry.get("checks", ()) for check in _checks(item, groups))
+    return Claim(name, entry["section"], entry["text"], entry.get("source", ""), found, entry.get("reason", ""))
 
 
 def _checks(item: Any, groups: Mapping[str, list[str]]) -> list[Check]:

@@ -1,7 +1,7 @@
 """Data of Figures 2-7: the embedded clips joined with labels, regions and neighbours, as data frames.
 
-`mc3.paper.plots` draws them. `row` is always the clip's row in `clips`, in the embeddings and in `ClipDataset(...,
-split="validation+test")`, so that number, picture and sound belong together. Figures are of the test split.
+`row` is always the clip's row in `clips`, in the embeddings and in `ClipDataset(..., split="validation+test")`, so that
+number, picture and sound belong together. Figures are of the test split.
 """
 
 import re
@@ -29,8 +29,7 @@ def checkpoints() -> tuple[str, ...]:
 def clips(config: Config) -> pd.DataFrame:
     """The embedded clips: the manifest's columns and `region`, the clip's part of Figure 2's diagram.
 
-    A generated world has the true regions in truth.csv. Elsewhere the labels only separate region I (the narrated
-    action is visible and audible) from the rest, "II-IV".
+    Without a generated world's truth.csv, labels only separate region I (visible and audible) from the rest, "II-IV".
     """
     index, truth = store.clips(config), config.paths.raw / "truth.csv"
     region = index["positive"].map({1: "I", 0: "II-IV"})
@@ -70,9 +69,8 @@ def long_tail(index: pd.DataFrame) -> pd.DataFrame:
 
 def one_of_each(index: pd.DataFrame) -> tuple[list[int], list[str]]:
     """A random row of every region, whose label agrees with it if there is one; and a note (region, label, votes)."""
-    rng = np.random.default_rng(0)
+    rng, rows, notes = np.random.default_rng(0), [], []
     agrees = (index["positive"] == (index["region"] == "I")).fillna(False)
-    rows, notes = [], []
     for region in sorted(index["region"].unique()):
         here = index["region"] == region
         rows.append(int(rng.choice(np.flatnonzero(here & agrees if (here & agrees).any() else here))))
@@ -83,20 +81,19 @@ def one_of_each(index: pd.DataFrame) -> tuple[list[int], list[str]]:
 
 
 def curves(config: Config, seed: int, points: int = 200) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Figure 5: precision at `points` recalls for every method and pair that it has, and the prevalence by pair.
+    """Figure 5: precision at the highest threshold to reach each of `points` recalls, and the prevalence by pair.
 
-    The precision at a recall is that of the highest threshold to reach it. Columns: pair, method, recall, precision.
+    Columns: pair, method, recall, precision.
     """
-    grid = np.arange(1, points + 1) / points
-    frames, prevalence = [], {}
+    grid, frames, prevalence = np.arange(1, points + 1) / points, [], {}
     for method in map(methods.get, methods.METHODS):
         scored = store.discovery_scores(config, method.name, seed)
         for name in scored.columns.intersection(evaluate.DISCOVERY):
             curve = evaluate.pr_curve(scored[name], scored["positive"])
             reached = curve["precision"].to_numpy()[np.searchsorted(curve["recall"].to_numpy(), grid - 1e-9)]
-            where = {"pair": tables.header(name), "method": method.label}
-            frames.append(pd.DataFrame({**where, "recall": grid, "precision": reached}))
-            prevalence[tables.header(name)] = float(scored["positive"].mean())
+            pair = tables.header(name)
+            frames.append(pd.DataFrame({"pair": pair, "method": method.label, "recall": grid, "precision": reached}))
+            prevalence[pair] = float(scored["positive"].mean())
     return pd.concat(frames, ignore_index=True).sort_values("pair", ascending=False, kind="stable"), prevalence
 
 
@@ -106,21 +103,20 @@ def similarities(config: Config, seed: int, names: Sequence[str] | None = None) 
     Columns: clip_id, region, positive, av, al, vl, checkpoint.
     """
     index = clips(config)
-    test = (index["split"] == "test").to_numpy()
-    frames = []
+    test, frames = (index["split"] == "test").to_numpy(), []
+    about = index.loc[test, ["clip_id", "region", "positive"]]
     for name in checkpoints() if names is None else names:
-        found = store.embeddings(config, name, seed)[1]
+        found = store.embeddings(config, name, seed)
         cosines = {p: evaluate.similarity(found[a], found[b])[test] for p, (a, b) in evaluate.PAIRS.items()}
-        part = index.loc[test, ["clip_id", "region", "positive"]]
-        frames.append(part.assign(**cosines, checkpoint=methods.get(name).label))
+        frames.append(about.assign(**cosines, checkpoint=methods.get(name).label))
     return pd.concat(frames, ignore_index=True)
 
 
 def failures(config: Config, seed: int) -> tuple[list[int], list[str]]:
     """Where consensus failed: the row of each region's test clip that it moved furthest to the wrong side, and a note.
 
-    A clip's rank is the share of the test clips whose audio-video similarity is not above its own. Ranks of region I
-    should rise from the control row to the reference row of `mc3.methods`, the others fall. The note has both ranks.
+    A clip's rank is the share of test clips whose audio-video similarity is not above its own. Ranks of region I should
+    rise from the control row to the reference row of `mc3.methods`, the others fall.
     """
     index = clips(config).set_index("clip_id", drop=False)
     names = (methods.with_role("control"), methods.with_role("reference"))
@@ -138,8 +134,7 @@ def failures(config: Config, seed: int) -> tuple[list[int], list[str]]:
 def by_region(points: pd.DataFrame) -> pd.DataFrame:
     """Summary of `similarities`: quantiles, and how well each pair's similarity separates region I from each other.
 
-    Columns: checkpoint, pair (in print), region, n, mean, q05, q25, median, q75, q95, and roc: the area under the
-    ROC curve of "region I" against this region (one half for region I itself).
+    Columns: checkpoint, pair (in print), region, n, mean, q05, q25, median, q75, q95, and roc (region I against this).
     """
     rows = []
     for checkpoint, part in points.groupby("checkpoint", sort=False):
@@ -147,9 +142,8 @@ def by_region(points: pd.DataFrame) -> pd.DataFrame:
             values = part[pair]
             inside = values[part["region"] == "I"]
             for region, here in values.groupby(part["region"]):
-                row = {"checkpoint": checkpoint, "pair": tables.pair_name(pair), "region": region}
-                row |= {"n": len(here), "mean": here.mean()}
-                row |= dict(zip(QUANTILES, here.quantile(list(QUANTILES.values())), strict=True))
+                row = {"checkpoint": checkpoint, "pair": tables.pair_name(pair), "region": region, "n": len(here)}
+                row |= {"mean": here.mean()} | {name: here.quantile(share) for name, share in QUANTILES.items()}
                 labels = np.repeat([1, 0], [len(inside), len(here)])
                 row["roc"] = evaluate.discovery(np.r_[inside, here], labels)["roc"] if len(inside) else np.nan
                 rows.append(row)
@@ -177,9 +171,8 @@ def clusters(config: Config, method: str, seed: int, top: int = 8) -> pd.DataFra
     Columns: cluster (0 the largest), size, verb (its most frequent one), purity (the share of that verb),
     sounding (share of labelled clips that sound), rank, row, clip_id, text, title.
     """
-    index = clips(config)
-    index = index[index["split"] == "test"]
-    video, n = store.embeddings(config, method, seed)[1]["video"][index.index], config.evaluate.clusters
+    index = clips(config).query("split == 'test'")
+    video, n = store.embeddings(config, method, seed)["video"][index.index], config.evaluate.clusters
     labels = evaluate.clusters(video, n)
     found = []
     for cluster in range(n):
@@ -189,8 +182,7 @@ def clusters(config: Config, method: str, seed: int, top: int = 8) -> pd.DataFra
         mostly = f"{about['purity']:.0%} {verbs.index[0] or 'without a verb'}"
         title = f"Cluster {cluster}: {len(inside)} clips, {mostly}, {sounding:.0%} sounding"
         part = index.iloc[evaluate.members(video, labels, cluster, top)]
-        ranks = np.arange(1, len(part) + 1)
-        found.append(part.assign(**about, sounding=sounding, rank=ranks, row=part.index, title=title))
+        found.append(part.assign(**about, sounding=sounding, rank=range(1, len(part) + 1), row=part.index, title=title))
     columns = ["cluster", "size", "verb", "purity", "sounding", "rank", "row", "clip_id", "text", "title"]
     return pd.concat(found, ignore_index=True)[columns]
 
@@ -205,15 +197,13 @@ def purest_median_and_least(members: pd.DataFrame) -> pd.DataFrame:
 def retrieved(config: Config, method: str, seed: int) -> pd.DataFrame:
     """Figure 7: random queries with a correct clip among the first `DEPTH` (two of a direction) and without (one).
 
-    Columns: direction, query and retrieved (rows), rank, correct, first_correct (rank of the first clip of the query's
-    action group), share_hit (share of all queries with a correct clip among the first `DEPTH`), and `_clip` and `_text`
-    of query and retrieved.
+    Columns: direction, query and retrieved (rows), rank, correct, first_correct (rank of the first correct clip),
+    share_hit (of all queries, those with a correct clip among the first `DEPTH`), and `_clip` and `_text` of the two.
     """
-    index, found = clips(config), store.embeddings(config, method, seed)[1]
+    index, found = clips(config), store.embeddings(config, method, seed)
     groups, split = store.retrieval_split(config)
     cases = dict(evaluate.retrieval_directions(found, groups, split))
-    rng = np.random.default_rng(seed)
-    rows = []
+    rng, rows = np.random.default_rng(seed), []
     for name in ("v2a", "a2l"):
         near = evaluate.nearest(*cases[name][:2], DEPTH, config.evaluate.chunk)
         first = evaluate.first_correct(*cases[name], config.evaluate.chunk)
@@ -233,19 +223,15 @@ def retrieved(config: Config, method: str, seed: int) -> pd.DataFrame:
 def training(config: Config, seed: int) -> pd.DataFrame:
     """Discovery on the validation clips after each epoch, of every method and of the align stage.
 
-    Columns: method, metric ("AV ROC", "AL ROC"), step, value. Steps include the align stage, so that methods which
-    start from its checkpoint begin where it ends.
+    Columns: method, metric ("AV ROC", "AL ROC"), step (counted from the start of the align stage), value.
     """
-    rows, aligned = [], 0
+    rows, aligned = [], max(line["step"] for line in store.training_log(config, "align", seed))
     for method in map(methods.get, ("align", *methods.METHODS)):
         first = aligned if method.start == "align" else 0
-        lines = store.training_log(config, method.name, seed)
-        for line, name in product(lines, ("av_roc", "al_roc")):
+        for line, name in product(store.training_log(config, method.name, seed), ("av_roc", "al_roc")):
             if name in line:
                 row = {"method": method.label, "metric": tables.header(name), "step": first + line["step"]}
                 rows.append({**row, "value": line[name]})
-        if method.name == "align":
-            aligned = max(line["step"] for line in lines)
     return pd.DataFrame(rows)
 
 
@@ -253,8 +239,7 @@ def class_results(config: Config, seed: int) -> pd.DataFrame:
     """Recognition of each EPIC-Sounds class by the untrained encoder and by the methods that are fine-tuned.
 
     One row a class and probe; columns: class_id, name, train and n (training and validation events), probe such as
-    "MC3, linear-probe", recall (the class's top-1), ap and auc (the class against the rest). A class without
-    validation events has NaN.
+    "MC3, linear-probe", and recall, ap and auc of `mc3.evaluate.by_class`.
     """
     scores = store.probe_scores(config, seed)
     truth, train = scores.pop("labels"), store.events(config, "train")["class_id"].value_counts()
@@ -270,10 +255,10 @@ def class_results(config: Config, seed: int) -> pd.DataFrame:
 
 
 def confusion(config: Config, seed: int, method: str, protocol: str) -> pd.DataFrame:
-    """Confusions of EPIC-Sounds classes, true ones as rows, the most frequent first.
+    """Confusions of EPIC-Sounds classes, true ones with events as rows, the most frequent first.
 
-    Columns: class_id, name, n, and one column a class, named by its number: the share of the row's events that were
-    predicted as it. Classes without events have no row. It is a `DataError` if `method` has no scores of `protocol`.
+    Columns: class_id, name, n, and by its number each class: the share of the row's events that were predicted as it.
+    It is a `DataError` if `method` has no scores of `protocol`.
     """
     scores = store.probe_scores(config, seed)
     truth, key = scores.pop("labels"), f"{protocol}/{method}"

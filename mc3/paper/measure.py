@@ -33,17 +33,16 @@ def scores(config: Config, method: str, seed: int, kinds: Collection[str]) -> di
 def summary(trials: pd.DataFrame, reference: str | None, choose: bool) -> pd.DataFrame:
     """Trials (`ABOUT`, seed and scores; a row a seed) over seeds, a row a setting and method.
 
-    Each score becomes its mean and `_std` over `seeds` (their number), and so does `selection`, the mean of the
-    validation ROCs. With a method as `reference` there are `difference`, `low` and `high`: of `selection` to the
-    reference's, paired by seed, with a 95 % interval over seeds (Student's t). With `choose`, `chosen` marks the first
-    setting of each method that has the highest `selection`; it is a `ValueError` if methods or settings have different
-    numbers of seeds, which would not be a fair comparison.
+    Each score becomes its mean and `_std` over `seeds`, and so does `selection`, the mean of the validation ROCs. With
+    a `reference` there are `difference`, `low` and `high`: of `selection` to that method's, paired by seed, with a 95 %
+    interval over seeds (Student's t). With `choose`, `chosen` marks the first setting of each method with the highest
+    `selection`; it is a `ValueError` if methods or settings have different numbers of seeds.
     """
     trials = trials.assign(selection=trials.filter(regex="^validation_").mean(axis=1))
     baseline = trials[trials["method"] == reference].set_index("seed")["selection"]
     rows = []
     for about, part in trials.groupby(ABOUT, sort=False, dropna=False):
-        row: dict[str, Any] = {**dict(zip(ABOUT, about, strict=True)), "seeds": len(part)}
+        row: dict[str, Any] = dict(zip(ABOUT, about, strict=True)) | {"seeds": len(part)}
         for name, values in part.drop(columns=[*ABOUT, "seed"]).items():
             row |= {str(name): values.mean(), f"{name}_std": values.std(ddof=1)}
         if reference is not None:
@@ -55,8 +54,7 @@ def summary(trials: pd.DataFrame, reference: str | None, choose: bool) -> pd.Dat
     table = pd.DataFrame(rows)
     if choose:
         if table["method"].value_counts().nunique() != 1 or table["seeds"].nunique() != 1:
-            counts = table["method"].value_counts().to_dict()
-            raise ValueError(f"methods had different numbers of trials: {counts}")
+            raise ValueError(f"methods had different numbers of trials: {table['method'].value_counts().to_dict()}")
         table["chosen"] = table.index.isin(table.groupby("method")["selection"].idxmax())
     return table
 
@@ -64,22 +62,22 @@ def summary(trials: pd.DataFrame, reference: str | None, choose: bool) -> pd.Dat
 def world(config: Config, names: Sequence[str], seed: int) -> dict[str, Any]:
     """What one seed shows in one generated world.
 
-    "world": what the test clips are; "areas": {pair_method: test ROC of all clips and of `DRAWS` resamples of the
-    videos}; "regions": rows of `mc3.paper.findings.by_region` for the align stage and the methods.
+    "world": what the test clips are; "areas": {pair_method: test ROC of all clips and of `DRAWS` resamples of videos};
+    "regions": rows of `mc3.paper.findings.by_region` for the align stage and the methods.
     """
     clips, areas = store.labelled(config), {}
     weights = bootstrap.resamples(clips["video_uid"], DRAWS)
     for name in names:
         scored = store.discovery_scores(config, name, seed)
         for pair in evaluate.DISCOVERY:
-            drawn = evaluate.resampled_discovery(scored[pair], scored["positive"], weights)["roc"]
-            areas[f"{pair}_{name}"] = drawn.tolist()
+            drawn = evaluate.resampled_discovery(scored[pair], scored["positive"], weights)
+            areas[f"{pair}_{name}"] = drawn["roc"].tolist()
     region = findings.clips(config).loc[clips["row"], "region"]
     about = {"clips": len(clips), "prevalence": float(clips["positive"].mean())}
     about |= {f"share_{name}": float((region == name).mean()) for name in ("I", "II", "III", "IV", "none")}
-    regions = findings.by_region(findings.similarities(config, seed, ("align", *names)))
     about["videos"] = clips["video_uid"].nunique()
-    return {"world": about, "areas": areas, "regions": regions.to_dict("records")}
+    regions = findings.by_region(findings.similarities(config, seed, ("align", *names))).to_dict("records")
+    return {"world": about, "areas": areas, "regions": regions}
 
 
 def world_tables(
@@ -87,13 +85,15 @@ def world_tables(
 ) -> dict[str, pd.DataFrame]:
     """The tables of a study of worlds, from setting, its config and the file of what `world` found, one a seed.
 
-    "seeds": a row a world and seed, "worlds": a row a world over its seeds, with ROCs, gaps to the method `reference`
-    and 95 % intervals; "regions": how similarities separate the regions, by world, seed and checkpoint.
+    "seeds" and "worlds" (over their seeds): ROCs, and gaps to `reference` with 95 % intervals; "regions": how
+    similarities separate the regions, by world, seed and checkpoint.
     """
     seeds, worlds, regions = [], [], []
     for setting in dict.fromkeys(setting for setting, *_ in files):
         own = [(config, json.loads(file.read_text())) for name, config, file in files if name == setting]
-        levels = {"world": setting, **_levels(own[0][0])}
+        made = own[0][0].world
+        assert made is not None
+        levels = {"world": setting, **as_dict(made.rates), "videos": made.videos["train"]}
         worlds.append({**levels, "seeds": len(own), **gaps([numbers for _, numbers in own], names, reference)})
         for config, numbers in own:
             at = {**levels, "seed": config.seeds[0]}
@@ -116,12 +116,6 @@ def gaps(found: Sequence[dict[str, Any]], names: Sequence[str], reference: str |
     return row
 
 
-def _levels(config: Config) -> dict[str, float]:
-    """What distinguishes the worlds of a study: the rates of the generator and the number of training videos."""
-    assert config.world is not None
-    return {**as_dict(config.world.rates), "videos": config.world.videos["train"]}
-
-
 def seed_tables(config: Config, draws: int = DRAWS) -> dict[str, pd.DataFrame]:
     """Tables 2-4 over `config.seeds`, the same numbers by seed, the claims with their checks, and all differences."""
     makers = {"table2_discovery": tables.table2, "table3_retrieval": tables.table3, "table4_epic_sounds": tables.table4}
@@ -135,6 +129,5 @@ def seed_tables(config: Config, draws: int = DRAWS) -> dict[str, pd.DataFrame]:
     columns = ["table", "method", "protocol", "metric", "seed", "value"]
     found["per_seed"] = pd.concat(single, ignore_index=True)[columns]
     measured = bootstrap.measure(config, draws)
-    checked = claims.checks(measured)
-    found |= {"claim_checks": checked, "claims": claims.table(checked)}
-    return found | {"differences": bootstrap.differences(measured)}
+    found["claim_checks"] = claims.checks(measured)
+    return found | {"claims": claims.table(found["claim_checks"]), "differences": bootstrap.differences(measured)}

@@ -23,10 +23,9 @@ PACKAGES = ("accelerate", "av", "matplotlib", "numpy", "pandas", "scikit-learn",
 def origin(config: Config, inputs: Iterable[str | Path]) -> dict[str, Any]:
     """What a result was made from, the same bytes for the same run: no times and no machine's paths.
 
-    Holds the last commit that touched code or settings (so that committing results does not change it; null outside
-    git), whether those differ from it, the settings, the SHA-256 of each of `inputs` (files or folders; one outside
-    the repository goes by its name) and of the lock file, the device and the versions. A missing input is a
-    `DataError` that names it.
+    The last commit that touched code or settings (committing results does not change it; null outside git), whether
+    those differ from it, the settings, the SHA-256 of each of `inputs` (files or folders; one outside the repository
+    goes by its name) and of the lock file, device and versions. `DataError` for a missing input.
     """
     root, hashes = Path.cwd(), {}
     for path in map(Path, inputs):
@@ -53,9 +52,8 @@ def write(path: Path, facts: Mapping[str, Any]) -> None:
 
 def describe_commit(facts: Mapping[str, Any]) -> str:
     """The commit of `origin` in words."""
-    if facts["commit"] is None:
-        return "outside a git repository"
-    return f"commit {facts['commit'][:12]}{' with uncommitted changes' if facts['dirty'] else ''}"
+    commit, changed = facts["commit"], " with uncommitted changes" if facts["dirty"] else ""
+    return f"commit {commit[:12]}{changed}" if commit else "outside a git repository"
 
 
 def device() -> str:

@@ -26,10 +26,9 @@ _STAGE = re.compile(r"^(Running s|S)tage '([^']+)'")  # "Running stage 'x':", "S
 
 
 class Progress(Forecast):
-    """A forecast that follows the lines of `dvc repro`.
+    """A forecast for `stages` that follows the lines of `dvc repro`.
 
-    `stages` are all stages' names in any order. `typical` has seconds by stage name; a stage that it lacks is expected
-    to take as long as others of its matrix (same name before "@") on average.
+    A stage without `typical` seconds is expected to take as long as others of its matrix (same name before "@").
     """
 
     def __init__(
@@ -79,9 +78,8 @@ def run(config: Config, arguments: list[str]) -> int:
     progress = Progress(stages(config), typical_seconds(config))
     print(f"{len(progress.expected)} stages; those that are up to date are skipped", flush=True)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # stages call `mc3`
-    command = [sys.executable, "-m", "dvc", "repro", *arguments]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PATH": path}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    command, environment = ["dvc", "repro", *arguments], os.environ | {"PYTHONUNBUFFERED": "1", "PATH": path}
+    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.PIPE, env=environment)
     try:
         _follow(process, progress)
     except KeyboardInterrupt:
@@ -94,8 +92,7 @@ def run(config: Config, arguments: list[str]) -> int:
     print(f"{ran}; DVC ended with exit code {code}" if code else ran)
     if progress.took:
         recorded = config.paths.work / "timings.json"
-        seconds = {name: round(value, 1) for name, value in (_read(recorded) | progress.took).items()}
-        provenance.write(recorded, seconds)
+        provenance.write(recorded, {n: round(seconds, 1) for n, seconds in (_read(recorded) | progress.took).items()})
     return code
 
 
@@ -108,11 +105,9 @@ def stages(config: Config) -> list[str]:
     variables = {"METHODS": methods.METHODS, **as_dict(config)}
     names = []
     for name, stage in found.items():
-        axes = []
-        for axis in stage.get("matrix", {}).values():  # a list, or the name of a variable as in "${seeds}"
-            values = variables.get(axis[2:-1], []) if isinstance(axis, str) else axis
-            axes.append(list(map(str, values)))
-        names += [f"{name}@{'-'.join(values)}" if values else name for values in product(*axes)]
+        matrix = stage.get("matrix", {}).values()  # lists, or names of variables as in "${seeds}"
+        axes = [variables.get(axis[2:-1], []) if isinstance(axis, str) else axis for axis in matrix]
+        names += [f"{name}@{'-'.join(map(str, values))}" if values else name for values in product(*axes)]
     return names
 
 

@@ -1,16 +1,13 @@
 """Tables 2, 3 and 4: ours beside the paper's, over every row of `mc3.methods.METHODS` and every seed.
 
 Each table is a DataFrame with one row a method and, for each metric `m`, the columns `m` (mean over seeds), `m_std`
-(sample standard deviation; NaN of one seed) and, where the paper has it, `paper_m`. Read back from CSV, it renders the
-same.
+(sample standard deviation; NaN of one seed) and, where the paper has it, `paper_m`.
 """
-
-from __future__ import annotations
 
 import html
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,19 +16,16 @@ from mc3 import evaluate, methods, store
 from mc3.config import Config
 from mc3.errors import DataError
 
-if TYPE_CHECKING:
-    from IPython.display import HTML
-
 PAPER = Path(__file__).parents[2] / "data" / "paper"
 PUBLISHED = {2: "table2_discovery.csv", 3: "table3_retrieval.csv", 4: "table4_epic_sounds.csv"}  # in PAPER
 RANDOM = "random"  # the row of chance
 PERCENT = ("top1", "top5", "mca")  # metrics of Table 4 that are in percent
-
 OVERVIEW = ("av_roc", "al_roc", "v2a_r5", "a2l_r5")  # the main columns of Tables 2 and 3
 
 _HEADERS = {
     "av": "AV", "al": "AL", "roc": "ROC", "pr": "PR", "v2a": "V→A", "a2v": "A→V", "l2a": "L→A", "a2l": "A→L",
     "top1": "Top-1", "top5": "Top-5", "mca": "mCA", "map": "mAP", "mauc": "mAUC",
+    "r": "@", "hit": "hit@", "p": "precision @",  # and a cut-off
 }  # fmt: skip
 
 
@@ -57,7 +51,7 @@ def retrieval(config: Config, method: str, seed: int) -> dict[str, float]:
     """Table 3's numbers of one training, in percent, of the directions that it has."""
     groups, split = store.retrieval_split(config)
     ks, chunk = config.evaluate.recall_at, config.evaluate.chunk
-    cases = evaluate.retrieval_directions(store.embeddings(config, method, seed)[1], groups, split)
+    cases = evaluate.retrieval_directions(store.embeddings(config, method, seed), groups, split)
     return _retrieval_columns({name: evaluate.retrieval(*case, ks, chunk) for name, case in cases}, ks)
 
 
@@ -70,10 +64,7 @@ def table2(config: Config) -> pd.DataFrame:
 
 
 def table3(config: Config) -> pd.DataFrame:
-    """Table 3, sounding-action retrieval, in percent: set recall `{direction}_r{k}` and hit rate `{direction}_hit{k}`.
-
-    The paper's Recall is compared with set recall; see `mc3.evaluate.retrieval`.
-    """
+    """Table 3, retrieval, in percent: set recall `{direction}_r{k}` (the paper's) and hit rate `{direction}_hit{k}`."""
     rows = [_row(name, [retrieval(config, name, seed) for seed in config.seeds]) for name in methods.METHODS]
     groups, (queries, pool) = store.retrieval_split(config)
     chance = evaluate.random_retrieval(groups[queries], groups[pool], config.evaluate.recall_at)
@@ -84,18 +75,16 @@ def table3(config: Config) -> pd.DataFrame:
 def table4(config: Config) -> pd.DataFrame:
     """Table 4, EPIC-Sounds classification by protocol: top-1, top-5 and mCA in percent, mAP and mAUC as fractions.
 
-    ASF and SSAST are the paper's reference rows, without a number of ours; "untrained" and the official linear probe,
-    which the paper does not separate from its own, are ours only.
+    ASF and SSAST have no number of ours; "untrained" and the official linear probe none of the paper's.
     """
     results = [store.probe_metrics(config, seed) for seed in config.seeds]
     rows: list[dict[str, Any]] = []
     for protocol in (store.LINEAR, store.OFFICIAL, store.FINETUNE):
         for published in ("ASF", "SSAST") if protocol != store.OFFICIAL else ():
-            row = {"method": published.lower(), "label": f"{published} (published)", "paper": published, "seeds": 0}
-            rows.append({**row, "protocol": protocol})
+            names = {"method": published.lower(), "label": f"{published} (published)", "paper": published}
+            rows.append({**names, "seeds": 0, "protocol": protocol})
         for name in (store.UNTRAINED, *methods.METHODS):
-            metrics = [r["metrics"].get(protocol, {}).get(name) for r in results]
-            if per_seed := [_percent(m) for m in metrics if m]:
+            if per_seed := [_percent(m) for r in results if (m := r["metrics"].get(protocol, {}).get(name))]:
                 rows.append({**_row(name, per_seed), "protocol": protocol})
     random = {**_percent(results[0]["metrics"][RANDOM][RANDOM]), "protocol": ""}
     return _table(rows, random, PUBLISHED[4]).assign(events=results[0]["test_events"])
@@ -114,40 +103,31 @@ def published() -> dict[Cell, float]:
 
 
 def cells(table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Cells = ()) -> pd.DataFrame:
-    """A table as text: each cell ours ± standard deviation, then in brackets the paper's and the difference.
+    """A table, also read back from its CSV, as text: each cell ours ± standard deviation (the paper's, difference).
 
-    `table` is of this module, or read back from its CSV. `metrics` are those that the paper has, if not given. The
-    `significant` cells get a dagger (`mc3.paper.bootstrap.significant`).
+    `metrics` are those that the paper has, if not given. The `significant` cells get a dagger.
     """
-    if metrics is None:
-        metrics = [str(name) for name in table if f"paper_{name}" in table]
     shown = pd.DataFrame({"Method": table["label"].astype(str)})
     if "protocol" in table:
         shown["Protocol"] = table["protocol"].fillna("").astype(str)
-    else:
-        for letter, modality in (("A", "audio"), ("V", "video"), ("L", "text")):
-            if modality in table:
-                shown[letter] = np.where(table[modality] == 1, "✓", "")
-    for name in metrics:
+    for letter, modality in zip("AVL", methods.MODALITIES, strict=True):
+        if modality in table and "protocol" not in table:
+            shown[letter] = np.where(table[modality] == 1, "✓", "")
+    for name in metrics or [str(name) for name in table if f"paper_{name}" in table]:
         shown[header(name)] = [_cell(row, name, significant) for row in table.to_dict("records")]
     return shown
 
 
 def header(metric: str) -> str:
-    """A metric's column name in print: "av_roc" is "AV ROC", "v2a_r5" is "V→A @5", "av_p10" is "AV precision @10"."""
-    words = []
-    for part in metric.split("_"):
-        kind = part.rstrip("0123456789")
-        short = {"r": "@", "hit": "hit@", "p": "precision @"}
-        words.append(_HEADERS.get(part) or short.get(kind, kind) + part[len(kind) :])
-    return " ".join(words)
+    """A column's name in print: "av_roc" is "AV ROC", "v2a_r5" is "V→A @5", "av_p10" is "AV precision @10"."""
+    parts = [(part, part.rstrip("0123456789")) for part in metric.split("_")]
+    return " ".join(_HEADERS.get(part) or _HEADERS.get(kind, kind) + part[len(kind) :] for part, kind in parts)
 
 
 def label(method: str) -> str:
     """A row's name in print; of a method that is not in mc3/methods.py (any more), its key."""
-    if method in ("align", *methods.METHODS):
-        return methods.get(method).label
-    return "Random" if method == RANDOM else method
+    known = method in ("align", *methods.METHODS)
+    return methods.get(method).label if known else "Random" if method == RANDOM else method
 
 
 def pair_name(pair: str) -> str:
@@ -161,8 +141,7 @@ def note(table: pd.DataFrame, significant: Cells | None = None) -> str:
     parts = [f"{seeds} seed{'s' if seeds != 1 else ''}"]
     units = {"clips": "test clips", "queries": "queries", "pool": "in the pool", "events": "events"}
     parts += [f"{int(table[column].iloc[0]):,} {words}" for column, words in units.items() if column in table]
-    if "prevalence" in table:
-        parts.append(f"prevalence {table['prevalence'].iloc[0]:.3f}")
+    parts += [f"prevalence {value:.3f}" for value in table.get("prevalence", [])[:1]]
     spread = " ± standard deviation over seeds" if seeds > 1 else ""
     text = f"{', '.join(parts)}. Each cell: ours{spread} (the paper's, difference)."
     if significant is not None:
@@ -190,15 +169,11 @@ def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame
     path = figures / f"{name}.csv"
     if not path.exists():
         raise DataError(f"{path} is missing; `dvc repro {stage}` makes it")
-    table = pd.read_csv(path)
-    return table.fillna({"protocol": ""}) if "protocol" in table else table
+    return pd.read_csv(path).fillna({"protocol": ""})
 
 
-def show(table: pd.DataFrame, caption: str = "") -> HTML:
-    """Any table as HTML for a notebook: every row, escaped, three decimals or three digits of smaller numbers.
-
-    Column names are put into words by `header`.
-    """
+def show(table: pd.DataFrame, caption: str = "") -> Any:
+    """Any table as `HTML` for a notebook: every row, escaped, with columns in words and numbers by `format_number`."""
     from IPython.display import HTML
 
     table = table.rename(columns=lambda name: header(str(name)))
@@ -222,15 +197,14 @@ def overview(table2: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
 
     `separate_axis`: whether the paper's numbers need their own axis: recall depends on the size of the pool.
     """
-    rows = []
+    frames = []
     for metric in OVERVIEW:
         table = table2 if metric in table2 else table3
-        random = table[table["method"] == RANDOM].iloc[0]
-        for row in table[table["method"] != RANDOM].to_dict("records"):
-            ours = {"method": row["label"], "metric": header(metric), "ours": row[metric], "std": row[f"{metric}_std"]}
-            chance = {"random": random[metric], "paper_random": random[f"paper_{metric}"]}
-            rows.append({**ours, "paper": row[f"paper_{metric}"], **chance, "separate_axis": table is table3})
-    return pd.DataFrame(rows)
+        random, rows = table[table["method"] == RANDOM].iloc[0], table[table["method"] != RANDOM]
+        ours = {"method": rows["label"], "metric": header(metric), "ours": rows[metric], "std": rows[f"{metric}_std"]}
+        paper = {"paper": rows[f"paper_{metric}"], "random": random[metric], "paper_random": random[f"paper_{metric}"]}
+        frames.append(pd.DataFrame({**ours, **paper, "separate_axis": table is table3}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def ranks(table: pd.DataFrame) -> pd.DataFrame:
@@ -248,7 +222,6 @@ def ranks(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _row(name: str, per_seed: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """A row's names and modalities, and the mean and standard deviation of its numbers over seeds."""
     about: dict[str, Any] = {"method": name, "label": label(name), "paper": ""}
     if name != store.UNTRAINED:
         method = methods.get(name)
@@ -262,7 +235,6 @@ def _percent(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _retrieval_columns(found: Mapping[str, Mapping[str, float]], ks: Sequence[int]) -> dict[str, float]:
-    """Direction -> metrics of `mc3.evaluate.retrieval`, as columns in percent."""
     names = {f"{prefix}{k}": f"{metric}@{k}" for prefix, metric in (("r", "recall"), ("hit", "hit")) for k in ks}
     return {f"{d}_{column}": 100 * metrics[name] for d, metrics in found.items() for column, name in names.items()}
 
@@ -274,9 +246,8 @@ def _table(rows: Sequence[Mapping[str, Any]], random: Mapping[str, Any], file: s
     paper = pd.read_csv(PAPER / file).rename(columns={"method": "paper"}).fillna({"protocol": ""})
     paper = paper[[c for c in paper if c in (*keys, *metrics)]].rename(columns={m: f"paper_{m}" for m in metrics})
     table = pd.DataFrame([{"method": RANDOM, "label": "Random", "paper": "Random", "seeds": 0, **random}, *rows])
-    for modality in methods.MODALITIES:
-        if modality in table:
-            table[modality] = table[modality].fillna(0).astype(int)
+    ticks = table.columns.intersection(methods.MODALITIES)
+    table[ticks] = table[ticks].fillna(0).astype(int)
     table = table.merge(paper, on=keys, how="left", validate="m:1")
     columns = ["method", "label", "protocol", *methods.MODALITIES, "seeds"]
     columns += [column for name in metrics for column in (name, f"{name}_std", f"paper_{name}")]
