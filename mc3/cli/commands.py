@@ -97,7 +97,7 @@ def train(args: argparse.Namespace) -> None:
     recipe = methods.get(args.method)
     core.objectives.check(recipe)  # before the heavier imports below
     if args.dry_run:
-        print(core.cost.plan(args.settings, args.method, args.processes, args.peak_tflops))
+        print(extra.estimate.plan(args.settings, args.method, args.processes, args.peak_tflops))
     else:
         core.train.run(args.settings, args.method, args.seed)
 
