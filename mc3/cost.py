@@ -17,18 +17,13 @@ from mc3.encoders.audio import patch_grid
 from mc3.methods import Stage
 from mc3.model import make_encoders
 
-# Dense peaks by CUDA's device name and `train.precision`, from the makers' data sheets.
-PEAK_TFLOPS: dict[str, dict[str, float]] = {
-    "H200": {"bf16": 989, "no": 67},
-    "H100": {"bf16": 989, "no": 67},
-    "GH200": {"bf16": 989, "no": 67},
-    "B200": {"bf16": 2250, "no": 75},
-    "A100": {"bf16": 312, "no": 19.5},
-    "A40": {"bf16": 149.7, "no": 37.4},
-    "L40S": {"bf16": 362, "no": 91.6},
-    "RTX A6000": {"bf16": 154.8, "no": 38.7},
-    "RTX 4090": {"bf16": 165.2, "no": 82.6},
-}
+# Dense peaks by `train.precision` and CUDA's device name, from the makers' data sheets.
+PEAK_TFLOPS = {
+    "bf16": {"H200": 989, "H100": 989, "GH200": 989, "B200": 2250, "A100": 312, "A40": 149.7, "L40S": 362,
+             "RTX A6000": 154.8, "RTX 4090": 165.2},
+    "no": {"H200": 67, "H100": 67, "GH200": 67, "B200": 75, "A100": 19.5, "A40": 37.4, "L40S": 91.6,
+           "RTX A6000": 38.7, "RTX 4090": 82.6},
+}  # fmt: skip
 
 
 def tokens(config: ModelConfig) -> dict[str, int]:
@@ -43,9 +38,9 @@ def tokens(config: ModelConfig) -> dict[str, int]:
 
 @cache
 def forward_flops(config: ModelConfig) -> dict[str, float]:
-    """Floating-point operations to embed one clip, by modality; a multiplication and its addition are two.
+    """Operations of matrix products and attention to embed one clip, by modality; a product and its sum are two.
 
-    Counts matrix products and attention. The counter knows only the fused kernels of GPUs, so attention is not fused.
+    Attention is not fused, since the counter knows only the fused kernels of GPUs.
     """
     found = {}
     with torch.device("meta"), torch.no_grad():
@@ -68,8 +63,8 @@ def training_flops(config: ModelConfig, stage: Stage) -> float:
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """Peak operations a second of a GPU at `train.precision`, by its maker; None for a device that is not listed."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    known = max((key for key in PEAK_TFLOPS if key in name), key=len, default=None)
-    return None if known is None else 1e12 * PEAK_TFLOPS[known][precision]
+    known = max((key for key in PEAK_TFLOPS[precision] if key in name), key=len, default=None)
+    return None if known is None else 1e12 * PEAK_TFLOPS[precision][known]
 
 
 def timing(config: ModelConfig, stage: Stage, speed: float, waited: float, peak: float | None) -> dict[str, float]:
