@@ -4,6 +4,7 @@ The trainer reports MFU with it (model FLOPs utilisation: the operations that th
 device could do in the same time).
 """
 
+import re
 from collections.abc import Mapping
 from functools import cache
 
@@ -63,8 +64,8 @@ def training_flops(config: ModelConfig, stage: Stage) -> float:
 def peak_flops(device: torch.device, precision: str) -> float | None:
     """Peak operations a second of a GPU at `train.precision`, by its maker; None for a device that is not listed."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    known = max((key for key in PEAK_TFLOPS[precision] if key in name), key=len, default=None)
-    return None if known is None else 1e12 * PEAK_TFLOPS[precision][known]
+    found = (tflops for key, tflops in PEAK_TFLOPS[precision].items() if re.search(rf"\b{key}\b", name))
+    return next((1e12 * tflops for tflops in found), None)
 
 
 def timing(config: ModelConfig, stage: Stage, speed: float, waited: float, peak: float | None) -> dict[str, float]:

@@ -118,13 +118,14 @@ def test_saved_bytes_are_those_that_autograd_keeps(precision, recomputed):
         assert a_clip == pytest.approx((four - two) / 2, rel=0.02)
 
 
-def test_a_gpus_peak_is_that_of_the_longest_matching_name(monkeypatch):
+def test_a_gpus_peak_is_that_of_the_model_that_its_name_has_as_a_word(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA GH200 480GB")
     assert cost.peak_flops(torch.device("cuda"), "bf16") == 989e12
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A40-48Q")
     assert cost.peak_flops(torch.device("cuda"), "no") == 37.4e12
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "something new")
-    assert cost.peak_flops(torch.device("cuda"), "bf16") is None
+    for unknown in ("something new", "NVIDIA RTX A4000"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=unknown: name)
+        assert cost.peak_flops(torch.device("cuda"), "bf16") is None
     assert cost.peak_flops(torch.device("cpu"), "bf16") is None
 
 
