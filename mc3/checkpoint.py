@@ -48,11 +48,9 @@ class Run:
                 try:
                     fcntl.lockf(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which workers forked later do not hold
                 except (BlockingIOError, PermissionError):
-                    raise DataError(
-                        f"another process is training {self.folder.name}; wait for it or stop it. Several processes "
-                        "of one training are started by accelerate launch, or on the CPU by torchrun with "
-                        "ACCELERATE_USE_CPU=true"
-                    ) from None
+                    several = "accelerate launch, or on the CPU by torchrun with ACCELERATE_USE_CPU=true"
+                    raise DataError(f"another process is training {self.folder.name}; wait for it or stop it. Several "
+                                    f"processes of one training are started by {several}") from None  # fmt: skip
 
     def states(self) -> list[Path]:
         """The states on disk, newest first."""
@@ -102,7 +100,7 @@ class Run:
 
     def log(self, rows: list[dict[str, Any]], timing: dict[str, float] | None = None) -> None:
         """Append rows, each with its `step`, to metrics.jsonl, and a timing to timings.jsonl; both to TensorBoard."""
-        if not self.main or not rows:
+        if not self.main:
             return
         timings = [] if timing is None else [{"step": rows[-1]["step"], **timing}]
         for file, lines, prefix in ((self.metrics, rows, ""), (self.folder / "timings.jsonl", timings, "time/")):

@@ -4,17 +4,16 @@
 profile NAME`. It has every setting; none has a default here, so that one file, which DVC tracks, says what a run used.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
-from mc3.errors import ConfigError
+from mc3.errors import ConfigError, suggest
 
 RENAMED = {"train.chunk": "train.microbatch_size"}  # settings of the last release, for the error message
 
@@ -308,10 +307,9 @@ def build(cls: type, data: Any, where: str = "") -> Any:
     known = [field.name for field in fields(cls)]
     prefix = f"{where}." if where else ""
     if unknown := [key for key in data if key not in known]:
-        name, near = f"{prefix}{unknown[0]}", difflib.get_close_matches(str(unknown[0]), known, n=1)
-        hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(known)}"
-        hint = f"it is now {RENAMED[name]}" if name in RENAMED else hint
-        raise ConfigError(f"unknown setting {name}; {hint}")
+        name = f"{prefix}{unknown[0]}"
+        hint = suggest(unknown[0], known, f"known: {', '.join(known)}", prefix)
+        raise ConfigError(f"unknown setting {name}; {f'it is now {RENAMED[name]}' if name in RENAMED else hint}")
     if missing := [name for name in known if name not in data]:
         raise ConfigError(f"missing setting {prefix}{missing[0]}")
     return cls(**{name: _convert(hints[name], data[name], prefix + name) for name in known})
@@ -352,12 +350,8 @@ def load(path: str | Path = "params.yaml") -> Config:
 
 
 def as_dict(config: Any) -> Any:
-    """The plain, JSON-ready form of a dataclass of this module, or of a value in one; `build` reads it back."""
-
-    def plain(value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else vars(value)
-
-    return json.loads(json.dumps(config, default=plain))
+    """The plain, JSON-ready form of a dataclass of settings; `build` reads it back."""
+    return json.loads(json.dumps(asdict(config), default=str))
 
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:

@@ -1,6 +1,5 @@
 """Checkpoints and clips -> embeddings, a file for each method and seed (`mc3.store.embeddings` reads them).
 
-One process embeds all methods of a seed, since starting a process costs more than embedding the mini profile's clips.
 Under `accelerate launch` each process embeds its share of the clips.
 """
 

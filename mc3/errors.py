@@ -3,6 +3,9 @@
 The command line prints the message of a `UserError` as one line; every other exception is a bug and shows a traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """An error that the user can fix; the message names the thing, where it is, and the remedy."""
@@ -18,3 +21,9 @@ class DataError(UserError, ValueError):
 
 class NotebookError(UserError, RuntimeError):
     """A notebook that failed; the message names the cell, the exception and the executed copy."""
+
+
+def suggest(name: object, known: Iterable[str], otherwise: str = "", prefix: str = "") -> str:
+    """A question for the nearest of the `known` names: "did you mean {prefix}NAME?"; `otherwise` if none is near."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {prefix}{near[0]}?" if near else otherwise

@@ -58,8 +58,7 @@ def sha256(path: Path) -> str:
 def replace_folder(folder: Path, command: str, setting: str) -> Iterator[Path]:
     """Yields an empty folder that takes the place of `folder` when the block ends without an error.
 
-    It is built in a hidden neighbour, `.NAME.mc3-partial`. A file `MARKER` in it lists what was written, so that the
-    next call can tell these files from the user's. `DataError`, which names `command` and the `setting` that chose the
+    A file `MARKER` in it lists what was written. `DataError`, which names `command` and the `setting` that chose the
     folder, before and after the block if `folder` holds anything that its marker does not list or that has changed.
     """
     folder = folder.resolve()  # a link to a folder stays one
@@ -83,12 +82,10 @@ def replace_folder(folder: Path, command: str, setting: str) -> Iterator[Path]:
 
 def _refuse_foreign_files(folder: Path, command: str, setting: str) -> None:
     remedy = f"move it away or set {setting} to another folder"
-    if not folder.exists():
-        return
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file, where `{command}` writes a folder; {remedy}")
     marker = folder / MARKER
-    if not marker.is_file() and any(folder.iterdir()):
+    if not marker.is_file() and any(folder.glob("*")):
         known = f"{MARKER}, by which `{command}` knows its own (earlier versions wrote none)"
         raise DataError(f"{folder} holds files but no {known}; {remedy}")
     lines = marker.read_text(errors="replace").splitlines() if marker.is_file() else []
@@ -105,8 +102,8 @@ def code_identity(*entries: str) -> str:
     """What code `entries` run, as text: a line "module hash" for every module of this package that they import.
 
     An entry is a module's dotted name or the path of a notebook. Imports inside functions count, those for type
-    checkers do not. A module's hash is of its syntax: comments, docstrings, layout and the annotations of functions
-    and variables do not change it, nor do the literals in `TRACKED`. It does not depend on the Python version.
+    checkers do not. A hash is of the syntax under any version of Python, without comments, docstrings, the annotations
+    of functions and variables, and the literals in `TRACKED`.
     """
     found: dict[str, str] = {}
     pending = list(entries)
@@ -126,9 +123,9 @@ def _source(name: str) -> Path | None:
 
 def parse_module(name: str) -> tuple[str, list[str]]:
     """A module's hash, and the modules of this package that it imports, packages on the way to them included."""
-    if file := _source(name):
-        return _parsed(name, file, file.stat().st_mtime_ns)
-    raise FileNotFoundError(f"no module {name} in {PACKAGE.parent}")
+    if not (file := _source(name)):
+        raise FileNotFoundError(f"no module {name} in {PACKAGE.parent}")
+    return _parsed(name, file, file.stat().st_mtime_ns)
 
 
 @cache

@@ -19,7 +19,8 @@ Keys of an entry
         loss         the kind of loss and its settings (`mc3.objectives`; {"kind": "info_nce"})
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from typing import Any
 
@@ -77,12 +78,12 @@ class Stage:
 
     epochs: str
     pairs: tuple[tuple[str, str], ...]
-    contrastive: float
-    consensus: float
-    temperature: float | None
-    train: tuple[str, ...]
-    loss: str
-    settings: dict[str, Any]
+    contrastive: float = 1.0
+    consensus: float = 0.0
+    temperature: float | None = None
+    train: tuple[str, ...] = ()
+    loss: str = "info_nce"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -124,7 +125,7 @@ def with_role(role: str) -> str:
 
 
 def _stage(method: str, entry: dict[str, Any]) -> Stage:
-    known, where = {field.name for field in fields(Stage)} - {"settings"}, f"method {method!r} in mc3/methods.py"
+    known, where = {f.name for f in fields(Stage)} - {"settings"}, f"method {method!r} in mc3/methods.py"
     if unknown := sorted(set(entry) - known):
         raise ConfigError(f"{where} has an unknown key {unknown[0]!r}; known: {sorted(known)}")
     pairs = tuple(combinations(MODALITIES, 2))
@@ -134,7 +135,5 @@ def _stage(method: str, entry: dict[str, Any]) -> Stage:
         if modality not in MODALITIES:
             raise ConfigError(f"{where} names {modality!r}; modalities are {MODALITIES}")
     settings = dict(entry.get("loss", {"kind": "info_nce"}))
-    kind = settings.pop("kind", None)
-    stage = Stage(entry["epochs"], pairs, entry.get("contrastive", 1.0), entry.get("consensus", 0.0),
-                  entry.get("temperature"), (), kind, settings)  # fmt: skip
+    stage = Stage(**entry | {"pairs": pairs, "loss": settings.pop("kind", None), "settings": settings})
     return replace(stage, train=tuple(entry.get("train", stage.modalities)))

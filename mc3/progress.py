@@ -45,9 +45,7 @@ class Forecast:
     `expected`: seconds by job, in order; 0 if unknown or if nothing is to do. `workers`: jobs that run at a time.
     """
 
-    def __init__(
-        self, expected: Mapping[str, float], workers: int = 1, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, expected: Mapping[str, float], workers: int = 1, clock: Callable[[], float] = time.monotonic):
         self.expected, self.workers, self.clock = dict(expected), workers, clock
         self.began = clock()
         self.running: dict[str, float] = {}
@@ -60,10 +58,6 @@ class Forecast:
     def finish(self, name: str) -> None:
         """Note that a job has ended."""
         self.took[name] = self.clock() - self.running.pop(name)
-
-    def skip(self, name: str) -> None:
-        """Leave out a job that will not run."""
-        self.expected.pop(name, None)
 
     def pace(self) -> float:
         """Measured seconds for each expected second, of the finished jobs; 1 before the first."""

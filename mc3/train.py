@@ -3,14 +3,12 @@
 The output (`mc3.checkpoint`) has `final/` and `best/` (by the mean of the validation ROCs; the paper evaluates the
 final one) for `MC3.load`, and `metrics.jsonl`, a line a step and one an epoch.
 
-A killed run resumes from its last saved state when it is started again with the same settings, and ends with the same
-weights as an uninterrupted one. On SIGTERM (which a scheduler sends before it takes the machine back) it saves its
-state and exits with code 75, "try again". The number of processes, which may differ when a run resumes, changes
-rounding only; so does `train.threads`.
+A killed run resumes from its last saved state and ends with the same weights as an uninterrupted one. On SIGTERM it
+saves its state and exits with code 75, "try again". The number of processes, which may differ when a run resumes, and
+`train.threads` change rounding only.
 
-The contrastive loss couples all clips of a batch, so the gradients of its parts do not add up to its own. For batches
-that do not fit, `train.microbatch_size` embeds microbatches without gradients, computes the loss of all, and embeds
-each again to pass that loss's gradient on (GradCache, https://arxiv.org/abs/2101.06983).
+The contrastive loss couples all clips of a batch. For batches that do not fit, `train.microbatch_size` embeds parts
+without gradients, and again with the gradient of the whole batch's loss (GradCache, https://arxiv.org/abs/2101.06983).
 """
 
 import hashlib
@@ -28,6 +26,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Subset
 
 from mc3 import cost, evaluate, methods, objectives, progress
@@ -42,6 +41,7 @@ from mc3.model import MC3, embed_clips, freeze, recompute
 
 STOPPED = 75  # sysexits.h EX_TEMPFAIL
 Values = dict[str, Any]  # a row of metrics.jsonl, or a saved state
+Tensors = dict[str, Tensor]
 
 
 def start(config: Config, method: Method, seed: int) -> MC3:
@@ -65,7 +65,7 @@ def learning_rate(train: Train, step: int, total: int) -> float:
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def make_optimizer(train: Train, model: MC3, objective: objectives.Objective | None = None) -> torch.optim.Optimizer:
+def make_optimizer(train: Train, model: MC3, objective: objectives.Objective | None = None) -> Optimizer:
     """Adam (the paper's) or AdamW (EgoVLP's code), fused; without decay for what the objective learns (a scale)."""
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[train.optimizer]
     learning = [p for p in model.parameters() if p.requires_grad]
@@ -87,7 +87,7 @@ def usable_precision(wanted: str) -> str:
 def fingerprint(config: Config, method: str, seed: int) -> str:
     """A hash of what determines the weights but for rounding: settings, recipe, seed, code, clips, initial weights."""
     recipe = methods.get(method)
-    settings = {name: as_dict(getattr(config, name)) for name in ("model", "init", "loss", "train")}
+    settings = {name: values for name, values in as_dict(config).items() if name in ("model", "init", "loss", "train")}
     for name in ("workers", "threads", "checkpoint_every", "log_every"):
         del settings["train"][name]
     facts = json.dumps([settings, repr(recipe), seed, code_identity("mc3.train")], sort_keys=True)
@@ -171,7 +171,7 @@ class Trainer:
             optimizer.load_state_dict(state["optimizer"])
             done = state["step"]
         model = self.accelerator.prepare_model(self.model)
-        pending: list[tuple[Values, dict[str, Tensor]]] = []
+        pending: list[tuple[Values, Tensors]] = []
         clock, waited = time.perf_counter(), 0.0
         loader = iter(self.loader(plan[done:]))
         for step in range(done, len(plan)):
@@ -182,7 +182,6 @@ class Trainer:
             parts = self.train_step(k, step, rate, model, optimizer, batch)
             row = {"step": before + step + 1, "stage": k, "epoch": step // self.epoch_steps + 1}
             pending.append(({**row, "lr": rate}, parts))
-
             epoch_ends = (step + 1) % self.epoch_steps == 0
             save = epoch_ends or (step + 1) % train.checkpoint_every == 0
             if not (save or (step + 1) % train.log_every == 0):
@@ -198,9 +197,8 @@ class Trainer:
             if epoch_ends:
                 self.end_epoch(k, row)
             if save or stopping:
-                learnt = {"model": self.model.state_dict(), "objective": self.objective.state_dict()}
-                learnt["optimizer"] = optimizer.state_dict()
-                self.files.save(row["step"], stage=k, step=step + 1, best=self.best, **learnt)
+                self.files.save(row["step"], stage=k, step=step + 1, best=self.best, model=self.model.state_dict(),
+                                objective=self.objective.state_dict(), optimizer=optimizer.state_dict())  # fmt: skip
             if stopping:
                 print(f"stopped at step {row['step']}; rerun the same command to resume", file=sys.stderr)
                 sys.exit(STOPPED)
@@ -208,9 +206,7 @@ class Trainer:
         self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
 
-    def train_step(
-        self, k: int, step: int, rate: float, model: Any, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def train_step(self, k: int, step: int, rate: float, model: Any, optimizer: Optimizer, batch: Tensors) -> Tensors:
         """One update; returns the loss, its parts and the gradient's norm, to be averaged over processes."""
         parts = self.backward(k, step, model, self.inputs(k, step, batch))
         learning = [*model.parameters(), *self.objective.parameters()]
@@ -222,7 +218,7 @@ class Trainer:
         self.objective.after_step(self.model)
         return parts
 
-    def inputs(self, k: int, step: int, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def inputs(self, k: int, step: int, batch: Tensors) -> Tensors:
         """The inputs of stage `k`'s encoders, on the device: cropped frames, log-mels, token ids."""
         train, clips, device = self.config.train, self.config.clips, self.accelerator.device
         modalities = self.recipe.stages[k].modalities
@@ -235,19 +231,15 @@ class Trainer:
             inputs["video"] = batches.augment(inputs["video"], theta.to(device), self.config.model.video.image_size)
         return inputs
 
-    def backward(self, k: int, step: int, model: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the gradient of stage `k`'s loss on the whole batch to what learns; returns the loss and its parts.
-
-        With `train.microbatch_size`, in two passes over microbatches of this process's rows: dropout is drawn from a
-        microbatch's own seed, so that both passes draw the same.
-        """
+    def backward(self, k: int, step: int, model: Any, inputs: Tensors) -> Tensors:
+        """Add the gradient of stage `k`'s loss on the whole batch to what learns; returns the loss and its parts."""
         stage, count = self.recipe.stages[k], len(self.mine)
         size = self.config.train.microbatch_size or count
         microbatches = [slice(at, min(at + size, count)) for at in range(0, count, size)]
 
-        def embedded(number: int, modalities: tuple[str, ...]) -> dict[str, Tensor]:
+        def embedded(number: int, modalities: tuple[str, ...]) -> Tensors:
             named = (self.seed, k, step, self.accelerator.process_index, *[number] * (number > 0))
-            torch.manual_seed(batches.seed_of(*named))  # dropout
+            torch.manual_seed(batches.seed_of(*named))  # both passes draw the same dropout
             return model({m: inputs[m][microbatches[number]] for m in modalities})
 
         clips = torch.from_numpy(self.plans[k][step]).to(self.accelerator.device)
@@ -258,7 +250,8 @@ class Trainer:
         embeddings = first[0]
         if twice:
             embeddings = {m: torch.cat([part[m] for part in first]).requires_grad_() for m in stage.modalities}
-        loss, parts = self.loss(embeddings, batch)
+        with self.accelerator.autocast():  # an objective's own encoders run in the precision of the model's
+            loss, parts = self.objective(embeddings, batch)
         loss.backward()
         for parameter in self.objective.parameters():
             if parameter.grad is not None:  # averaged over processes, as is done for the encoders
@@ -272,18 +265,13 @@ class Trainer:
                 torch.autograd.backward([again[m] for m in learning], gradients)
         return parts
 
-    def loss(self, embeddings: dict[str, Tensor], batch: objectives.Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective of the batch; its own encoders, if it has any, run in the precision of the model's."""
-        with self.accelerator.autocast():
-            return self.objective(embeddings, batch)
-
     def loader(self, plan: np.ndarray) -> DataLoader:
         """This process's part of every batch of `plan`, in order."""
         rows, workers = plan[:, self.mine].tolist(), self.config.train.workers
-        on_gpu = self.accelerator.device.type == "cuda"
-        return DataLoader(self.clips, batch_sampler=rows, num_workers=workers, pin_memory=on_gpu)
+        pinned = self.accelerator.device.type == "cuda"
+        return DataLoader(self.clips, batch_sampler=rows, num_workers=workers, pin_memory=pinned)
 
-    def collect(self, pending: list[tuple[Values, dict[str, Tensor]]], stop: list[int]) -> tuple[list[Values], bool]:
+    def collect(self, pending: list[tuple[Values, Tensors]], stop: list[int]) -> tuple[list[Values], bool]:
         """Rows of metrics with numbers for tensors, in one transfer, and whether any process received SIGTERM."""
         values = torch.stack([torch.stack(list(parts.values())) for _, parts in pending])
         stopped = torch.tensor(float(bool(stop)), device=values.device)
@@ -327,10 +315,8 @@ def run(config: Config, method: str, seed: int) -> Path:
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     accelerator = Accelerator(mixed_precision=usable_precision(config.train.precision), kwargs_handlers=[parallel])
     if accelerator.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ConfigError(
-            f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone; "
-            "without GPUs set ACCELERATE_USE_CPU=true"
-        )
+        started = f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone"
+        raise ConfigError(f"{started}; without GPUs set ACCELERATE_USE_CPU=true")
     model = start(config, recipe, seed).to(accelerator.device)
     freeze(model, methods.MODALITIES, config.train.freeze)  # raises for a wrong name before anything is read
     if config.train.recompute:

@@ -10,18 +10,16 @@ import sys
 from collections.abc import Sequence
 
 from mc3 import __version__
-from mc3.cli.commands import FOLDERS, GROUPS, core
-from mc3.cli.parser import Parser
+from mc3.cli.commands import FOLDERS, GROUPS
+from mc3.cli.parser import Arguments, Parser
 from mc3.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code: 0, or 1 after a one-line error."""
-    args = parser().parse_args(list(sys.argv[1:] if argv is None else argv) or ["--help"])
+    args = parser().parse_args(list(sys.argv[1:] if argv is None else argv) or ["--help"], Arguments())
     args.main = main
     try:
-        if args.load:
-            args.settings = core.config.load(args.config)
         return args.command(args) or 0
     except BrokenPipeError:  # the reader of our output, `head` for example, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

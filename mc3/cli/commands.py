@@ -3,12 +3,11 @@
 Modules of this package are imported when a command runs, so that `mc3 --help` and a mistyped name are answered at once.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 from mc3 import methods
-from mc3.cli.parser import SEED, Group, Lazy, check_exists, check_name, option
+from mc3.cli.parser import SEED, Arguments, Group, Lazy, check_exists, check_name, option
 from mc3.errors import ConfigError
 from mc3.files import write_atomic
 
@@ -28,15 +27,13 @@ USE, REPRODUCE, DATA, EXPLORE = GROUPS = list(map(Group, ("use a model", "reprod
     option("--every", type=float, default=0.5, metavar="SEC", help="step between windows (default: 0.5)"),
     option("--text", action="append", default=[], help="compare the sound with this too; may be repeated"),
     option("--top", type=int, default=10, help="how many moments to print (default: 10)"),
-    option("--out", type=Path, metavar="CSV", help="write all windows there"),
-    load=False)  # fmt: skip
-def discover(args: argparse.Namespace) -> None:
+    option("--out", type=Path, metavar="CSV", help="write all windows there"))  # fmt: skip
+def discover(args: Arguments) -> None:
     """Find the moments of a video whose sound comes from the action in the picture."""
     check_exists(args.video)
     folder = args.checkpoint
     if folder is None:
-        config = core.config.load(args.config)
-        folder = config.paths.final(methods.with_role("reference"), config.seeds[0])
+        folder = args.settings.paths.final(methods.with_role("reference"), args.settings.seeds[0])
     table = core.discover.moments(core.model.MC3.load(folder), args.video, args.every, texts=args.text)
     print(table.sort_values("similarity", ascending=False).head(args.top).round(3).to_string(index=False))
     if args.out:
@@ -50,7 +47,7 @@ def discover(args: argparse.Namespace) -> None:
     option("--kind", required=True, help="egovlp, lavila, soundingactions, deit, ast or ssast"),
     option("--out", required=True, type=Path, metavar="FOLDER", help="for MODALITY.safetensors, card.json"),
 )  # fmt: skip
-def weights(args: argparse.Namespace) -> None:
+def weights(args: Arguments) -> None:
     """Convert a published checkpoint into weights that a profile's `init` can name."""
     check_exists(args.file)
     print(*encoders.weights.write(args.file, args.kind, args.settings.model, args.out), sep="\n")
@@ -58,7 +55,7 @@ def weights(args: argparse.Namespace) -> None:
 
 @REPRODUCE.command("mc3 repro -- --force manifest",
     option("dvc", nargs="*", metavar="DVC-ARGUMENT", help="passed to `dvc repro`, after --"))  # fmt: skip
-def repro(args: argparse.Namespace) -> int:
+def repro(args: Arguments) -> int:
     """Run every stage that is out of date; prints the running stage and the time left."""
     return paper.repro.run(args.settings, args.dvc)
 
@@ -69,7 +66,7 @@ def repro(args: argparse.Namespace) -> int:
     option("--strict", action="store_true", help="exit 1 when a number is outside the tolerance"),
     option("--tables", action="store_true", help="also show Tables 2 and 3, and where to go from there"),
     config=False)  # fmt: skip
-def compare(args: argparse.Namespace) -> int:
+def compare(args: Arguments) -> int:
     """Compare the numbers in figures/ with the committed ones; with --tables, show Tables 2 and 3 too."""
     differences = paper.compare.run(Path("figures"), args.absolute, args.relative)
     if args.tables:
@@ -77,8 +74,8 @@ def compare(args: argparse.Namespace) -> int:
     return 1 if differences and args.strict else 0
 
 
-@REPRODUCE.command("mc3 profile mini", option("name", help="the name of a file in profiles/"), load=False)
-def profile(args: argparse.Namespace) -> None:
+@REPRODUCE.command("mc3 profile mini", option("name", help="the name of a file in profiles/"))
+def profile(args: Arguments) -> None:
     """Choose the settings: copies profiles/NAME.yaml to params.yaml."""
     check_name("profile", args.name, "profiles", sorted(path.stem for path in Path("profiles").glob("*.yaml")))
     source = Path("profiles", f"{args.name}.yaml")
@@ -92,23 +89,23 @@ def profile(args: argparse.Namespace) -> None:
     option("--dry-run", action="store_true", help="only print parameters, steps, memory and hours"),
     option("--processes", type=int, default=1, help="of a dry run, a device each (default: 1)"),
     option("--peak-tflops", type=float, help="of a dry run's device (default: that of the GPU here)"))  # fmt: skip
-def train(args: argparse.Namespace) -> None:
+def train(args: Arguments) -> None:
     """Train one method from one seed; with --dry-run, estimate memory and time instead."""
     recipe = methods.get(args.method)
     core.objectives.check(recipe)  # before the heavier imports below
     if args.dry_run:
-        print(core.cost.plan(args.settings, args.method, args.processes, args.peak_tflops))
+        print(extra.estimate.plan(args.settings, args.method, args.processes, args.peak_tflops))
     else:
         core.train.run(args.settings, args.method, args.seed)
 
 
 @REPRODUCE.command("mc3 embed --seed 0",
     option("--method", help="a row of mc3/methods.py, or `align` (default: all that changed)"), SEED)  # fmt: skip
-def embed(args: argparse.Namespace) -> None:
+def embed(args: Arguments) -> None:
     """Embed the validation and test clips with one method, or with all that changed."""
     if args.method:
-        name = methods.get(args.method).name  # raises before imports that take seconds
-        core.embed.run(args.settings, name, args.seed)
+        methods.get(args.method)  # raises before imports that take seconds
+        core.embed.run(args.settings, args.method, args.seed)
     else:
         core.embed.run_all(args.settings, args.seed)
 
@@ -117,7 +114,7 @@ REPRODUCE.call("mc3 probe --seed 0", "paper.probe.run", "Classify EPIC-Sounds: l
 
 
 @REPRODUCE.command("mc3 sources")
-def sources(args: argparse.Namespace) -> None:
+def sources(args: Arguments) -> None:
     """Write what stages depend on: canonical notebooks and code identities."""
     out = args.settings.paths.work / "sources"
     copies, codes = paper.notebook.sources(Path("notebooks"), out), paper.notebook.codes(args.settings, out)
@@ -128,7 +125,7 @@ def sources(args: argparse.Namespace) -> None:
     option("name", help="the notebook's name, without folder and .ipynb"),
     option("-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
            help="a parameter of the notebook's `parameters` cell; the value is read as YAML"))  # fmt: skip
-def notebook(args: argparse.Namespace) -> None:
+def notebook(args: Arguments) -> None:
     """Execute one notebook: its figures, and its page of the report."""
     import yaml
 
@@ -141,7 +138,7 @@ def notebook(args: argparse.Namespace) -> None:
 
 @REPRODUCE.command("mc3 report",
     option("--table", action="store_true", help="only print Table 2 over seeds, for README.md"))  # fmt: skip
-def report(args: argparse.Namespace) -> None:
+def report(args: Arguments) -> None:
     """Write the report's contents page, the overview figure and metrics.json; or print the README's table."""
     print(paper.report.readme_table() if args.table else f"open {paper.report.write(args.settings)}")
 
@@ -156,7 +153,7 @@ DATA.call("mc3 world", "world.write", "Generate the small world in the real data
 
 
 @DATA.command("mc3 source")
-def source(args: argparse.Namespace) -> int:
+def source(args: Arguments) -> int:
     """Run the command that the profile names as its source of raw data."""
     return args.main([*args.settings.source.command.split(), "--config", args.config])
 
@@ -170,7 +167,7 @@ DATA.call("mc3 manifest", "data.manifest.write", "Read the publishers' annotatio
     option("--submit", type=int, metavar="N", help="cut as N SLURM tasks (here, without SLURM), then join"),
     option("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="sbatch's parameters for the tasks"),
 )  # fmt: skip
-def shards(args: argparse.Namespace) -> None:
+def shards(args: Arguments) -> None:
     """Cut the clips once and pack them; --rank or --submit spread the work over machines."""
     import yaml
 
@@ -196,8 +193,8 @@ def shards(args: argparse.Namespace) -> None:
     option("--hours", type=float, help="begin no training that would end later"),
     option("--processes", type=int, metavar="N",
            help="trainings at once, each with its share of train.threads (default: one a thread; one where a GPU is)"),
-    load=False)  # fmt: skip
-def sweep(args: argparse.Namespace) -> int:
+)  # fmt: skip
+def sweep(args: Arguments) -> int:
     """Train methods under other settings and seeds, as experiments/NAME.yaml says; continues where it stopped."""
     known = sorted(path.stem for path in Path("experiments").glob("*.yaml") if path.stem != "dvc")
     if args.name is None or args.list:
@@ -209,7 +206,7 @@ def sweep(args: argparse.Namespace) -> int:
     check_name("sweep", args.name, "experiments", known)
     if args.processes is not None and args.processes < 1:
         raise ConfigError(f"--processes {args.processes}: one process or more")
-    config = core.config.load(args.config)
+    config = args.settings
     import torch
 
     processes = args.processes or (1 if torch.cuda.is_available() else config.train.threads)
@@ -222,7 +219,7 @@ def sweep(args: argparse.Namespace) -> int:
     option("--seed", type=int, default=0, help="of the checkpoints (default: 0)"),
     option("--full-size", action="store_true", help="also an untrained encoder of the paper's size: minutes"),
 )  # fmt: skip
-def transfer(args: argparse.Namespace) -> None:
+def transfer(args: Arguments) -> None:
     """Probe the audio encoders on real recordings (ESC-10) beside log-mel statistics."""
     check_exists(args.folder)
     table = extra.transfer.run(args.settings, args.folder, args.seed, args.full_size)
@@ -243,7 +240,7 @@ def transfer(args: argparse.Namespace) -> None:
     option("--videos", type=Path, metavar="FOLDER", help="the videos, for the audio-video score"),
     option("--out", type=Path, default=Path("figures/epic_narrations.csv"), metavar="CSV",
            help="scores; more is written beside it (default: figures/epic_narrations.csv)"))  # fmt: skip
-def narrated(args: argparse.Namespace) -> None:
+def narrated(args: Arguments) -> None:
     """Ask whether narrated actions sound, on EPIC-KITCHENS-100's narrations and EPIC-Sounds' events.
 
     Labels, chance, audio-free baselines and figures need the annotations alone; docs/epic.md explains them.
@@ -267,7 +264,7 @@ def narrated(args: argparse.Namespace) -> None:
            "quarter, 3 training split, 4 training and validation, 5 more than these (3)"),
     option("--t-mod", **LEVEL, default=0, help="what the model was trained on: 0 audio, 1 video, 2 both (0)"),
 )  # fmt: skip
-def submission(args: argparse.Namespace) -> None:
+def submission(args: Arguments) -> None:
     """Write the scores of EPIC-Sounds' test events as a submission to its recognition challenge."""
     if args.method != "untrained":
         methods.get(args.method)

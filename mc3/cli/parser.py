@@ -1,15 +1,15 @@
 """Argument parsing shared by the commands: grouped help, suggestions for typos, common options."""
 
 import argparse
-import difflib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mc3.errors import ConfigError, DataError
+from mc3.errors import ConfigError, DataError, suggest
 
-Command = Callable[[argparse.Namespace], int | None]
+Command = Callable[["Arguments"], int | None]
 Option = tuple[tuple[str, ...], dict[str, Any]]
 
 MOVED = {
@@ -31,8 +31,7 @@ class Parser(argparse.ArgumentParser):
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             if value in MOVED:
                 raise argparse.ArgumentError(None, f"`mc3 {value}` is now {MOVED[value]}")
-            near = difflib.get_close_matches(str(value), action.choices, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"`{self.prog} --help` lists them"
+            hint = suggest(value, action.choices, f"`{self.prog} --help` lists them")
             raise argparse.ArgumentError(None, f"no command {value!r}; {hint}")
         super()._check_value(action, value)
 
@@ -40,14 +39,22 @@ class Parser(argparse.ArgumentParser):
         """As argparse does, but unknown options are an error of the subcommand, which knows its own."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown and self.prog.count(" "):
-            near = difflib.get_close_matches(unknown[0], self._option_string_actions, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"`{self.prog} --help` lists its options"
+            hint = suggest(unknown[0], self._option_string_actions, f"`{self.prog} --help` lists its options")
             self.error(f"unknown argument {unknown[0]}; {hint}")
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """One line instead of the usage; exit code 2."""
         self.exit(2, f"{self.prog}: {message}\n")
+
+
+class Arguments(argparse.Namespace):
+    """A command's arguments, and the settings that they name, read when a command asks for them."""
+
+    @cached_property
+    def settings(self) -> Any:
+        """The `mc3.config.Config` of --config."""
+        return import_module("mc3.config").load(self.config)
 
 
 def option(*names: str, **settings: Any) -> Option:
@@ -64,14 +71,13 @@ class Group:
     """Commands that the help lists under one title."""
 
     def __init__(self, title: str) -> None:
-        self.title, self.commands = title, list[tuple[str, Command, str, bool, tuple[Option, ...]]]()
+        self.title, self.commands = title, list[tuple[Command, str, tuple[Option, ...]]]()
 
-    def command(self, example: str, *options: Option, config: bool = True, load: bool = True) -> Any:
-        """Makes a function a command, described by its docstring; with `load`, the settings are in `args.settings`."""
+    def command(self, example: str, *options: Option, config: bool = True) -> Any:
+        """Makes a function a command of its name, described by its docstring."""
 
         def add(command: Command) -> Command:
-            common = (CONFIG, DEBUG) if config else (DEBUG,)
-            self.commands.append((command.__name__, command, example, config and load, (*common, *options)))
+            self.commands.append((command, example, ((CONFIG, DEBUG) if config else (DEBUG,)) + options))
             return command
 
         return add
@@ -79,23 +85,22 @@ class Group:
     def call(self, example: str, place: str, about: str, *options: Option) -> None:
         """Makes a command of a function, "module.function" of this package, of the settings and these options."""
 
-        def command(args: argparse.Namespace) -> None:
+        def command(args: Arguments) -> None:
             module, _, function = place.rpartition(".")
             values = [getattr(args, names[0].removeprefix("--")) for names, _ in options]
             getattr(import_module(f"mc3.{module}"), function)(args.settings, *values)
 
-        command.__doc__ = about
-        name = example.split(" --")[0].removeprefix("mc3 ")
-        self.commands.append((name, command, example, True, (CONFIG, DEBUG, *options)))
+        command.__name__, command.__doc__ = example.split(" --")[0].removeprefix("mc3 "), about
+        self.command(example, *options)(command)
 
     def add_to(self, places: Mapping[str, Any]) -> str:
         """Add the commands to the subparsers of `places`, by the words before a command's last; returns their help."""
         lines = [f"{self.title}:"]
-        for name, command, example, load, options in self.commands:
-            text = (command.__doc__ or "").strip()
+        for command, example, options in self.commands:
+            name, text = command.__name__, (command.__doc__ or "").strip()
             place, _, last = name.rpartition(" ")
             step = places[place].add_parser(last, description=text, epilog=f"example: {example}")
-            step.set_defaults(command=command, load=load)
+            step.set_defaults(command=command)
             for names, settings in options:
                 step.add_argument(*names, **settings)
             short = text.split("\n")[0].split("; ")[0].split(": ")[0].rstrip(".")
@@ -122,7 +127,5 @@ def check_exists(*paths: Path) -> None:
 def check_name(kind: str, name: str, folder: str, known: Sequence[str]) -> None:
     """Raise `ConfigError` if `name` is not one of the `known` files of `folder`, and name the nearest."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
         where = f"known: {', '.join(known)}" if known else f"no {folder}/*.yaml here; run it at the repository's top"
-        raise ConfigError(f"no {kind} {name!r}; {hint}{where}")
+        raise ConfigError(f"no {kind} {name!r}; {f'{suggest(name, known)} {where}'.lstrip()}")

@@ -128,7 +128,7 @@ def execute(trials: Sequence[Trial], config: Config, processes: int, hours: floa
         for name in waiting:
             due = forecast.elapsed() + forecast.expected[name] * forecast.pace()
             if hours is not None and due > 3600 * hours:
-                forecast.skip(name)
+                del forecast.expected[name]
             elif not stopping:
                 forecast.start(name)
                 print(forecast.line(name), flush=True)
