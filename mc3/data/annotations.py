@@ -4,11 +4,12 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mc3.errors import DataError
@@ -101,12 +102,11 @@ def read_rows(
 
 def _split(line: str, separator: str) -> tuple[list[str], str]:
     """The cells of one line, and what is wrong with it ("" if nothing)."""
-    if line.count('"') % 2:
-        return [], "misplaced quote"
     try:
-        return next(csv.reader([line], delimiter=separator, strict=True), []), ""
+        cells = next(csv.reader([line], delimiter=separator, strict=True), [])
     except csv.Error as error:
         return [], "misplaced quote" if '"' in line else f"malformed row ({error})"
+    return cells, "misplaced quote" if line.count('"') % 2 else ""
 
 
 def read_table(path: Path, columns: tuple[str, ...], what: str, report: Report | None = None) -> pd.DataFrame:
@@ -123,20 +123,18 @@ def fragments(path: Path, what: str) -> set[str]:
 
 
 def usable_rows(
-    table: pd.DataFrame, id_column: str, problem: Callable[[int], str | None], path: Path, report: Report
+    table: pd.DataFrame, id_column: str, faults: Mapping[str, pd.Series], path: Path, report: Report
 ) -> list[int]:
     """Positions of the usable rows of an EPIC table, from `read_table(path, ...)`; the others go to `report`.
 
-    Rows are named, once each, by `id_column`. `problem(i)` says what else is wrong with row `i`, None if nothing is.
-    Raises `DataError` if no row is left.
+    Rows are named, once each, by `id_column`. `faults`: what else may be wrong, with places for the row's cells, and
+    which rows have it; a row is listed with its first. Raises `DataError` if no row is left.
     """
-    duplicated = table[id_column].duplicated()
-
-    def reason(i: int) -> str | None:
-        unsafe = (f"unsafe {c} {table[c][i]!r}" for c in (id_column, "video_id") if not is_safe_id(table[c][i]))
-        return next(unsafe, None) or (f"duplicated {id_column}" if duplicated[i] else problem(i))
-
-    kept = report.sift(table, "line", map(reason, table.index), path).index.tolist()
+    unsafe = {f"unsafe {c} {{{c}!r}}": ~table[c].map(is_safe_id) for c in (id_column, "video_id")}
+    faults = {**unsafe, f"duplicated {id_column}": table[id_column].duplicated(), **faults}
+    first = np.select(list(faults.values()), list(faults), default=None)
+    reasons = (reason and reason.format(**table.loc[i]) for i, reason in enumerate(first))
+    kept = report.sift(table, "line", reasons, path).index.tolist()
     if not kept:
         raise DataError(f"{path}: every row is at fault, the first because: {report.dropped[-len(table)]['reason']}")
     return kept

@@ -54,23 +54,19 @@ class Views(ABC):
         """Event `i`, [elements, ...]."""
 
     @abstractmethod
-    def _window(self, event: Tensor, start: int) -> Tensor:
-        """The window of an event that begins at element `start`."""
-
-    @abstractmethod
     def batch(self, windows: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Windows as the encoder's input: log-mel [B, frames, mel]."""
+        """Windows, up to `length` long, as the encoder's input: log-mel [B, frames, mel]."""
 
     def uniform(self, i: int, views: int) -> list[Tensor]:
         """`views` windows of event `i`, spread evenly from its begin to its end; one if it is not longer than one."""
         event = self._event(i)
-        return [self._window(event, int(start)) for start in starts(len(event), self.length, views)]
+        return [event[start : start + self.length].clone() for start in starts(len(event), self.length, views)]
 
     def random(self, i: int, generator: torch.Generator) -> Tensor:
         """One random window of event `i`."""
         event = self._event(i)
-        start = torch.randint(0, max(1, len(event) - self.length + 1), (), generator=generator)
-        return self._window(event, int(start))
+        start = int(torch.randint(0, max(1, len(event) - self.length + 1), (), generator=generator))
+        return event[start : start + self.length].clone()
 
     def __len__(self) -> int:
         """The number of events."""
@@ -105,14 +101,11 @@ class AstViews(Views):
 
     def batch(self, windows: Sequence[Tensor], device: torch.device) -> Tensor:
         """See `Views`."""
-        return torch.stack(list(windows)).to(device)
+        padded = [pad(w.float(), (0, 0, 0, self.frames - len(w)), value=FBANK_MEAN) for w in windows]
+        return torch.stack(padded).to(device)
 
     def _event(self, i: int) -> Tensor:
         return self.clips[i]["audio"]
-
-    def _window(self, event: Tensor, start: int) -> Tensor:
-        window = event[start : start + self.frames].float()
-        return pad(window, (0, 0, 0, self.frames - len(window)), value=FBANK_MEAN)
 
 
 class OfficialViews(Views):
@@ -139,9 +132,6 @@ class OfficialViews(Views):
 
     def _event(self, i: int) -> Tensor:
         return torch.from_numpy(self._samples[self._offsets[i] : self._offsets[i + 1]])
-
-    def _window(self, event: Tensor, start: int) -> Tensor:
-        return event[start : start + CROP].clone()
 
 
 def log_mel(waveform: Tensor, mel_bins: int = 128) -> Tensor:

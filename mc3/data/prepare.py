@@ -44,23 +44,17 @@ PAPER_CLIPS = 250_000  # Sec. 5
 
 @dataclass(frozen=True)
 class ShardJob:
-    """The work of one process at a time: cut the clips `rows` of the manifest into the shard `name`."""
+    """The work of one process at a time: cut the clips `rows` of the manifest into the shard `path`."""
 
-    name: str
+    path: Path
     rows: list[dict[str, Any]]
     raw: Path
-    folder: Path
     clips: Clips
-
-    @property
-    def path(self) -> Path:
-        """The shard's file."""
-        return self.folder / f"{self.name}.tar"
 
     @property
     def done_marker(self) -> Path:
         """JSON beside the finished shard: index records, failed videos, time and memory."""
-        return self.folder / f"{self.name}.json"
+        return self.path.with_suffix(".json")
 
     @property
     def key(self) -> str:
@@ -157,7 +151,7 @@ def plan(table: pd.DataFrame, config: Config, folder: Path) -> list[ShardJob]:
                 shards.append([])
             shards[-1] += video.to_dict("records")
         jobs += [
-            ShardJob(f"{dataset}-{split}-{number:05d}", rows, config.paths.raw, folder, config.clips)
+            ShardJob(folder / f"{dataset}-{split}-{number:05d}.tar", rows, config.paths.raw, config.clips)
             for number, rows in enumerate(shards)
         ]
     return jobs
@@ -166,7 +160,7 @@ def plan(table: pd.DataFrame, config: Config, folder: Path) -> list[ShardJob]:
 def share(jobs: Sequence[ShardJob], rank: int, world: int) -> list[ShardJob]:
     """The jobs of process `rank` of `world`: largest first, each to the process with the least work so far."""
     loads, taken = [0.0] * world, []
-    for job in sorted(jobs, key=lambda job: (-job.cost, job.name)):
+    for job in sorted(jobs, key=lambda job: (-job.cost, job.path)):
         idlest = loads.index(min(loads))
         loads[idlest] += job.cost
         if idlest == rank:
@@ -176,7 +170,7 @@ def share(jobs: Sequence[ShardJob], rank: int, world: int) -> list[ShardJob]:
 
 def _run(jobs: Sequence[ShardJob], workers: int) -> list[dict[str, Any]]:
     """Write those shards that are missing; returns the content of all done markers in the order of `jobs`."""
-    for folder in {job.folder for job in jobs}:
+    for folder in {job.path.parent for job in jobs}:
         folder.mkdir(parents=True, exist_ok=True)
     # forked, so that torch is imported once; a pool for one worker too, so that their number cannot matter
     import torchaudio  # noqa: F401
@@ -189,10 +183,10 @@ def _run(jobs: Sequence[ShardJob], workers: int) -> list[dict[str, Any]]:
         with bar(sum(len(job.rows) for job in jobs), 0, main=True) as show:
             for result in as_completed(results):
                 job = results[result]
-                done[job.name] = result.result()
+                done[job.path] = result.result()
                 clips += len(job.rows)
                 show(clips, "cutting clips")
-    return [done[job.name] for job in jobs]
+    return [done[job.path] for job in jobs]
 
 
 def _start_worker(parent: int) -> None:
@@ -253,7 +247,8 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
         with atomic(job.done_marker) as path:
             path.write_text(json.dumps(facts))
     except FileNotFoundError:
-        raise DataError(f"{job.folder} was finished and moved by another `mc3 shards`; nothing is left to do") from None
+        folder = job.path.parent
+        raise DataError(f"{folder} was finished and moved by another `mc3 shards`; nothing is left to do") from None
     return facts
 
 
@@ -291,8 +286,7 @@ def members_of(clip: media.Clip, settings: Clips) -> dict[str, bytes]:
 
 def _append(tar: tarfile.TarFile, clip_id: str, members: dict[str, bytes]) -> dict[str, Any]:
     """Add a clip's members to a shard; returns their offsets and sizes and the SHA-256 of their concatenation."""
-    record: dict[str, Any] = {}
-    digest = hashlib.sha256()
+    record: dict[str, Any] = {"sha256": hashlib.sha256(b"".join(members.values())).hexdigest()}
     for name, suffix in MEMBERS.items():
         data = members.get(name, b"")
         record |= {f"{name}_offset": 0, f"{name}_size": len(data)}
@@ -301,9 +295,8 @@ def _append(tar: tarfile.TarFile, clip_id: str, members: dict[str, bytes]) -> di
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
             record[f"{name}_offset"] = tar.offset - math.ceil(len(data) / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            digest.update(data)
     tar.members.clear()  # type: ignore[attr-defined]  # it would grow with the shard
-    return {**record, "sha256": digest.hexdigest()}
+    return record
 
 
 def _totals(done: Sequence[dict[str, Any]]) -> dict[str, Any]:
