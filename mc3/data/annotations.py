@@ -43,10 +43,8 @@ class Report:
 
     def by_reason(self) -> dict[str, int]:
         """The number of clips lost for each reason, the most frequent first."""
-        counts: Counter[str] = Counter()
-        for entry in self.dropped:
-            counts[entry["reason"]] += entry["clips"]
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+        clips = pd.DataFrame(self.dropped, columns=["reason", "clips"]).groupby("reason")["clips"].sum()
+        return clips.sort_values(ascending=False, kind="stable").to_dict()
 
 
 def read_text(path: Path, what: str) -> str:
@@ -132,8 +130,8 @@ def usable_rows(
     """
     unsafe = {f"unsafe {c} {{{c}!r}}": ~table[c].map(is_safe_id) for c in (id_column, "video_id")}
     faults = {**unsafe, f"duplicated {id_column}": table[id_column].duplicated(), **faults}
-    first = np.select(list(faults.values()), list(faults), default=None)
-    reasons = (reason and reason.format(**table.loc[i]) for i, reason in enumerate(first))
+    first = np.select(list(faults.values()), list(faults), default="")
+    reasons = (reason.format(**table.loc[i]) if reason else None for i, reason in enumerate(first))
     kept = report.sift(table, "line", reasons, path).index.tolist()
     if not kept:
         raise DataError(f"{path}: every row is at fault, the first because: {report.dropped[-len(table)]['reason']}")

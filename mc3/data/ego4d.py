@@ -180,9 +180,8 @@ def read_labels(path: Path, report: Report) -> pd.DataFrame:
     table = read_table(path, ("video_uid", "narration_time", "clip_text"), "the sounding-action labels", report)
     if "votes" not in table and "positive" not in table:
         raise DataError(f"{path} has neither a column `votes` nor `positive`; use the labelled TSV")
-    for column in ("votes", "positive", "tag_verb", "tag_noun", "action_group"):
-        if column not in table:
-            table[column] = ""
+    optional = table.columns.union(["votes", "positive", "tag_verb", "tag_noun", "action_group"], sort=False)
+    table = table.reindex(columns=optional, fill_value="")
     table["narration_time"] = pd.to_numeric(table["narration_time"], errors="coerce")
     lead = table["votes"].str.count("1") - table["votes"].str.count("0")
     label = table["positive"].str.lower().map(LABELS)

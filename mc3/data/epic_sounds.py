@@ -185,12 +185,11 @@ def sounds(config: Config) -> dict[str, Sound]:
 
 
 def check(config: Config) -> dict[str, Any]:
-    """Compare annotations and sound, print what fits, and write the result to work/epic_sounds_check.json.
+    """Compare annotations and sound, print what fits, write work/epic_sounds_check.json and return its content.
 
-    It begins by writing work/epic_video_ids.txt, the videos whose sound is needed, for which the annotations suffice.
-    Arrays of an HDF5 file are read whole, to find values outside [-1, 1]. The result, which is returned too, has
-    "splits" with counts, "faults", the unusable sounds by video, and "refused", the rows. Raises `DataError` if an
-    annotation file cannot be used, the sound is missing, or no video's sound can be used.
+    That is "splits" with counts, "faults", the unusable sounds by video, and "refused", the rows. It begins by writing
+    work/epic_video_ids.txt, the videos whose sound is needed, for which the annotations suffice. Raises `DataError` if
+    an annotation file cannot be used, the sound is missing, or no video's sound can be used.
     """
     raw, work, names = config.paths.raw, config.paths.work, config.epic_sounds.annotations
     path = raw / config.epic_sounds.audio

@@ -69,7 +69,6 @@ class Views(ABC):
         return event[start : start + self.length].clone()
 
     def __len__(self) -> int:
-        """The number of events."""
         return len(self.index)
 
 

@@ -81,13 +81,11 @@ class ShardJob:
 def write(config: Config) -> Path:
     """Cut every clip of `work/manifest.parquet` into `paths.shards`, with index and tokenizer; returns that folder.
 
-    The bytes do not depend on the number of processes (`clips.workers`) nor on which of them cut what. Shards finished
-    by an interrupted run, `write_share` or `submit` are kept. Videos that cannot be decoded are listed in
-    `work/shards_report.json` and left out; time and memory are in `work/runs/prepare/summary.json`. Raises `DataError`
-    if the manifest is missing, or more than 1 % of the videos (and more than one) fail.
+    The bytes do not depend on the processes (`clips.workers`). Shards finished by an interrupted run, `write_share` or
+    `submit` are kept. Videos that cannot be decoded are listed in `work/shards_report.json` and left out. Raises
+    `DataError` if the manifest is missing, or more than 1 % of the videos (and more than one) fail.
     """
-    work = config.paths.work
-    folder, partial = config.paths.shards, work / "shards.partial"
+    folder, work, partial = config.paths.shards, config.paths.work, config.paths.work / "shards.partial"
     table = manifest.read(work / "manifest.parquet")
     jobs = plan(table, config, partial)
     done = _run(jobs, config.clips.workers)
@@ -121,11 +119,10 @@ def write(config: Config) -> Path:
 
 
 def write_share(config: Config, rank: int, world: int) -> None:
-    """Cut the share of process `rank` of `world` and write `work/runs/prepare/rank-{rank}.json`.
+    """Cut the share of process `rank` of `world` and write `work/runs/prepare/rank-{rank}.json`; `write` joins shares.
 
-    Shares depend on manifest, settings and `world` only. An interrupted share continues at its first unfinished shard.
-    `write` joins the shares. Raises `ConfigError` if `rank` is not one of 0 .. `world` - 1, `DataError` if there is no
-    manifest.
+    They depend on manifest, settings and `world` only. Raises `ConfigError` if `rank` is not one of 0 .. `world` - 1,
+    `DataError` if there is no manifest.
     """
     if not 0 <= rank < world:
         raise ConfigError(f"rank {rank} is not one of a world of {world}; ranks count from 0 to {world - 1}")
@@ -205,8 +202,7 @@ def _start_worker(parent: int) -> None:
 def write_shard(job: ShardJob) -> dict[str, Any]:
     """Write one shard and its done marker, unless both are there and fit the job; returns the marker's content.
 
-    That is: index records, failed videos, and the numbers of videos, bytes, seconds and memory. It needs no other
-    shard, so any process of any machine that sees the folder may run it; if two do, both write the same.
+    Any process of any machine that sees the folder may run it; if two do, both write the same.
     """
     key = job.key
     if job.done_marker.exists() and job.path.exists():
@@ -238,9 +234,8 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
                     del records[count:]
         now = resource.getrusage(resource.RUSAGE_SELF)
         facts = {
-            "key": key, "records": records, "failures": failures,
-            "videos": frame["video_uid"].nunique(), "bytes": job.path.stat().st_size,
-            "wall_sec": time.monotonic() - began,
+            "key": key, "records": records, "failures": failures, "videos": frame["video_uid"].nunique(),
+            "bytes": job.path.stat().st_size, "wall_sec": time.monotonic() - began,
             "cpu_sec": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
             "peak_rss_bytes": now.ru_maxrss * 1024,
         }  # fmt: skip
@@ -286,7 +281,7 @@ def members_of(clip: media.Clip, settings: Clips) -> dict[str, bytes]:
 
 def _append(tar: tarfile.TarFile, clip_id: str, members: dict[str, bytes]) -> dict[str, Any]:
     """Add a clip's members to a shard; returns their offsets and sizes and the SHA-256 of their concatenation."""
-    record: dict[str, Any] = {"sha256": hashlib.sha256(b"".join(members.values())).hexdigest()}
+    record: dict[str, Any] = {}
     for name, suffix in MEMBERS.items():
         data = members.get(name, b"")
         record |= {f"{name}_offset": 0, f"{name}_size": len(data)}
@@ -296,7 +291,7 @@ def _append(tar: tarfile.TarFile, clip_id: str, members: dict[str, bytes]) -> di
             tar.addfile(info, io.BytesIO(data))
             record[f"{name}_offset"] = tar.offset - math.ceil(len(data) / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     tar.members.clear()  # type: ignore[attr-defined]  # it would grow with the shard
-    return record
+    return {**record, "sha256": hashlib.sha256(b"".join(members.values())).hexdigest()}
 
 
 def _totals(done: Sequence[dict[str, Any]]) -> dict[str, Any]:

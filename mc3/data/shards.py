@@ -46,15 +46,10 @@ class ClipDataset(Dataset):
     """
 
     def __init__(
-        self,
-        folder: Path,
-        dataset: str = "ego4d",
-        split: str = "train",
-        modalities: Sequence[str] = ("audio", "video", "text"),
-        tokenizer: Tokenizer | None = None,
-        max_length: int = 16,
-        in_memory: bool = False,
-    ):
+        self, folder: Path, dataset: str = "ego4d", split: str = "train",
+        modalities: Sequence[str] = ("audio", "video", "text"), tokenizer: Tokenizer | None = None,
+        max_length: int = 16, in_memory: bool = False,
+    ):  # fmt: skip
         self.folder, self.modalities = Path(folder), tuple(modalities)
         index = read_index(self.folder)
         self.index = rows_of(index, dataset, split)
