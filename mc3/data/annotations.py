@@ -20,8 +20,8 @@ from mc3.files import is_safe_id
 class Report:
     """The rows of annotation files that do not become clips.
 
-    `dropped` lists what is wrong with the data, an entry for each row or video. `set_aside` counts what is left out by
-    design (narrations about other people, training clips that are not sampled). File names are relative to `root`.
+    `dropped` lists what is wrong with the data, by row or video, with file names relative to `root`. `set_aside` counts
+    what is left out by design (narrations about other people, training clips that are not sampled).
     """
 
     root: Path
@@ -75,9 +75,8 @@ def read_rows(
 
     Every line is one row: no published file has line breaks inside quotes, so a stray quote damages only its own line.
     Rows with misplaced quotes or with more or fewer cells than the header (EgoClip's table has some) go to `report`;
-    without a report they are errors. Empty lines are skipped. `what` describes the file in messages.
-
-    Raises `DataError` as `read_text` does, or if the header is damaged or lacks one of `columns`.
+    without a report they are errors. `what` describes the file in messages. Raises `DataError` as `read_text` does, or
+    if the header is damaged or lacks one of `columns`.
     """
     header, *lines = read_text(path, what).split("\n")
     separator = "\t" if "\t" in header else ","

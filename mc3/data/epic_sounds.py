@@ -7,10 +7,9 @@ themselves, or any other container that PyAV reads, at any sample rate; they are
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -68,8 +67,7 @@ def window(start: float, stop: float, shortest: float, longest: float) -> tuple[
     return centre - length / 2, centre + length / 2
 
 
-@dataclass(frozen=True)
-class Sound:
+class Sound(NamedTuple):
     """One video's sound: its file, its length in seconds, and why it cannot be used (None if it can)."""
 
     file: Path
@@ -160,11 +158,10 @@ def clips_of(path: Path, video: str, windows: Sequence[tuple[float, float]], rat
 
 
 def sounds(config: Config) -> dict[str, Sound]:
-    """The sound of every video in `epic_sounds.audio`, from headers alone.
+    """The sound of every video in `epic_sounds.audio`, from headers alone; with a `fault` if it cannot be used.
 
-    Arrays that are not 1-D, files without sound, and lengths that contradict EPIC-KITCHENS' durations (`VIDEO_INFO`, if
-    it is there: another sample rate would shift every event) have a `fault`. Raises `DataError` if nothing is there, or
-    if two files belong to one video.
+    One is a length other than EPIC-KITCHENS' (`VIDEO_INFO`, if it is there: another sample rate would shift every
+    event). Raises `DataError` if nothing is there, or if two files belong to one video.
     """
     path = config.paths.raw / config.epic_sounds.audio
     found = _in_folder(path) if path.is_dir() else _in_hdf5(path)
@@ -180,7 +177,7 @@ def sounds(config: Config) -> dict[str, Sound]:
             fault = f"lasts {sound.seconds:.1f} s, its video {expected:.1f} s"
             if not path.is_dir():
                 fault += f": about {RATE * sound.seconds / expected:.0f} samples a second, not {RATE}"
-            found[video] = Sound(sound.file, sound.seconds, fault)
+            found[video] = sound._replace(fault=fault)
     return found
 
 

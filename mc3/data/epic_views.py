@@ -1,9 +1,8 @@
 """Views of EPIC-Sounds' events: the windows that the probes learn from and are tested on.
 
-There are two kinds, chosen by `probe.features`. `AstViews` are windows of the log-mels in the shards, the encoder's own
-input (16 kHz, 10 ms a frame). `OfficialViews` are the input of EPIC-Sounds' own baselines: crops of 1.999 s of the bare
-event at 24 kHz, log-mel of 10 ms windows every 5 ms, 400 frames. Its constants are those of the publisher's code
-(epic-kitchens/epic-sounds-annotations: audio_loader_epicsounds.py and the SSAST configuration).
+`AstViews` are windows of the log-mels in the shards, the encoder's own input (16 kHz, 10 ms a frame). `OfficialViews`
+are the input of EPIC-Sounds' own baselines, with the constants of the publisher's code (audio_loader_epicsounds.py and
+the SSAST configuration in epic-kitchens/epic-sounds-annotations).
 """
 
 import fcntl
@@ -194,4 +193,3 @@ def _write_sound(config: Config, times: pd.DataFrame, offsets: NDArray[np.int64]
             done += len(events)
             show(done, f"cutting 24 kHz sound of {file.stem}")
         samples.flush()
-        del samples

@@ -1,8 +1,7 @@
 """Cutting the manifest's clips into the shards that `mc3.data.shards` reads, with any number of processes.
 
-The unit of work is a shard. Finished shards lie in `work/shards.partial`, each beside its done marker, so any process
-that sees this folder can cut any of them: worker processes, other machines (`rank` of `world`) or SLURM tasks. `write`
-cuts those that are left and then renames the folder.
+Finished shards lie in `work/shards.partial`, each beside its done marker, so any process that sees this folder can cut
+any of them (workers, `rank` of `world`, SLURM tasks). `write` cuts those that are left and then renames the folder.
 """
 
 import hashlib
@@ -147,10 +146,9 @@ def plan(table: pd.DataFrame, config: Config, folder: Path) -> list[ShardJob]:
             if len(shards[-1]) >= config.clips.clips_per_shard:
                 shards.append([])
             shards[-1] += video.to_dict("records")
-        jobs += [
-            ShardJob(folder / f"{dataset}-{split}-{number:05d}.tar", rows, config.paths.raw, config.clips)
-            for number, rows in enumerate(shards)
-        ]
+        for number, rows in enumerate(shards):
+            path = folder / f"{dataset}-{split}-{number:05d}.tar"
+            jobs.append(ShardJob(path, rows, config.paths.raw, config.clips))
     return jobs
 
 
@@ -179,9 +177,8 @@ def _run(jobs: Sequence[ShardJob], workers: int) -> list[dict[str, Any]]:
         done, clips = {}, 0
         with bar(sum(len(job.rows) for job in jobs), 0, main=True) as show:
             for result in as_completed(results):
-                job = results[result]
-                done[job.path] = result.result()
-                clips += len(job.rows)
+                done[results[result].path] = result.result()
+                clips += len(results[result].rows)
                 show(clips, "cutting clips")
     return [done[job.path] for job in jobs]
 

@@ -38,11 +38,9 @@ MEMBERS = {"frames": "jpg", "fbank": "npy", "audio": "wav"}
 class ClipDataset(Dataset):
     """Map-style dataset of the clips of one data set, "ego4d" or "epic_sounds"; `index` is their rows of index.parquet.
 
-    `split` is "train", "validation" or "test", or several joined by "+", in the index's order. Items have those of
-    "audio", "sound", "video", "text" that `modalities` names; a text is cut or padded to `max_length` tokens of
-    `tokenizer`, by default the folder's own. `in_memory` decodes everything now, for data that fit.
-
-    Raises `DataError` if the shards are missing or do not fit their index.
+    `split` is one or several joined by "+", in the index's order. Items have those of "audio", "sound", "video", "text"
+    that `modalities` names; a text is cut or padded to `max_length` tokens of `tokenizer`, by default the folder's own.
+    `in_memory` decodes everything now. Raises `DataError` if the shards are missing or do not fit their index.
     """
 
     def __init__(
