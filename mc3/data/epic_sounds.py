@@ -190,8 +190,7 @@ def check(config: Config) -> dict[str, Any]:
     """
     raw, work, names = config.paths.raw, config.paths.work, config.epic_sounds.annotations
     path = raw / config.epic_sounds.audio
-    reports = {split: Report(raw) for split in sorted(names)}
-    events = {}
+    reports, events = {split: Report(raw) for split in sorted(names)}, {}
     for split, report in reports.items():
         table = events[split] = read_events(raw / names[split], report)
         print(f"{split}: {len(table)} events in {table['video_id'].nunique()} videos, in {raw / names[split]}")
@@ -204,11 +203,10 @@ def check(config: Config) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for split, table in events.items():
         fits = _with_sound(table, found, path.name, names[split], reports[split])
-        videos = set(table["video_id"])
-        with_sound = sorted(videos & set(found))
+        videos, with_sound = table["video_id"].nunique(), sorted(found.keys() & set(table["video_id"]))
         counts = summary[split] = {
             "events": len(fits), "refused": reports[split].by_reason(),
-            "videos": len(videos), "videos_with_sound": len(with_sound),
+            "videos": videos, "videos_with_sound": len(with_sound),
             "hours_of_events": round(float((fits["stop"] - fits["start"]).sum()) / 3600, 3),
             "hours_of_sound": round(sum(found[video].seconds for video in with_sound) / 3600, 3),
             "classes": int(fits["class_id"].nunique()),

@@ -83,10 +83,8 @@ def of(config: Config, split: str) -> Views:
 
 def starts(total: int, length: int, views: int) -> NDArray[np.intp]:
     """Starts of `views` windows of `length`, spread evenly over an event of `total`; only 0 if it is not longer."""
-    if total <= length:
-        return np.zeros(1, dtype=np.intp)
-    if views == 1:
-        return np.array([(total - length) // 2])
+    if total <= length or views == 1:
+        return np.array([max(0, total - length) // 2])
     return np.linspace(0, total - length, views).round().astype(np.intp)
 
 
@@ -135,9 +133,8 @@ class OfficialViews(Views):
 def log_mel(waveform: Tensor, mel_bins: int = 128) -> Tensor:
     """The spectrogram of EPIC-Sounds' baselines: natural log of mel magnitudes (not energies) at 24 kHz.
 
-    Frames are centred on every 120th sample, with silence beyond the ends; Hann windows of 240 samples; HTK's mel scale
-    from 0 to 12 kHz, triangles of height 1. From [..., S] in [-1, 1] it makes [..., 1 + S // 120, mel_bins]: 400 frames
-    for 1.999 s.
+    Hann windows of 240 samples, centred on every 120th, with silence beyond the ends; HTK's mel scale from 0 to 12 kHz,
+    triangles of height 1. From [..., S] in [-1, 1] it makes [..., 1 + S // 120, mel_bins], 400 frames for 1.999 s.
     """
     return (_mel(mel_bins, waveform.device)(waveform) + FLOOR).log().transpose(-1, -2)
 

@@ -54,8 +54,7 @@ class ClipDataset(Dataset):
         if self.index.empty:
             known = sorted(set(index["dataset"] + " " + index["split"]))
             raise DataError(f"{self.folder} has no clips of {dataset} {split}; it has {', '.join(known)}")
-        columns = ["shard", *(f"{m}_{x}" for m in MEMBERS for x in ("offset", "size"))]
-        self._offsets = self.index[columns].to_dict("list")
+        self._offsets = self.index.filter(regex="^shard$|_offset$|_size$").to_dict("list")
         self._files: dict[tuple[int, str], int] = {}
         self._decoded: dict[str, list[torch.Tensor]] = {}
         if "text" in self.modalities:
@@ -115,8 +114,7 @@ def open_clips(config: Config, split: str, tokenizer: Tokenizer, modalities: Seq
     rows = rows_of(read_index(config.paths.shards), "ego4d", split)
     pixels = len(rows) * config.clips.frames * config.clips.frame_size**2 * 3
     fits = bool(pixels + rows["audio_size" if "sound" in modalities else "fbank_size"].sum() < IN_MEMORY_BYTES)
-    length = config.model.text.max_length
-    return ClipDataset(config.paths.shards, "ego4d", split, modalities, tokenizer, length, in_memory=fits)
+    return ClipDataset(config.paths.shards, "ego4d", split, modalities, tokenizer, config.model.text.max_length, fits)
 
 
 def read_index(folder: Path) -> pd.DataFrame:
