@@ -78,14 +78,19 @@ def test_other_forms_of_a_timestamp_are_no_number(text: str):
 def test_samples_are_accepted_at_24_khz_and_known_slips_are_named(start: float, length: float):
     start, stop = round(start, 3), round(start + length, 3)
 
-    def judge(factor: float) -> str | None:
-        return epic_sounds.problem(start, stop, round(start * factor), round(stop * factor))
+    def judge(*samples: float) -> str | None:
+        both = (pd.DataFrame([values], columns=["start", "stop"]) for values in ((start, stop), samples))
+        faults = epic_sounds.time_faults(*both)
+        return next((reason for reason, rows in faults.items() if rows.all()), None)
 
-    assert judge(24000) is None
-    assert judge(240000) == "samples ten times too large"
-    assert judge(2400) == "samples ten times too small"
-    assert judge(48000) == "timestamps and samples disagree"
-    assert epic_sounds.problem(start, stop, start, stop) == "seconds where samples belong"
+    def at(rate: float) -> str | None:
+        return judge(round(start * rate), round(stop * rate))
+
+    assert at(24000) is None
+    assert at(240000) == "samples ten times too large"
+    assert at(2400) == "samples ten times too small"
+    assert at(48000) == "timestamps and samples disagree"
+    assert judge(start, stop) == "seconds where samples belong"
 
 
 @given(start=st.floats(0, 5000), length=st.floats(0.01, 60))

@@ -191,7 +191,7 @@ def test_the_inventory_calls_unusable_exactly_the_videos_that_cutting_refuses(mi
     failed = set()
     for job in prepare.plan(table[table["dataset"] == "ego4d"], mini_config, mini_config.paths.work):
         prepare.write_shard(job)
-        failed |= {f["video_uid"] for f in json.loads((job.folder / f"{job.name}.json").read_text())["failures"]}
+        failed |= {f["video_uid"] for f in json.loads(job.done_marker.read_text())["failures"]}
     with pytest.raises(DataError, match="cannot be used"):
         inventory.write(mini_config)
     problem = read(mini_config.paths.work / "inventory.csv")["problem"]

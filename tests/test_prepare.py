@@ -54,7 +54,7 @@ def job_with(name: str, gaps: list[float]) -> prepare.ShardJob:
     for gap in gaps:
         rows.append({"dataset": "ego4d", "video_uid": name, "start_sec": time + gap, "end_sec": time + gap + 1.5})
         time += gap + 1.5
-    return prepare.ShardJob(name, rows, Path(), Path(), CLIPS)
+    return prepare.ShardJob(Path(name), rows, Path(), CLIPS)
 
 
 @given(
@@ -64,7 +64,7 @@ def job_with(name: str, gaps: list[float]) -> prepare.ShardJob:
 def test_shares_are_a_partition_in_which_no_process_has_much_more_to_do(videos, world: int):
     jobs = [job_with(f"shard{i:02d}", gaps) for i, gaps in enumerate(videos)]
     shares = [prepare.share(jobs, rank, world) for rank in range(world)]
-    assert sorted(job.name for share in shares for job in share) == [job.name for job in jobs]
+    assert sorted(job.path for share in shares for job in share) == [job.path for job in jobs]
     assert shares == [prepare.share(jobs[::-1], rank, world) for rank in range(world)]
     loads = [sum(job.cost for job in share) for share in shares]
     assert max(loads) - min(loads) <= max(job.cost for job in jobs) + 1e-9
@@ -156,15 +156,15 @@ def test_processes_that_write_the_same_shard_do_not_damage_it(written: Config, a
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
     assert job.path.read_bytes() == (written.paths.shards / job.path.name).read_bytes()
-    assert sorted(path.name for path in job.folder.iterdir()) == sorted([job.path.name, job.done_marker.name])
+    assert sorted(path.name for path in job.path.parent.iterdir()) == sorted([job.path.name, job.done_marker.name])
 
 
 def test_a_shard_moved_by_another_run_is_reported(again: Config, monkeypatch):
     job = jobs_of(again)[0]
 
     def finished_elsewhere(clip, clips):
-        if job.folder.exists():
-            job.folder.rename(again.paths.shards)
+        if job.path.parent.exists():
+            job.path.parent.rename(again.paths.shards)
         return {"audio": b"sound"}
 
     monkeypatch.setattr(prepare, "members_of", finished_elsewhere)
@@ -309,5 +309,5 @@ def test_the_command_cuts_a_rank(again: Config):
     path = again.paths.work / "params.yaml"
     path.write_text(yaml.safe_dump(settings.as_dict(again)))
     assert cli.main(["shards", "--config", str(path), "--rank", "1", "--world", "2"]) == 0
-    names = {job.name for job in prepare.share(jobs_of(again), 1, 2)}
-    assert {path.stem for path in (again.paths.work / "shards.partial").glob("*.tar")} == names
+    names = {job.path.name for job in prepare.share(jobs_of(again), 1, 2)}
+    assert {path.name for path in (again.paths.work / "shards.partial").glob("*.tar")} == names

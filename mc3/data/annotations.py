@@ -4,11 +4,12 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mc3.errors import DataError
@@ -19,8 +20,8 @@ from mc3.files import is_safe_id
 class Report:
     """The rows of annotation files that do not become clips.
 
-    `dropped` lists what is wrong with the data, an entry for each row or video. `set_aside` counts what is left out by
-    design (narrations about other people, training clips that are not sampled). File names are relative to `root`.
+    `dropped` lists what is wrong with the data, by row or video, with file names relative to `root`. `set_aside` counts
+    what is left out by design (narrations about other people, training clips that are not sampled).
     """
 
     root: Path
@@ -42,10 +43,8 @@ class Report:
 
     def by_reason(self) -> dict[str, int]:
         """The number of clips lost for each reason, the most frequent first."""
-        counts: Counter[str] = Counter()
-        for entry in self.dropped:
-            counts[entry["reason"]] += entry["clips"]
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+        clips = pd.DataFrame(self.dropped, columns=["reason", "clips"]).groupby("reason")["clips"].sum()
+        return clips.sort_values(ascending=False, kind="stable").to_dict()
 
 
 def read_text(path: Path, what: str) -> str:
@@ -76,9 +75,8 @@ def read_rows(
 
     Every line is one row: no published file has line breaks inside quotes, so a stray quote damages only its own line.
     Rows with misplaced quotes or with more or fewer cells than the header (EgoClip's table has some) go to `report`;
-    without a report they are errors. Empty lines are skipped. `what` describes the file in messages.
-
-    Raises `DataError` as `read_text` does, or if the header is damaged or lacks one of `columns`.
+    without a report they are errors. `what` describes the file in messages. Raises `DataError` as `read_text` does, or
+    if the header is damaged or lacks one of `columns`.
     """
     header, *lines = read_text(path, what).split("\n")
     separator = "\t" if "\t" in header else ","
@@ -101,12 +99,11 @@ def read_rows(
 
 def _split(line: str, separator: str) -> tuple[list[str], str]:
     """The cells of one line, and what is wrong with it ("" if nothing)."""
-    if line.count('"') % 2:
-        return [], "misplaced quote"
     try:
-        return next(csv.reader([line], delimiter=separator, strict=True), []), ""
+        cells = next(csv.reader([line], delimiter=separator, strict=True), [])
     except csv.Error as error:
         return [], "misplaced quote" if '"' in line else f"malformed row ({error})"
+    return cells, "misplaced quote" if line.count('"') % 2 else ""
 
 
 def read_table(path: Path, columns: tuple[str, ...], what: str, report: Report | None = None) -> pd.DataFrame:
@@ -123,20 +120,18 @@ def fragments(path: Path, what: str) -> set[str]:
 
 
 def usable_rows(
-    table: pd.DataFrame, id_column: str, problem: Callable[[int], str | None], path: Path, report: Report
+    table: pd.DataFrame, id_column: str, faults: Mapping[str, pd.Series], path: Path, report: Report
 ) -> list[int]:
     """Positions of the usable rows of an EPIC table, from `read_table(path, ...)`; the others go to `report`.
 
-    Rows are named, once each, by `id_column`. `problem(i)` says what else is wrong with row `i`, None if nothing is.
-    Raises `DataError` if no row is left.
+    Rows are named, once each, by `id_column`. `faults`: what else may be wrong, with places for the row's cells, and
+    which rows have it; a row is listed with its first. Raises `DataError` if no row is left.
     """
-    duplicated = table[id_column].duplicated()
-
-    def reason(i: int) -> str | None:
-        unsafe = (f"unsafe {c} {table[c][i]!r}" for c in (id_column, "video_id") if not is_safe_id(table[c][i]))
-        return next(unsafe, None) or (f"duplicated {id_column}" if duplicated[i] else problem(i))
-
-    kept = report.sift(table, "line", map(reason, table.index), path).index.tolist()
+    unsafe = {f"unsafe {c} {{{c}!r}}": ~table[c].map(is_safe_id) for c in (id_column, "video_id")}
+    faults = {**unsafe, f"duplicated {id_column}": table[id_column].duplicated(), **faults}
+    first = np.select(list(faults.values()), list(faults), default="")
+    reasons = (reason.format(**table.loc[i]) if reason else None for i, reason in enumerate(first))
+    kept = report.sift(table, "line", reasons, path).index.tolist()
     if not kept:
         raise DataError(f"{path}: every row is at fault, the first because: {report.dropped[-len(table)]['reason']}")
     return kept

@@ -41,12 +41,9 @@ def crops(count: int, scale: list[float], flip: bool, generator: torch.Generator
     area = scale[0] + (scale[1] - scale[0]) * u[0]
     aspect = torch.exp((2 * u[1] - 1) * math.log(4 / 3))
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    theta = torch.zeros(count, 2, 3)
-    theta[:, 0, 0] = torch.where(u[4] < 0.5, -width, width) if flip else width
-    theta[:, 1, 1] = height
-    theta[:, 0, 2] = (2 * u[2] - 1) * (1 - width)
-    theta[:, 1, 2] = (2 * u[3] - 1) * (1 - height)
-    return theta
+    across = torch.where(u[4] < 0.5, -width, width) if flip else width
+    x, y, none = (2 * u[2] - 1) * (1 - width), (2 * u[3] - 1) * (1 - height), torch.zeros(count)
+    return torch.stack([across, none, x, none, height, y], dim=1).unflatten(1, (2, 3))
 
 
 def augment(video: Tensor, theta: Tensor, size: int) -> Tensor:

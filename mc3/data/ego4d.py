@@ -4,9 +4,8 @@ import ast
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -100,8 +99,7 @@ def _stems(word: str) -> Iterator[str]:
                 yield root[:-1]
 
 
-@dataclass(frozen=True)
-class Video:
+class Video(NamedTuple):
     """One video's metadata in ego4d.json."""
 
     duration_sec: float
@@ -131,10 +129,9 @@ def read_videos(path: Path, report: Report) -> dict[str, Video]:
 
 
 def read_narrations(path: Path, report: Report) -> Iterator[tuple[str, list[Narration]]]:
-    """Yield each video of a file of narrations with its narrations, sorted by uid.
+    """Yield each video of narration.json (in either shape, with both passes) with its narrations, sorted by uid.
 
-    The file is narration.json in either shape, with both passes. If its name does not end in .json, it is a table with
-    columns video_uid, narration_time, clip_text, like EgoClip's and Ego4DSounds' (whose windows are not used).
+    A file of another suffix is a table of video_uid, narration_time, clip_text, as EgoClip and Ego4DSounds have.
     """
     if path.suffix != ".json":
         yield from _narrations_of_table(path, report)
@@ -173,16 +170,14 @@ def _narrations_of_table(path: Path, report: Report) -> Iterator[tuple[str, list
 def read_labels(path: Path, report: Report) -> pd.DataFrame:
     """A table of sounding-action labels: video_uid, narration_time, clip_text, positive, votes, tag_*, action_group.
 
-    All published layouts are read: with three annotators' `votes` ("1,0,1"), decided by majority (Sec. 5); with
-    `positive`, and perhaps `action_group`; Ego4DSounds' (EgoClip's columns and `positive`). A row needs votes or a
-    label, which must agree if it has both. All columns are text but `narration_time`, `positive` and `line`.
+    A row needs annotators' `votes` ("1,0,1"), decided by majority (Sec. 5), or a label `positive`, as Ego4DSounds has;
+    both must agree. All columns are text but `narration_time`, `positive` and `line`.
     """
     table = read_table(path, ("video_uid", "narration_time", "clip_text"), "the sounding-action labels", report)
     if "votes" not in table and "positive" not in table:
         raise DataError(f"{path} has neither a column `votes` nor `positive`; use the labelled TSV")
-    for column in ("votes", "positive", "tag_verb", "tag_noun", "action_group"):
-        if column not in table:
-            table[column] = ""
+    optional = table.columns.union(["votes", "positive", "tag_verb", "tag_noun", "action_group"], sort=False)
+    table = table.reindex(columns=optional, fill_value="")
     table["narration_time"] = pd.to_numeric(table["narration_time"], errors="coerce")
     lead = table["votes"].str.count("1") - table["votes"].str.count("0")
     label = table["positive"].str.lower().map(LABELS)
@@ -196,9 +191,8 @@ def read_labels(path: Path, report: Report) -> pd.DataFrame:
 def groups(tags: Sequence[str], found: Sequence[str], taxonomy: Taxonomy) -> list[str]:
     """The group of each row according to the file's own `tags`, or else `found`, the group found in its sentence.
 
-    A tag is a group's label, its number in the taxonomy, or a list of numbers ("[3, 17]", as in EgoClip). Numbers of
-    another release's taxonomy would name wrong groups, so they are used only if all exist in this one and at least half
-    agree with the sentences. Of several groups, the one found in the sentence is taken, or else the first.
+    A tag is a group's label, or numbers in the taxonomy ("[3, 17]" in EgoClip), of which the one in `found` is taken,
+    or else the first. Numbers may be of another release: all must exist and at least half agree with the sentences.
     """
     tagged: list[list[str]] = []
     numbered = agreeing = 0
@@ -218,9 +212,9 @@ def groups(tags: Sequence[str], found: Sequence[str], taxonomy: Taxonomy) -> lis
 def clips(config: Config, report: Report) -> list[dict[str, Any]]:
     """The manifest's Ego4D clips: every labelled one, and `ego4d.train_clips` sampled narrations.
 
-    Training clips come from videos with sound that no line of a label file names, not even a malformed or dropped one
-    (Sec. 5: the labels are for evaluation only). Unusable rows go to `report`. Raises `DataError` if a file is missing
-    or unusable, or a label file has no video of the metadata or labels of one kind only.
+    Training clips come from videos that no line of a label file names, not even a malformed one (Sec. 5: the labels are
+    for evaluation only). Unusable rows go to `report`. Raises `DataError` if a file is missing or unusable, or a label
+    file has no video of the metadata or labels of one kind only.
     """
     raw, files = config.paths.raw, config.ego4d
     verbs, nouns = Taxonomy(raw / files.verb_taxonomy), Taxonomy(raw / files.noun_taxonomy)
@@ -307,15 +301,12 @@ def _problem(uid: str, time: float, videos: dict[str, Video], seen: set[str], te
     """Why a narration cannot be a clip, None if it can; `seen` are the clips so far, `text` is not checked if None."""
     if (problem := _video_problem(uid, videos)) is not None:
         return problem
-    if not math.isfinite(time):
-        return "narration time is no number"
-    if time < 0:
-        return "narration time is negative"
-    if time > videos[uid].duration_sec:
-        return "narration time beyond the end of the video"
-    if text == "":
-        return "empty narration"
-    return "duplicated clip" if _clip_id(uid, time) in seen else None
+    faults = {
+        "narration time is no number": not math.isfinite(time), "narration time is negative": time < 0,
+        "narration time beyond the end of the video": time > videos[uid].duration_sec, "empty narration": text == "",
+    }  # fmt: skip
+    fault = next((fault for fault, holds in faults.items() if holds), None)
+    return fault or ("duplicated clip" if _clip_id(uid, time) in seen else None)
 
 
 def _clip(config: Config, split: str, uid: str, time: float, text: str, verb: str, noun: str) -> dict[str, Any]:

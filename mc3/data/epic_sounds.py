@@ -7,10 +7,9 @@ themselves, or any other container that PyAV reads, at any sample rate; they are
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -31,12 +30,10 @@ SUFFIXES = {".aac", ".aif", ".aiff", ".avi", ".flac", ".m4a", ".m4v", ".mka", ".
             ".ogg", ".opus", ".ts", ".wav", ".webm", ".wma"}  # fmt: skip
 AGREE_SEC = 0.01  # timestamps are rounded to milliseconds; samples must agree with them
 OVERHANG_SEC = 1.0  # an event may end this much after its sound does
-SCALES = (  # samples / (RATE * seconds), and the mistake; all have occurred in published annotations
-    (1.0, None),
-    (1 / RATE, "seconds where samples belong"),
-    (10.0, "samples ten times too large"),
-    (0.1, "samples ten times too small"),
-)
+SLIPS = {  # in published annotations, and the samples a second that they imply
+    "seconds where samples belong": 1.0, "samples ten times too large": 10.0 * RATE,
+    "samples ten times too small": 0.1 * RATE,
+}  # fmt: skip
 COLUMNS = ("annotation_id", "video_id", "start_timestamp", "stop_timestamp", "start_sample", "stop_sample")
 
 
@@ -49,19 +46,19 @@ def seconds(timestamp: str) -> float:
         return math.nan
 
 
-def problem(start: float, stop: float, start_sample: float, stop_sample: float) -> str | None:
-    """What is wrong with an event's times, which a row has in seconds and in samples; None if they agree."""
-    times, samples = np.array([start, stop]), np.array([start_sample, stop_sample])
-    if not np.isfinite([*times, *samples]).all():
-        return "times or samples are no numbers"
-    if start < 0:
-        return "starts before the video"
-    if stop <= start:
-        return "ends before it starts"
-    for factor, reason in SCALES:
-        if np.abs(samples - factor * RATE * times).max() <= factor * RATE * AGREE_SEC:
-            return reason
-    return "timestamps and samples disagree"
+def time_faults(times: pd.DataFrame, samples: pd.DataFrame) -> dict[str, pd.Series]:
+    """What may be wrong with events' `start` and `stop`, in seconds and in samples, and which rows have it."""
+
+    def agree(rate: float) -> pd.Series:
+        return (samples - rate * times).abs().max(axis=1) <= rate * AGREE_SEC
+
+    return {
+        "times or samples are no numbers": ~(np.isfinite(times) & np.isfinite(samples)).all(axis=1),
+        "starts before the video": times["start"] < 0,
+        "ends before it starts": times["stop"] <= times["start"],
+        **{slip: agree(rate) & ~agree(RATE) for slip, rate in SLIPS.items()},
+        "timestamps and samples disagree": ~agree(RATE),
+    }
 
 
 def window(start: float, stop: float, shortest: float, longest: float) -> tuple[float, float]:
@@ -70,8 +67,7 @@ def window(start: float, stop: float, shortest: float, longest: float) -> tuple[
     return centre - length / 2, centre + length / 2
 
 
-@dataclass(frozen=True)
-class Sound:
+class Sound(NamedTuple):
     """One video's sound: its file, its length in seconds, and why it cannot be used (None if it can)."""
 
     file: Path
@@ -86,15 +82,12 @@ def read_events(path: Path, report: Report) -> pd.DataFrame:
     to `report`. Raises `DataError` if no row is left.
     """
     table = read_table(path, COLUMNS, "EPIC-Sounds annotations", report)
-    start, stop = table["start_timestamp"].map(seconds), table["stop_timestamp"].map(seconds)
-    samples = [pd.to_numeric(table[c], errors="coerce") for c in ("start_sample", "stop_sample")]
-    class_id, class_problem = _classes(table)
-
-    def row_problem(i: int) -> str | None:
-        return problem(start[i], stop[i], samples[0][i], samples[1][i]) or class_problem[i]
-
-    kept = usable_rows(table, "annotation_id", row_problem, path, report)
-    events = table[["annotation_id", "video_id"]].assign(start=start, stop=stop, class_id=class_id)
+    times = pd.DataFrame({edge: table[f"{edge}_timestamp"].map(seconds) for edge in ("start", "stop")})
+    samples = pd.DataFrame({edge: pd.to_numeric(table[f"{edge}_sample"], errors="coerce") for edge in times})
+    class_id, class_faults = _classes(table)
+    events = table.assign(class_id=class_id)
+    kept = usable_rows(events, "annotation_id", {**time_faults(times, samples), **class_faults}, path, report)
+    events = events[["annotation_id", "video_id"]].join(times).assign(class_id=class_id)
     return events.iloc[kept].reset_index(drop=True).astype({"class_id": "Int16"})
 
 
@@ -165,11 +158,10 @@ def clips_of(path: Path, video: str, windows: Sequence[tuple[float, float]], rat
 
 
 def sounds(config: Config) -> dict[str, Sound]:
-    """The sound of every video in `epic_sounds.audio`, from headers alone.
+    """The sound of every video in `epic_sounds.audio`, from headers alone; with a `fault` if it cannot be used.
 
-    Arrays that are not 1-D, files without sound, and lengths that contradict EPIC-KITCHENS' durations (`VIDEO_INFO`, if
-    it is there: another sample rate would shift every event) have a `fault`. Raises `DataError` if nothing is there, or
-    if two files belong to one video.
+    One is a length other than EPIC-KITCHENS' (`VIDEO_INFO`, if it is there: another sample rate would shift every
+    event). Raises `DataError` if nothing is there, or if two files belong to one video.
     """
     path = config.paths.raw / config.epic_sounds.audio
     found = _in_folder(path) if path.is_dir() else _in_hdf5(path)
@@ -185,22 +177,20 @@ def sounds(config: Config) -> dict[str, Sound]:
             fault = f"lasts {sound.seconds:.1f} s, its video {expected:.1f} s"
             if not path.is_dir():
                 fault += f": about {RATE * sound.seconds / expected:.0f} samples a second, not {RATE}"
-            found[video] = Sound(sound.file, sound.seconds, fault)
+            found[video] = sound._replace(fault=fault)
     return found
 
 
 def check(config: Config) -> dict[str, Any]:
-    """Compare annotations and sound, print what fits, and write the result to work/epic_sounds_check.json.
+    """Compare annotations and sound, print what fits, write work/epic_sounds_check.json and return its content.
 
-    It begins by writing work/epic_video_ids.txt, the videos whose sound is needed, for which the annotations suffice.
-    Arrays of an HDF5 file are read whole, to find values outside [-1, 1]. The result, which is returned too, has
-    "splits" with counts, "faults", the unusable sounds by video, and "refused", the rows. Raises `DataError` if an
-    annotation file cannot be used, the sound is missing, or no video's sound can be used.
+    That is "splits" with counts, "faults", the unusable sounds by video, and "refused", the rows. It begins by writing
+    work/epic_video_ids.txt, the videos whose sound is needed, for which the annotations suffice. Raises `DataError` if
+    an annotation file cannot be used, the sound is missing, or no video's sound can be used.
     """
     raw, work, names = config.paths.raw, config.paths.work, config.epic_sounds.annotations
     path = raw / config.epic_sounds.audio
-    reports = {split: Report(raw) for split in sorted(names)}
-    events = {}
+    reports, events = {split: Report(raw) for split in sorted(names)}, {}
     for split, report in reports.items():
         table = events[split] = read_events(raw / names[split], report)
         print(f"{split}: {len(table)} events in {table['video_id'].nunique()} videos, in {raw / names[split]}")
@@ -209,16 +199,14 @@ def check(config: Config) -> dict[str, Any]:
     write_atomic(ids, "".join(f"{video}\n" for video in needed).encode())
     print(f"{len(needed)} videos are needed; their ids are in {ids}")
     found = sounds(config)
-    known = [video for video in needed if video in found]
-    faults = {video: fault for video in known if (fault := found[video].fault or _values(path, video))}
+    faults = {v: fault for v in needed if v in found and (fault := found[v].fault or _values(path, v))}
     summary: dict[str, Any] = {}
     for split, table in events.items():
         fits = _with_sound(table, found, path.name, names[split], reports[split])
-        videos = set(table["video_id"])
-        with_sound = sorted(videos & set(found))
+        videos, with_sound = table["video_id"].nunique(), sorted(found.keys() & set(table["video_id"]))
         counts = summary[split] = {
             "events": len(fits), "refused": reports[split].by_reason(),
-            "videos": len(videos), "videos_with_sound": len(with_sound),
+            "videos": videos, "videos_with_sound": len(with_sound),
             "hours_of_events": round(float((fits["stop"] - fits["start"]).sum()) / 3600, 3),
             "hours_of_sound": round(sum(found[video].seconds for video in with_sound) / 3600, 3),
             "classes": int(fits["class_id"].nunique()),
@@ -242,25 +230,21 @@ def check(config: Config) -> dict[str, Any]:
     return facts
 
 
-def _classes(table: pd.DataFrame) -> tuple[pd.Series, list[str | None]]:
-    """Class numbers (NaN if the table has none) and what is wrong with each, by row."""
+def _classes(table: pd.DataFrame) -> tuple[pd.Series, dict[str, pd.Series]]:
+    """Class numbers (NaN if the table has none), and what may be wrong with them and in which rows."""
     if "class_id" not in table:
-        return pd.Series(math.nan, index=table.index), [None] * len(table)
-    number = pd.to_numeric(table["class_id"], errors="coerce")
+        return pd.Series(math.nan, index=table.index), {}
+    number, whole = pd.to_numeric(table["class_id"], errors="coerce"), table["class_id"].str.isdigit()
     known = number.isin(range(CLASSES))
-    wrong = table["class_id"].str.isdigit().map({True: f"class_id is not in 0..{CLASSES - 1}",
-                                                 False: "class_id is no whole number"})  # fmt: skip
-    problems: list[str | None] = [None if good else reason for good, reason in zip(known, wrong, strict=True)]
+    faults = {f"class_id is not in 0..{CLASSES - 1}": ~known & whole, "class_id is no whole number": ~known & ~whole}
     if "class" in table:
         # a name and a number belong together if each is the other's most frequent partner
         pairs = pd.DataFrame({"id": number, "name": table["class"]})
         counts = pairs[known].value_counts().reset_index()
-        name_of = dict(counts.drop_duplicates("id")[["id", "name"]].itertuples(index=False))
-        id_of = dict(counts.drop_duplicates("name")[["name", "id"]].itertuples(index=False))
-        for i, (value, name) in enumerate(pairs.itertuples(index=False)):
-            if known[i] and (name_of[value] != name or id_of[name] != value):
-                problems[i] = f"class {name!r} with class_id {value:.0f}, against the rest of the file"
-    return number, problems
+        best = counts[~counts["id"].duplicated() & ~counts["name"].duplicated()]
+        odd = pairs["name"] != number.map(best.set_index("id")["name"])
+        faults["class {class!r} with class_id {class_id:.0f}, against the rest of the file"] = known & odd
+    return number, faults
 
 
 def _in_hdf5(path: Path) -> dict[str, Sound]:
@@ -284,15 +268,13 @@ def _in_folder(folder: Path) -> dict[str, Sound]:
             raise DataError(f"{found[file.stem].file} and {file} are both the sound of {file.stem}; keep one of them")
         length, fault = 0.0, None
         try:
-            header = media.probe(file)
-        except DataError as error:
-            fault = f"cannot be read: {error}"
-        else:
-            length = header.duration_sec
-            if not header.audio_rate:
+            length, _, _, rate = media.probe(file)
+            if not rate:
                 fault = f"is not in {file.name}, which has no audio stream"
             elif not length:
                 fault = f"has no duration in {file.name}'s header; write the file again, for example as FLAC"
+        except DataError as error:
+            fault = f"cannot be read: {error}"
         found[file.stem] = Sound(file, length, fault)
     if not found:
         raise DataError(f"no media files in {folder}; name them {{video_id}}.wav, .flac or as their format is called")

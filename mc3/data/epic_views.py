@@ -1,9 +1,8 @@
 """Views of EPIC-Sounds' events: the windows that the probes learn from and are tested on.
 
-There are two kinds, chosen by `probe.features`. `AstViews` are windows of the log-mels in the shards, the encoder's own
-input (16 kHz, 10 ms a frame). `OfficialViews` are the input of EPIC-Sounds' own baselines: crops of 1.999 s of the bare
-event at 24 kHz, log-mel of 10 ms windows every 5 ms, 400 frames. Its constants are those of the publisher's code
-(epic-kitchens/epic-sounds-annotations: audio_loader_epicsounds.py and the SSAST configuration).
+`AstViews` are windows of the log-mels in the shards, the encoder's own input (16 kHz, 10 ms a frame). `OfficialViews`
+are the input of EPIC-Sounds' own baselines, with the constants of the publisher's code (audio_loader_epicsounds.py and
+the SSAST configuration in epic-kitchens/epic-sounds-annotations).
 """
 
 import fcntl
@@ -54,26 +53,21 @@ class Views(ABC):
         """Event `i`, [elements, ...]."""
 
     @abstractmethod
-    def _window(self, event: Tensor, start: int) -> Tensor:
-        """The window of an event that begins at element `start`."""
-
-    @abstractmethod
     def batch(self, windows: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Windows as the encoder's input: log-mel [B, frames, mel]."""
+        """Windows, up to `length` long, as the encoder's input: log-mel [B, frames, mel]."""
 
     def uniform(self, i: int, views: int) -> list[Tensor]:
         """`views` windows of event `i`, spread evenly from its begin to its end; one if it is not longer than one."""
         event = self._event(i)
-        return [self._window(event, int(start)) for start in starts(len(event), self.length, views)]
+        return [event[start : start + self.length].clone() for start in starts(len(event), self.length, views)]
 
     def random(self, i: int, generator: torch.Generator) -> Tensor:
         """One random window of event `i`."""
         event = self._event(i)
-        start = torch.randint(0, max(1, len(event) - self.length + 1), (), generator=generator)
-        return self._window(event, int(start))
+        start = int(torch.randint(0, max(1, len(event) - self.length + 1), (), generator=generator))
+        return event[start : start + self.length].clone()
 
     def __len__(self) -> int:
-        """The number of events."""
         return len(self.index)
 
 
@@ -89,10 +83,8 @@ def of(config: Config, split: str) -> Views:
 
 def starts(total: int, length: int, views: int) -> NDArray[np.intp]:
     """Starts of `views` windows of `length`, spread evenly over an event of `total`; only 0 if it is not longer."""
-    if total <= length:
-        return np.zeros(1, dtype=np.intp)
-    if views == 1:
-        return np.array([(total - length) // 2])
+    if total <= length or views == 1:
+        return np.array([max(0, total - length) // 2])
     return np.linspace(0, total - length, views).round().astype(np.intp)
 
 
@@ -108,14 +100,11 @@ class AstViews(Views):
 
     def batch(self, windows: Sequence[Tensor], device: torch.device) -> Tensor:
         """See `Views`."""
-        return torch.stack(list(windows)).to(device)
+        padded = [pad(w.float(), (0, 0, 0, self.frames - len(w)), value=FBANK_MEAN) for w in windows]
+        return torch.stack(padded).to(device)
 
     def _event(self, i: int) -> Tensor:
         return self.clips[i]["audio"]
-
-    def _window(self, event: Tensor, start: int) -> Tensor:
-        window = event[start : start + self.frames].float()
-        return pad(window, (0, 0, 0, self.frames - len(window)), value=FBANK_MEAN)
 
 
 class OfficialViews(Views):
@@ -143,16 +132,12 @@ class OfficialViews(Views):
     def _event(self, i: int) -> Tensor:
         return torch.from_numpy(self._samples[self._offsets[i] : self._offsets[i + 1]])
 
-    def _window(self, event: Tensor, start: int) -> Tensor:
-        return event[start : start + CROP].clone()
-
 
 def log_mel(waveform: Tensor, mel_bins: int = 128) -> Tensor:
     """The spectrogram of EPIC-Sounds' baselines: natural log of mel magnitudes (not energies) at 24 kHz.
 
-    Frames are centred on every 120th sample, with silence beyond the ends; Hann windows of 240 samples; HTK's mel scale
-    from 0 to 12 kHz, triangles of height 1. From [..., S] in [-1, 1] it makes [..., 1 + S // 120, mel_bins]: 400 frames
-    for 1.999 s.
+    Hann windows of 240 samples, centred on every 120th, with silence beyond the ends; HTK's mel scale from 0 to 12 kHz,
+    triangles of height 1. From [..., S] in [-1, 1] it makes [..., 1 + S // 120, mel_bins], 400 frames for 1.999 s.
     """
     return (_mel(mel_bins, waveform.device)(waveform) + FLOOR).log().transpose(-1, -2)
 
@@ -210,4 +195,3 @@ def _write_sound(config: Config, times: pd.DataFrame, offsets: NDArray[np.int64]
             done += len(events)
             show(done, f"cutting 24 kHz sound of {file.stem}")
         samples.flush()
-        del samples

@@ -31,7 +31,11 @@ def write(config: Config) -> Path:
     manifest = manifest.astype(COLUMNS).sort_values(["dataset", "split", "video_uid", "start_sec", "clip_id"])
     path = config.paths.work / "manifest.parquet"
     write_atomic(path, manifest.to_parquet(index=False))
-    counts = summary(manifest)
+    counts = manifest.groupby(["dataset", "split"], sort=True).agg(
+        videos=("video_uid", "nunique"), clips=("clip_id", "size"),
+        positive=("positive", lambda p: int((p == 1).sum())), negative=("positive", lambda p: int((p == 0).sum())),
+        classes=("class_id", "nunique"),
+    ).reset_index()  # fmt: skip
     facts = {
         "clips": counts.to_dict("records"),
         "dropped_by_reason": report.by_reason(),
@@ -47,16 +51,6 @@ def write(config: Config) -> Path:
     for reason, clips in facts["set_aside"].items():
         print(f"set aside {clips}: {reason}")
     return path
-
-
-def summary(manifest: pd.DataFrame) -> pd.DataFrame:
-    """By data set and split, the numbers of videos, clips, positive and negative clips, and classes."""
-    groups = manifest.groupby(["dataset", "split"], sort=True)
-    return groups.agg(
-        videos=("video_uid", "nunique"), clips=("clip_id", "size"),
-        positive=("positive", lambda p: int((p == 1).sum())), negative=("positive", lambda p: int((p == 0).sum())),
-        classes=("class_id", "nunique"),
-    ).reset_index()  # fmt: skip
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -69,12 +69,9 @@ def probe(path: Path) -> Probe:
         before = 0.0
         if video is not None and video.start_time is not None and container.start_time is not None:
             before = float(video.start_time * video.time_base) - container.start_time / av.time_base
-        return Probe(
-            duration_sec=max(0.0, (container.duration or 0) / av.time_base - before),
-            width=video.codec_context.width if video else 0,
-            fps=float(video.average_rate or 0) if video else 0.0,
-            audio_rate=audio.codec_context.sample_rate if audio else 0,
-        )
+        duration = max(0.0, (container.duration or 0) / av.time_base - before)
+        width, fps = (video.codec_context.width, float(video.average_rate or 0)) if video else (0, 0.0)
+        return Probe(duration, width, fps, audio.codec_context.sample_rate if audio else 0)
 
 
 def frame_times(start: float, end: float, frames: int) -> np.ndarray:
@@ -101,10 +98,8 @@ def clips_of(path: Path, windows: Sequence[tuple[float, float]], frames: int, si
     Windows are (start, end) in seconds, ascending by start; they may overlap and extend beyond the file's ends. Each
     yields, in order, a `Clip` with the `frames` pictures on screen at `frame_times` (the nearest, beyond the ends) as
     `square` cuts them, and round((end - start) * rate) samples, silent where the file has no sound. With 0 `frames` or
-    `rate` there are no pictures or no sound. Pictures that are neither shown nor needed to decode another are skipped,
-    and gaps that contain a key frame are jumped in `SEEKABLE` containers; neither changes the result.
-
-    Raises `DataError` if the file is missing, damaged, or ends before its header says.
+    `rate` there are no pictures or no sound. Raises `DataError` if the file is missing, damaged, or ends before its
+    header says.
     """
     if any(b[0] < a[0] for a, b in itertools.pairwise(windows)):
         raise ValueError("windows must ascend by their start")
@@ -321,14 +316,11 @@ class _Pictures:
 
     def _show_until(self, time: float) -> None:
         """Show the last picture at every wanted time before `time`."""
-        picture = None
-        while self.next < len(self.wanted) and self.wanted[self.next] < time:
-            if picture is None:
-                if self.last is None or self.last.is_corrupt or (self.selects and self.last.pts not in self.chosen):
-                    raise DataError(f"{self.path} is damaged at {self.position:.1f} s; fetch it again")
-                picture = square(self.last, self.size, self.scaler)
-            self.found[self.wanted[self.next]] = picture
-            self.next += 1
+        if times := self.wanted[self.next : bisect.bisect_left(self.wanted, time, self.next)]:
+            if self.last is None or self.last.is_corrupt or (self.selects and self.last.pts not in self.chosen):
+                raise DataError(f"{self.path} is damaged at {self.position:.1f} s; fetch it again")
+            self.found |= dict.fromkeys(times, square(self.last, self.size, self.scaler))
+            self.next += len(times)
 
 
 class _Samples:

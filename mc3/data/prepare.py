@@ -1,8 +1,7 @@
 """Cutting the manifest's clips into the shards that `mc3.data.shards` reads, with any number of processes.
 
-The unit of work is a shard. Finished shards lie in `work/shards.partial`, each beside its done marker, so any process
-that sees this folder can cut any of them: worker processes, other machines (`rank` of `world`) or SLURM tasks. `write`
-cuts those that are left and then renames the folder.
+Finished shards lie in `work/shards.partial`, each beside its done marker, so any process that sees this folder can cut
+any of them (workers, `rank` of `world`, SLURM tasks). `write` cuts those that are left and then renames the folder.
 """
 
 import hashlib
@@ -44,23 +43,17 @@ PAPER_CLIPS = 250_000  # Sec. 5
 
 @dataclass(frozen=True)
 class ShardJob:
-    """The work of one process at a time: cut the clips `rows` of the manifest into the shard `name`."""
+    """The work of one process at a time: cut the clips `rows` of the manifest into the shard `path`."""
 
-    name: str
+    path: Path
     rows: list[dict[str, Any]]
     raw: Path
-    folder: Path
     clips: Clips
-
-    @property
-    def path(self) -> Path:
-        """The shard's file."""
-        return self.folder / f"{self.name}.tar"
 
     @property
     def done_marker(self) -> Path:
         """JSON beside the finished shard: index records, failed videos, time and memory."""
-        return self.folder / f"{self.name}.json"
+        return self.path.with_suffix(".json")
 
     @property
     def key(self) -> str:
@@ -87,13 +80,11 @@ class ShardJob:
 def write(config: Config) -> Path:
     """Cut every clip of `work/manifest.parquet` into `paths.shards`, with index and tokenizer; returns that folder.
 
-    The bytes do not depend on the number of processes (`clips.workers`) nor on which of them cut what. Shards finished
-    by an interrupted run, `write_share` or `submit` are kept. Videos that cannot be decoded are listed in
-    `work/shards_report.json` and left out; time and memory are in `work/runs/prepare/summary.json`. Raises `DataError`
-    if the manifest is missing, or more than 1 % of the videos (and more than one) fail.
+    The bytes do not depend on the processes (`clips.workers`). Shards finished by an interrupted run, `write_share` or
+    `submit` are kept. Videos that cannot be decoded are listed in `work/shards_report.json` and left out. Raises
+    `DataError` if the manifest is missing, or more than 1 % of the videos (and more than one) fail.
     """
-    work = config.paths.work
-    folder, partial = config.paths.shards, work / "shards.partial"
+    folder, work, partial = config.paths.shards, config.paths.work, config.paths.work / "shards.partial"
     table = manifest.read(work / "manifest.parquet")
     jobs = plan(table, config, partial)
     done = _run(jobs, config.clips.workers)
@@ -127,11 +118,10 @@ def write(config: Config) -> Path:
 
 
 def write_share(config: Config, rank: int, world: int) -> None:
-    """Cut the share of process `rank` of `world` and write `work/runs/prepare/rank-{rank}.json`.
+    """Cut the share of process `rank` of `world` and write `work/runs/prepare/rank-{rank}.json`; `write` joins shares.
 
-    Shares depend on manifest, settings and `world` only. An interrupted share continues at its first unfinished shard.
-    `write` joins the shares. Raises `ConfigError` if `rank` is not one of 0 .. `world` - 1, `DataError` if there is no
-    manifest.
+    They depend on manifest, settings and `world` only. Raises `ConfigError` if `rank` is not one of 0 .. `world` - 1,
+    `DataError` if there is no manifest.
     """
     if not 0 <= rank < world:
         raise ConfigError(f"rank {rank} is not one of a world of {world}; ranks count from 0 to {world - 1}")
@@ -156,17 +146,16 @@ def plan(table: pd.DataFrame, config: Config, folder: Path) -> list[ShardJob]:
             if len(shards[-1]) >= config.clips.clips_per_shard:
                 shards.append([])
             shards[-1] += video.to_dict("records")
-        jobs += [
-            ShardJob(f"{dataset}-{split}-{number:05d}", rows, config.paths.raw, folder, config.clips)
-            for number, rows in enumerate(shards)
-        ]
+        for number, rows in enumerate(shards):
+            path = folder / f"{dataset}-{split}-{number:05d}.tar"
+            jobs.append(ShardJob(path, rows, config.paths.raw, config.clips))
     return jobs
 
 
 def share(jobs: Sequence[ShardJob], rank: int, world: int) -> list[ShardJob]:
     """The jobs of process `rank` of `world`: largest first, each to the process with the least work so far."""
     loads, taken = [0.0] * world, []
-    for job in sorted(jobs, key=lambda job: (-job.cost, job.name)):
+    for job in sorted(jobs, key=lambda job: (-job.cost, job.path)):
         idlest = loads.index(min(loads))
         loads[idlest] += job.cost
         if idlest == rank:
@@ -176,7 +165,7 @@ def share(jobs: Sequence[ShardJob], rank: int, world: int) -> list[ShardJob]:
 
 def _run(jobs: Sequence[ShardJob], workers: int) -> list[dict[str, Any]]:
     """Write those shards that are missing; returns the content of all done markers in the order of `jobs`."""
-    for folder in {job.folder for job in jobs}:
+    for folder in {job.path.parent for job in jobs}:
         folder.mkdir(parents=True, exist_ok=True)
     # forked, so that torch is imported once; a pool for one worker too, so that their number cannot matter
     import torchaudio  # noqa: F401
@@ -188,11 +177,10 @@ def _run(jobs: Sequence[ShardJob], workers: int) -> list[dict[str, Any]]:
         done, clips = {}, 0
         with bar(sum(len(job.rows) for job in jobs), 0, main=True) as show:
             for result in as_completed(results):
-                job = results[result]
-                done[job.name] = result.result()
-                clips += len(job.rows)
+                done[results[result].path] = result.result()
+                clips += len(results[result].rows)
                 show(clips, "cutting clips")
-    return [done[job.name] for job in jobs]
+    return [done[job.path] for job in jobs]
 
 
 def _start_worker(parent: int) -> None:
@@ -211,8 +199,7 @@ def _start_worker(parent: int) -> None:
 def write_shard(job: ShardJob) -> dict[str, Any]:
     """Write one shard and its done marker, unless both are there and fit the job; returns the marker's content.
 
-    That is: index records, failed videos, and the numbers of videos, bytes, seconds and memory. It needs no other
-    shard, so any process of any machine that sees the folder may run it; if two do, both write the same.
+    Any process of any machine that sees the folder may run it; if two do, both write the same.
     """
     key = job.key
     if job.done_marker.exists() and job.path.exists():
@@ -244,16 +231,16 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
                     del records[count:]
         now = resource.getrusage(resource.RUSAGE_SELF)
         facts = {
-            "key": key, "records": records, "failures": failures,
-            "videos": frame["video_uid"].nunique(), "bytes": job.path.stat().st_size,
-            "wall_sec": time.monotonic() - began,
+            "key": key, "records": records, "failures": failures, "videos": frame["video_uid"].nunique(),
+            "bytes": job.path.stat().st_size, "wall_sec": time.monotonic() - began,
             "cpu_sec": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
             "peak_rss_bytes": now.ru_maxrss * 1024,
         }  # fmt: skip
         with atomic(job.done_marker) as path:
             path.write_text(json.dumps(facts))
     except FileNotFoundError:
-        raise DataError(f"{job.folder} was finished and moved by another `mc3 shards`; nothing is left to do") from None
+        folder = job.path.parent
+        raise DataError(f"{folder} was finished and moved by another `mc3 shards`; nothing is left to do") from None
     return facts
 
 
@@ -292,7 +279,6 @@ def members_of(clip: media.Clip, settings: Clips) -> dict[str, bytes]:
 def _append(tar: tarfile.TarFile, clip_id: str, members: dict[str, bytes]) -> dict[str, Any]:
     """Add a clip's members to a shard; returns their offsets and sizes and the SHA-256 of their concatenation."""
     record: dict[str, Any] = {}
-    digest = hashlib.sha256()
     for name, suffix in MEMBERS.items():
         data = members.get(name, b"")
         record |= {f"{name}_offset": 0, f"{name}_size": len(data)}
@@ -301,9 +287,8 @@ def _append(tar: tarfile.TarFile, clip_id: str, members: dict[str, bytes]) -> di
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
             record[f"{name}_offset"] = tar.offset - math.ceil(len(data) / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            digest.update(data)
     tar.members.clear()  # type: ignore[attr-defined]  # it would grow with the shard
-    return {**record, "sha256": digest.hexdigest()}
+    return {**record, "sha256": hashlib.sha256(b"".join(members.values())).hexdigest()}
 
 
 def _totals(done: Sequence[dict[str, Any]]) -> dict[str, Any]:

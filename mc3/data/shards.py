@@ -38,31 +38,23 @@ MEMBERS = {"frames": "jpg", "fbank": "npy", "audio": "wav"}
 class ClipDataset(Dataset):
     """Map-style dataset of the clips of one data set, "ego4d" or "epic_sounds"; `index` is their rows of index.parquet.
 
-    `split` is "train", "validation" or "test", or several joined by "+", in the index's order. Items have those of
-    "audio", "sound", "video", "text" that `modalities` names; a text is cut or padded to `max_length` tokens of
-    `tokenizer`, by default the folder's own. `in_memory` decodes everything now, for data that fit.
-
-    Raises `DataError` if the shards are missing or do not fit their index.
+    `split` is one or several joined by "+", in the index's order. Items have those of "audio", "sound", "video", "text"
+    that `modalities` names; a text is cut or padded to `max_length` tokens of `tokenizer`, by default the folder's own.
+    `in_memory` decodes everything now. Raises `DataError` if the shards are missing or do not fit their index.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        dataset: str = "ego4d",
-        split: str = "train",
-        modalities: Sequence[str] = ("audio", "video", "text"),
-        tokenizer: Tokenizer | None = None,
-        max_length: int = 16,
-        in_memory: bool = False,
-    ):
+        self, folder: Path, dataset: str = "ego4d", split: str = "train",
+        modalities: Sequence[str] = ("audio", "video", "text"), tokenizer: Tokenizer | None = None,
+        max_length: int = 16, in_memory: bool = False,
+    ):  # fmt: skip
         self.folder, self.modalities = Path(folder), tuple(modalities)
         index = read_index(self.folder)
         self.index = rows_of(index, dataset, split)
         if self.index.empty:
             known = sorted(set(index["dataset"] + " " + index["split"]))
             raise DataError(f"{self.folder} has no clips of {dataset} {split}; it has {', '.join(known)}")
-        columns = ["shard", *(f"{m}_{x}" for m in MEMBERS for x in ("offset", "size"))]
-        self._offsets = self.index[columns].to_dict("list")
+        self._offsets = self.index.filter(regex="^shard$|_offset$|_size$").to_dict("list")
         self._files: dict[tuple[int, str], int] = {}
         self._decoded: dict[str, list[torch.Tensor]] = {}
         if "text" in self.modalities:
@@ -122,8 +114,7 @@ def open_clips(config: Config, split: str, tokenizer: Tokenizer, modalities: Seq
     rows = rows_of(read_index(config.paths.shards), "ego4d", split)
     pixels = len(rows) * config.clips.frames * config.clips.frame_size**2 * 3
     fits = bool(pixels + rows["audio_size" if "sound" in modalities else "fbank_size"].sum() < IN_MEMORY_BYTES)
-    length = config.model.text.max_length
-    return ClipDataset(config.paths.shards, "ego4d", split, modalities, tokenizer, length, in_memory=fits)
+    return ClipDataset(config.paths.shards, "ego4d", split, modalities, tokenizer, config.model.text.max_length, fits)
 
 
 def read_index(folder: Path) -> pd.DataFrame:

@@ -47,11 +47,9 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     words = _untrained(models.WordPiece(unk_token=SPECIAL[1]))
     letters = sorted({c for text in texts for c in words.normalizer.normalize_str(text) if not c.isspace()})
     # the trainer numbers "##" letters in the order of a hash map; as special tokens, their order is fixed
-    inner = [f"##{c}" for c in letters]
-    size = max(vocab_size, len(SPECIAL) + 2 * len(letters))
-    words.train_from_iterator(
-        texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=SPECIAL + inner, show_progress=False)
-    )
+    first, size = [*SPECIAL, *(f"##{c}" for c in letters)], max(vocab_size, len(SPECIAL) + 2 * len(letters))
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False)
+    words.train_from_iterator(texts, trainer)
     words = _untrained(models.WordPiece(words.get_vocab(), unk_token=SPECIAL[1]))
     words.add_special_tokens(SPECIAL)
     words.post_processor = processors.TemplateProcessing(

@@ -71,11 +71,7 @@ def read_narrations(
         "unknown verb_class {verb_class!r}": ~verb.isin(verbs.index),
         "unknown noun_class {noun_class!r}": (noun < 0) | (False if nouns is None else ~noun.isin(nouns.index)),
     }
-
-    def fault(i: int) -> str | None:
-        return next((reason.format(**table.loc[i]) for reason, bad in faults.items() if bad[i]), None)
-
-    kept = usable_rows(table, "narration_id", fault, path, report)
+    kept = usable_rows(table, "narration_id", faults, path, report)
     narrations = pd.DataFrame({
         "narration_id": table["narration_id"], "video_id": table["video_id"], "start": start, "stop": stop,
         "text": table["narration"], "verb": verb.map(verbs), "verb_class": verb, "noun_class": noun,
