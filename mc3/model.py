@@ -99,7 +99,12 @@ class MC3(nn.Module):
             (new / TOKENIZER).write_text(self.tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
             if folder.exists():
                 folder.rename(old)
-            new.rename(folder)
+            try:
+                new.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)  # before the scratch folder takes it along
+                raise
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> MC3:

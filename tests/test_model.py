@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,6 +165,21 @@ def test_a_save_that_fails_keeps_the_old_checkpoint(tokenizer, tmp_path, monkeyp
         model(tokenizer, seed=1).save(tmp_path / "best")
     assert digest(tmp_path / "best") == before
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_checkpoint_that_cannot_be_moved_into_place_leaves_the_old_one(tokenizer, tmp_path, monkeypatch):
+    model(tokenizer, seed=0).save(tmp_path / "best")
+    before, rename = digest(tmp_path / "best"), Path.rename
+
+    def fails_for_the_new(path, target):
+        if path.name == "new":
+            raise OSError("Read-only file system")
+        return rename(path, target)
+
+    monkeypatch.setattr("pathlib.Path.rename", fails_for_the_new)
+    with pytest.raises(OSError, match="Read-only"):
+        model(tokenizer, seed=1).save(tmp_path / "best")
+    assert digest(tmp_path / "best") == before
 
 
 def test_a_missing_checkpoint_is_one_sentence_with_the_remedy(tmp_path):
