@@ -97,9 +97,9 @@ def test_two_workers_and_a_resumed_run_write_the_same_bytes_as_one(written: Conf
     for job in jobs[:2]:
         prepare.write_shard(job)
     (partial / "ego4d-gone-00000.tar").write_bytes(b"left over")
-    kept = (partial / f"{jobs[0].name}.tar").stat().st_mtime_ns
+    kept = jobs[0].path.stat().st_mtime_ns
     assert contents(prepare.write(built)) == one
-    assert (tmp_path / "shards" / f"{jobs[0].name}.tar").stat().st_mtime_ns == kept
+    assert (tmp_path / "shards" / jobs[0].path.name).stat().st_mtime_ns == kept
     assert not partial.exists()
 
 
