@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,11 +28,15 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from mc3.config import Config, ModelConfig, as_dict, build
 from mc3.encoders import text
+from mc3.encoders.audio import AudioEncoder
+from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import Block as VideoBlock
-from mc3.encoders.weights import ENCODERS, mismatch
+from mc3.encoders.video import VideoEncoder
 from mc3.errors import ConfigError, DataError
 from mc3.methods import MODALITIES
 
+ENCODERS: dict[str, Callable[[Any, int], nn.Module]]
+ENCODERS = {"video": VideoEncoder, "audio": AudioEncoder, "text": TextEncoder}
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
 
@@ -199,3 +203,20 @@ def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     if faults := mismatch(tensors, module.state_dict()):
         raise DataError(f"{path} does not fit the model's settings: {faults}")
     module.load_state_dict(tensors)
+
+
+def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """The differences in names and shapes between `tensors` and `expected`, as text; empty if there are none."""
+    faults = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
+    faults += [f"left over {name}" for name in sorted(tensors.keys() - expected.keys())]
+    faults += [
+        f"{name} is {list(tensors[name].shape)}, not {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+    return some(faults)
+
+
+def some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    return "; ".join(names[:8]) + (f"; and {len(names) - 8} more" if len(names) > 8 else "")

@@ -26,8 +26,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import DistilBertConfig, DistilBertModel
 
 from mc3 import config, methods, world
-from mc3.encoders import weights
 from mc3.encoders.video import VideoEncoder
+from mc3.extra import weights
 from mc3.model import MC3
 
 pytestmark = pytest.mark.slow

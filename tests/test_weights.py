@@ -15,11 +15,11 @@ from transformers import DistilBertConfig, DistilBertModel
 
 from mc3 import cli
 from mc3.config import AudioConfig, ModelConfig, TextConfig, VideoConfig
-from mc3.encoders import weights
 from mc3.encoders.audio import AudioEncoder
 from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import VideoEncoder
 from mc3.errors import ConfigError, DataError
+from mc3.extra import weights
 
 DIM, DEPTH, HEADS, WIDTH = 24, 2, 3, 8
 CONFIG = ModelConfig(

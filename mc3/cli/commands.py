@@ -11,7 +11,7 @@ from mc3.cli.parser import SEED, Arguments, Group, Lazy, check_exists, check_nam
 from mc3.errors import ConfigError
 from mc3.files import write_atomic
 
-core, encoders, data, paper, extra = map(Lazy, ("mc3", "mc3.encoders", "mc3.data", "mc3.paper", "mc3.extra"))
+core, data, paper, extra = map(Lazy, ("mc3", "mc3.data", "mc3.paper", "mc3.extra"))
 LEVEL: dict[str, Any] = {"type": int, "metavar": "N"}
 FOLDERS = {  # commands that have commands, and their help
     "data": "What a data set's publisher ships: what of it is needed, and whether it is whole.",
@@ -50,7 +50,7 @@ def discover(args: Arguments) -> None:
 def weights(args: Arguments) -> None:
     """Convert a published checkpoint into weights that a profile's `init` can name."""
     check_exists(args.file)
-    print(*encoders.weights.write(args.file, args.kind, args.settings.model, args.out), sep="\n")
+    print(*extra.weights.write(args.file, args.kind, args.settings.model, args.out), sep="\n")
 
 
 @REPRODUCE.command("mc3 repro -- --force manifest",

@@ -1,4 +1,4 @@
-"""The encoders `video`, `audio` and `text`, each a trunk and a projection; `weights` converts published checkpoints."""
+"""The encoders `video`, `audio` and `text`, each a trunk and a projection."""
 
 from typing import Any
 

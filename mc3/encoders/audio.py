@@ -9,8 +9,9 @@ Shapes: B clips, L log-mel frames, M mel bins, D width, E embedding.
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
 from mc3.config import AudioConfig
 from mc3.encoders import Encoder
@@ -82,3 +83,18 @@ def normalise(fbank: Tensor, length: int) -> Tensor:
 def patch_grid(image: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
     """Rows and columns of `patch` squares that fit into an image, one every `stride`."""
     return (image[0] - patch) // stride + 1, (image[1] - patch) // stride + 1
+
+
+def fit_grid(embedding: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Position embeddings [1, 2 + rows * columns, D] of grid `source` for grid `target`, as in AST.
+
+    A shorter axis keeps its centre; a longer one is interpolated linearly. Class and distillation token are unchanged.
+    """
+    grid = embedding[:, 2:].unflatten(1, source).movedim(-1, 1)  # [1, D, rows, columns]
+    for axis, size in ((2, target[0]), (3, target[1])):
+        length = grid.shape[axis]
+        if size <= length:
+            grid = grid.narrow(axis, length // 2 - size // 2, size)
+        else:
+            grid = interpolate(grid, (size, grid.shape[3]) if axis == 2 else (grid.shape[2], size), mode="bilinear")
+    return torch.cat([embedding[:, :2], grid.flatten(2).transpose(1, 2)], dim=1)

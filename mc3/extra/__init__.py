@@ -1,1 +1,1 @@
-"""Beyond the paper: Ego4D's videos on disk, SLURM, EPIC-KITCHENS narrations, real recordings, the explorer."""
+"""Beyond the paper: published checkpoints, Ego4D's videos, SLURM, EPIC-KITCHENS, real recordings, the explorer."""

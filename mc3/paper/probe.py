@@ -29,8 +29,7 @@ from mc3 import evaluate, methods, store
 from mc3.config import Config, ProbeRecipe
 from mc3.data import epic_views
 from mc3.data.epic_views import Views
-from mc3.encoders.audio import FBANK_MEAN, AudioEncoder, patch_grid
-from mc3.encoders.weights import fit_grid
+from mc3.encoders.audio import FBANK_MEAN, AudioEncoder, fit_grid, patch_grid
 from mc3.errors import ConfigError
 from mc3.files import write_atomic
 from mc3.model import MC3

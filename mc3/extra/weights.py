@@ -8,26 +8,22 @@ that are not tensors (EgoVLP's whole configuration) are replaced by inert ones, 
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
-from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad
+from torch import Tensor
+from torch.nn.functional import pad
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from mc3.config import ModelConfig
-from mc3.encoders.audio import AudioEncoder, patch_grid
-from mc3.encoders.text import TextEncoder
-from mc3.encoders.video import VideoEncoder
+from mc3.encoders.audio import fit_grid, patch_grid
 from mc3.errors import ConfigError, DataError
 from mc3.files import sha256, write_atomic
-
-ENCODERS: dict[str, Callable[[Any, int], nn.Module]]
-ENCODERS = {"video": VideoEncoder, "audio": AudioEncoder, "text": TextEncoder}
+from mc3.model import ENCODERS, mismatch, some
 
 
 class Kind(NamedTuple):
@@ -102,7 +98,7 @@ def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[st
             modality, _, rest = (form.names[start] + name.removeprefix(start)).partition(".")
             tensors.setdefault(modality, {})[rest] = tensor.float().contiguous().clone()
     if unknown or not tensors:
-        found = _some(unknown) if unknown else "no weights"
+        found = some(unknown) if unknown else "no weights"
         raise DataError(f"{source} is not a checkpoint of kind {kind}: it holds {found}")
     for modality, weights in tensors.items():
         for name, fitted, how in list(_fitted(kind, modality, weights, state, config)):
@@ -170,21 +166,6 @@ def fit_frames(embedding: Tensor, frames: int) -> Tensor:
     return pad(embedding[:, :frames], (0, 0, 0, max(0, frames - embedding.shape[1])))
 
 
-def fit_grid(embedding: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Position embeddings [1, 2 + rows * columns, D] of grid `source` for grid `target`, as in AST.
-
-    A shorter axis keeps its centre; a longer one is interpolated linearly. Class and distillation token are unchanged.
-    """
-    grid = embedding[:, 2:].unflatten(1, source).movedim(-1, 1)  # [1, D, rows, columns]
-    for axis, size in ((2, target[0]), (3, target[1])):
-        length = grid.shape[axis]
-        if size <= length:
-            grid = grid.narrow(axis, length // 2 - size // 2, size)
-        else:
-            grid = interpolate(grid, (size, grid.shape[3]) if axis == 2 else (grid.shape[2], size), mode="bilinear")
-    return torch.cat([embedding[:, :2], grid.flatten(2).transpose(1, 2)], dim=1)
-
-
 def _fitted(
     kind: str, modality: str, weights: Mapping[str, Tensor], state: Mapping[str, Tensor], config: ModelConfig
 ) -> Iterator[tuple[str, Tensor, str]]:
@@ -220,18 +201,6 @@ def _source_grid(kind: str, positions: int, state: Mapping[str, Tensor]) -> tupl
     return next((grid for grid in grids if grid[0] * grid[1] == positions), None)
 
 
-def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """The differences in names and shapes between `tensors` and `expected`, as text; empty if there are none."""
-    faults = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
-    faults += [f"left over {name}" for name in sorted(tensors.keys() - expected.keys())]
-    faults += [
-        f"{name} is {list(tensors[name].shape)}, not {list(expected[name].shape)}"
-        for name in sorted(expected.keys() & tensors.keys())
-        if tensors[name].shape != expected[name].shape
-    ]
-    return _some(faults)
-
-
 def _check(source: Path, modality: str, weights: Mapping[str, Tensor], config: ModelConfig) -> None:
     """Raise `DataError` unless `weights` are those of the encoder, or of its trunk alone, and finite."""
     with torch.device("meta"):
@@ -242,8 +211,4 @@ def _check(source: Path, modality: str, weights: Mapping[str, Tensor], config: M
     if faults := mismatch(weights, expected):
         raise DataError(f"{source} does not fit the settings under model.{modality}: {faults}")
     if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
-        raise DataError(f"{source} has values that are not finite numbers: {_some(broken)}")
-
-
-def _some(names: list[str]) -> str:
-    return "; ".join(names[:8]) + (f"; and {len(names) - 8} more" if len(names) > 8 else "")
+        raise DataError(f"{source} has values that are not finite numbers: {some(broken)}")
