@@ -12,8 +12,9 @@ import yaml
 from conftest import ROOT
 
 from mc3 import cli, config, methods, train
-from mc3.encoders import audio, weights
+from mc3.encoders import audio
 from mc3.errors import ConfigError
+from mc3.model import ENCODERS
 
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
 
@@ -79,7 +80,7 @@ def test_the_ego4d_encoders_have_the_published_checkpoints_sizes():
     model = load("ego4d").model
     parameters = {}
     with torch.device("meta"):
-        for modality, make in weights.ENCODERS.items():
+        for modality, make in ENCODERS.items():
             encoder = make(getattr(model, modality), model.embedding_dim)
             parameters[modality] = sum(p.numel() for p in encoder.trunk.parameters()) / 1e6
             shapes = {name: tuple(t.shape) for name, t in encoder.state_dict().items()}
