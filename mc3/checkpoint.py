@@ -130,13 +130,13 @@ class Run:
             for old in self.states()[KEPT_STATES:]:
                 old.unlink()
 
-    def finish(self, model: MC3) -> None:
+    def finish(self, model: MC3, stored: str) -> None:
         """Write final/ and move the whole output to work/checkpoints, in place of an older one."""
         if not self.main:
             return
         with self.writing():
             self.writer.close()
-            model.save(self.output / "final")
+            model.save(self.output / "final", stored)
             self.target.parent.mkdir(parents=True, exist_ok=True)
             old = self.folder / "old"
             shutil.rmtree(old, ignore_errors=True)  # of a run that was killed here

@@ -208,6 +208,8 @@ class Train:
     `microbatch_size`: clips that a process embeds at once with gradients, null for its whole share of the batch.
     `recompute`: recompute the activations inside a transformer block for the backward pass. `freeze`: patterns of
     parameter names ("encoders.video.trunk.blocks.[0-5].*"). `log_mel`: read from "shards" or computed on the "device".
+    `precision`: "no" for float32, "bf16", or "fp64", also when embedding and probing, for results that do not depend on
+    the processor. `stored`: the type of a finished checkpoint's weights.
     """
 
     epochs: dict[str, int]
@@ -223,7 +225,8 @@ class Train:
     warmup_steps: int
     schedule: Literal["constant", "cosine"]
     gradient_clip: float
-    precision: Literal["no", "bf16"]
+    precision: Literal["no", "bf16", "fp64"]
+    stored: Literal["float16", "float32"]
     crop_scale: list[float]
     flip: bool
     workers: int

@@ -14,7 +14,7 @@ from mc3 import methods, store
 from mc3.config import Config
 from mc3.data.shards import ClipDataset, open_clips
 from mc3.files import code_identity, sha256, write_atomic
-from mc3.model import MC3, embed_clips
+from mc3.model import MC3, embed_clips, use_precision
 
 
 def made_from(config: Config, method: str, seed: int) -> str:
@@ -53,6 +53,7 @@ def run(config: Config, method: str, seed: int, clip_cache: dict[str, ClipDatase
     `mc3.store.clips`. `clip_cache` stores the decoded clips for the next call.
     """
     torch.set_num_threads(config.train.threads)
+    use_precision(config)
     state = PartialState(cpu=not torch.cuda.is_available())
     model = MC3.load(config.paths.final(method, seed), device=str(state.device))
     clip_cache = {} if clip_cache is None else clip_cache

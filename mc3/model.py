@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -35,8 +35,7 @@ from mc3.encoders.video import VideoEncoder
 from mc3.errors import ConfigError, DataError
 from mc3.methods import MODALITIES
 
-ENCODERS: dict[str, Callable[[Any, int], nn.Module]]
-ENCODERS = {"video": VideoEncoder, "audio": AudioEncoder, "text": TextEncoder}
+ENCODERS: dict[str, Any] = {"video": VideoEncoder, "audio": AudioEncoder, "text": TextEncoder}
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
 
@@ -90,14 +89,14 @@ class MC3(nn.Module):
                 tensors |= {n: t for n, t in encoder.state_dict().items() if n.startswith("projection.")}
             _load(encoder, tensors, Path(path))
 
-    def save(self, folder: str | Path) -> None:
-        """Write a checkpoint folder; an older one is replaced once the new one is complete."""
+    def save(self, folder: str | Path, stored: str = "float32") -> None:
+        """Write a checkpoint folder, weights as `stored`; an older one is replaced once the new one is complete."""
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
             new, old = Path(scratch, "new"), Path(scratch, "old")
             new.mkdir()
-            state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+            state = {name: tensor.to(getattr(torch, stored)).contiguous() for name, tensor in self.state_dict().items()}
             save_file(state, new / WEIGHTS, metadata={"format": "pt"})
             (new / CONFIG).write_text(json.dumps(as_dict(self.config), indent=2) + "\n")
             (new / TOKENIZER).write_text(self.tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
@@ -128,6 +127,11 @@ class MC3(nn.Module):
             raise DataError(f"the checkpoint at {folder} is damaged ({error}); {command} again") from error
         _load(model, tensors, folder / WEIGHTS)
         return model.to(device).eval()
+
+
+def use_precision(config: Config) -> None:
+    """Make this process's new models, and what goes with them, float64 if `train.precision` says so, else float32."""
+    torch.set_default_dtype(torch.float64 if config.train.precision == "fp64" else torch.float32)
 
 
 def make_encoders(config: ModelConfig) -> nn.ModuleDict:

@@ -13,9 +13,8 @@ PLAIN_INTERVAL_SEC = 10.0  # between lines of progress where there is no termina
 
 def format_duration(seconds: float) -> str:
     """Seconds as hours:minutes:seconds, or minutes:seconds below an hour."""
-    hours, rest = divmod(round(seconds), 3600)
-    minutes = f"{rest // 60}:{rest % 60:02d}"
-    return f"{hours}:{minutes.zfill(5)}" if hours else minutes
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
 
 
 @contextmanager

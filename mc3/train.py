@@ -33,11 +33,12 @@ from mc3 import cost, evaluate, methods, objectives, progress
 from mc3.checkpoint import Run, sigterm
 from mc3.config import Config, Train, as_dict
 from mc3.data import batches
+from mc3.data.audio import log_mel
 from mc3.data.shards import ClipDataset, open_clips
 from mc3.errors import ConfigError
 from mc3.files import code_identity, sha256
 from mc3.methods import Method
-from mc3.model import MC3, embed_clips, freeze, recompute
+from mc3.model import MC3, embed_clips, freeze, recompute, use_precision
 
 STOPPED = 75  # sysexits.h EX_TEMPFAIL
 Values = dict[str, Any]  # a row of metrics.jsonl, or a saved state
@@ -75,13 +76,13 @@ def make_optimizer(train: Train, model: MC3, objective: objectives.Objective | N
     return optimizer
 
 
-def usable_precision(wanted: str) -> str:
-    """`wanted`, or "no" with a line on stderr where this device does not compute in bfloat16."""
+def autocast_precision(wanted: str) -> str:
+    """For Accelerate: "bf16" if `wanted`, and if this device computes in it (else a line on stderr), otherwise "no"."""
     has = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
     if wanted == "bf16" and not has:
         print("train.precision is bf16, which this device does not have; training in float32", file=sys.stderr)
         return "no"
-    return wanted
+    return "bf16" if wanted == "bf16" else "no"
 
 
 def fingerprint(config: Config, method: str, seed: int) -> str:
@@ -224,7 +225,7 @@ class Trainer:
         modalities = self.recipe.stages[k].modalities
         inputs = {m: batch[self.members[m]].to(device, non_blocking=True) for m in modalities}
         if train.log_mel == "device" and "audio" in inputs:
-            inputs["audio"] = batches.log_mel(inputs["audio"], clips.sample_rate, clips.mel_bins)
+            inputs["audio"] = log_mel(inputs["audio"], clips.sample_rate, clips.mel_bins)
         if "video" in inputs:
             generator = torch.Generator().manual_seed(batches.seed_of(self.seed, k, step))
             theta = batches.crops(train.batch_size, train.crop_scale, train.flip, generator)[self.mine]
@@ -297,7 +298,7 @@ class Trainer:
         if (mean := sum(found.values()) / len(found)) > self.best:
             self.best = mean
             with self.files.writing():
-                self.model.save(self.files.output / "best")
+                self.model.save(self.files.output / "best", self.config.train.stored)
 
 
 def run(config: Config, method: str, seed: int) -> Path:
@@ -312,8 +313,9 @@ def run(config: Config, method: str, seed: int) -> Path:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # for debugging only
     torch.set_num_threads(config.train.threads)
+    use_precision(config)
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    accelerator = Accelerator(mixed_precision=usable_precision(config.train.precision), kwargs_handlers=[parallel])
+    accelerator = Accelerator(mixed_precision=autocast_precision(config.train.precision), kwargs_handlers=[parallel])
     if accelerator.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         started = f"{os.environ['WORLD_SIZE']} processes were started, but each would train alone"
         raise ConfigError(f"{started}; without GPUs set ACCELERATE_USE_CPU=true")
@@ -327,6 +329,6 @@ def run(config: Config, method: str, seed: int) -> Path:
     files = Run(config, method, seed, fingerprint(config, method, seed), accelerator.is_main_process)
     with sigterm() as stop:
         Trainer(config, recipe, seed, accelerator, model, files).fit(stop)
-    files.finish(model)
+    files.finish(model, config.train.stored)
     accelerator.wait_for_everyone()
     return files.target

@@ -38,8 +38,11 @@ def sound_of(path: Path, start: float, end: float, rate: int) -> np.ndarray:
 
 
 def onsets(waveform: np.ndarray, rate: int) -> np.ndarray:
-    """Seconds at which a click begins: where the sound first rises over a third of its peak after 50 ms below it."""
-    loud = np.flatnonzero(np.abs(waveform) > np.abs(waveform).max() / 3)
+    """Seconds at which a click begins: where the sound first rises over a third of its peak after 50 ms below it.
+
+    Less than a step of 16 bits is silence.
+    """
+    loud = np.flatnonzero(np.abs(waveform) > max(np.abs(waveform).max() / 3, 2**-15))
     return loud[np.diff(loud, prepend=-rate) > rate // 20] / rate
 
 
@@ -166,9 +169,10 @@ def plain(path: Path) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
     with av.open(str(path)) as file:
         pictures = np.stack([media.square(frame, 64, VideoReformatter()) for frame in file.decode(video=0)])
     with av.open(str(path)) as file:
-        decoded = list(file.decode(audio=0))
+        decoder = media.decoder_of(file.streams.audio[0].codec_context)
+        decoded = [frame for packet in file.demux(audio=0) for frame in decoder.decode(packet)]
         sound = np.concatenate([frame.to_ndarray().reshape(-1) for frame in decoded])
-    sound = sound / np.float32(32768) if sound.dtype == np.int16 else sound
+    sound = sound / np.float32(-np.iinfo(sound.dtype).min) if sound.dtype.kind == "i" else sound
     return times - times[0], pictures, round((decoded[0].time - times[0]) * 48000), sound
 
 
@@ -192,6 +196,14 @@ def test_skipped_packets_and_jumps_change_no_picture_and_no_sound(moving_videos,
         pictures, sound = full(path, *window, frames)
         assert (clip.frames == pictures).all()
         assert np.abs(clip.waveform - sound).max() < 1e-6
+
+
+def test_aac_decoded_in_integers_is_that_of_the_usual_decoder_to_a_step_of_16_bits(moving_videos):
+    path = moving_videos("24.mp4")
+    with av.open(str(path)) as file:
+        usual = np.concatenate([frame.to_ndarray()[0] for frame in file.decode(audio=0)])
+        assert file.streams.audio[0].codec_context.name == "aac"
+    assert np.abs(plain(path)[3] - usual).max() < 2 / 32768
 
 
 @pytest.mark.parametrize("kind", ["24.mp4", "late.mp4", "early.mp4", "24.mkv", "24.ts"])

@@ -1,8 +1,4 @@
-"""The `mc3` command.
-
-A user error (a setting, a file, a method's name) is one line on stderr and exit code 1; anything else is a bug and
-shows a traceback.
-"""
+"""The `mc3` command: a user error is a line on stderr and exit code 1; anything else is a bug, with a traceback."""
 
 import argparse
 import os

@@ -1,7 +1,4 @@
-"""The commands, grouped by what people come for, in the order of the help.
-
-Modules of this package are imported when a command runs, so that `mc3 --help` and a mistyped name are answered at once.
-"""
+"""The commands in the order of the help; what they call is imported when they run, so that help comes at once."""
 
 from pathlib import Path
 from typing import Any

@@ -1,14 +1,14 @@
-"""Audio signals: resampling, cutting a window out of a longer recording, and AST's log-mel spectrogram.
-
-torch is imported on first use, so that reading annotations and media headers does without it.
-"""
+"""Resampling, windows of recordings, log-mels. torch is imported on first use, so that readers of headers need none."""
 
 import math
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def cut(samples: Callable[[int, int], np.ndarray], start: float, end: float, own_rate: int, rate: int) -> np.ndarray:
@@ -45,28 +45,50 @@ def resample(waveform: np.ndarray, own_rate: int, rate: int) -> np.ndarray:
         return waveform
     import torch
 
-    return _resampler(own_rate, rate)(torch.from_numpy(waveform)).numpy()
+    return _resampler(own_rate, rate)(torch.from_numpy(waveform).double()).float().numpy()
 
 
 @lru_cache(maxsize=8)
 def _resampler(own_rate: int, rate: int) -> Any:
-    import torchaudio
-
-    return torchaudio.transforms.Resample(own_rate, rate)
-
-
-def fbank(waveform: np.ndarray, rate: int = 16000, mel_bins: int = 128) -> np.ndarray:
-    """AST's input before normalisation (Gong et al. 2021): natural log-mel energies, 25 ms windows every 10 ms.
-
-    The mean is subtracted, then Kaldi's filter bank is applied: htk_compat, Hann window, pre-emphasis .97, no dither,
-    `mel_bins` bands between 20 Hz and half the rate. From float32 [S] in [-1, 1], at least 25 ms long, it makes float32
-    [L, mel_bins] with L = 1 + (S - 25 ms) // 10 ms: 148 for 1.5 s.
-    """
     import torch
     import torchaudio
 
-    samples = torch.from_numpy(np.asarray(waveform, np.float32))[None]
-    return torchaudio.compliance.kaldi.fbank(
-        samples - samples.mean(), htk_compat=True, sample_frequency=rate, use_energy=False,
-        window_type="hanning", num_mel_bins=mel_bins, dither=0.0, frame_shift=10,
-    ).numpy()  # fmt: skip
+    return torchaudio.transforms.Resample(own_rate, rate, dtype=torch.float64)
+
+
+def fbank(waveform: np.ndarray, rate: int = 16000, mel_bins: int = 128) -> np.ndarray:
+    """`log_mel` of one clip, [S] to float32 [L, mel_bins]; in float64, so that no processor rounds it differently."""
+    import torch
+
+    return log_mel(torch.from_numpy(np.asarray(waveform, np.float64))[None], rate, mel_bins)[0].float().numpy()
+
+
+def log_mel(sound: "Tensor", rate: int, bins: int) -> "Tensor":
+    """AST's input before normalisation (Gong et al. 2021), of many clips at once on their device: [B, L, bins].
+
+    Natural log-mel energies of 25 ms windows every 10 ms, L = 1 + (S - 25 ms) // 10 ms, 148 for 1.5 s, in `bins` bands
+    between 20 Hz and half the rate: the mean is subtracted, then Kaldi's filter bank is applied (htk_compat, Hann
+    window, pre-emphasis .97, no dither). `sound` [B, S] is int16, computed in float32, or float in [-1, 1].
+    """
+    import torch
+
+    window, hop = rate * 25 // 1000, rate * 10 // 1000
+    size = 1 << (window - 1).bit_length()
+    signal = sound if sound.is_floating_point() else sound.float() / 32768
+    frames = (signal - signal.mean(dim=1, keepdim=True)).unfold(1, window, hop)
+    frames = frames - frames.mean(dim=2, keepdim=True)
+    frames = frames - 0.97 * torch.cat([frames[..., :1], frames[..., :-1]], dim=2)  # pre-emphasis
+    shape = torch.hann_window(window, periodic=False, dtype=signal.dtype, device=sound.device)
+    power = torch.fft.rfft(frames * shape, size).abs().square()
+    return (power @ torch.from_numpy(_filters(bins, size, rate)).to(power)).clamp(min=2.0**-23).log()  # float32 epsilon
+
+
+@lru_cache(maxsize=8)
+def _filters(bins: int, size: int, rate: int) -> np.ndarray:
+    """Kaldi's triangular filters, evenly spaced in mel: float64 [size // 2 + 1, bins], 0 at the last frequency."""
+    mel = 1127 * np.log1p(np.arange(size // 2 + 1) * (rate / size) / 700)
+    low, high = 1127 * np.log1p(np.array([20, rate / 2]) / 700)
+    position = (mel[:, None] - low) * (bins + 1) / (high - low) - np.arange(bins)  # a filter is 0 at 0 and 2, 1 at 1
+    weights = np.maximum(0, np.minimum(position, 2 - position))
+    weights[-1] = 0
+    return weights

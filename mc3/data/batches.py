@@ -9,7 +9,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample, pad
+from torch.nn.functional import affine_grid, grid_sample
 
 from mc3.errors import ConfigError
 
@@ -47,32 +47,12 @@ def crops(count: int, scale: list[float], flip: bool, generator: torch.Generator
 
 
 def augment(video: Tensor, theta: Tensor, size: int) -> Tensor:
-    """Crop and resize clips on their device, all frames of a clip alike: float32 [B, T, size, size, 3] in 0..255.
+    """Crop and resize clips on their device, all frames of a clip alike: [B, T, size, size, 3] in 0..255.
 
-    `video` is uint8 [B, T, H, W, 3] and `theta` [B, 2, 3] of `crops`.
+    `video` is uint8 [B, T, H, W, 3] and `theta` [B, 2, 3] of `crops`, whose type the result has.
     """
-    frames = video.movedim(-1, 2).flatten(1, 2).float()
+    frames = video.movedim(-1, 2).flatten(1, 2).to(theta.dtype)
     grid = affine_grid(theta, [*frames.shape[:2], size, size], align_corners=False)
     cut = grid_sample(frames, grid, mode="bilinear", padding_mode="border", align_corners=False)
     # contiguous in this order, so that cutting patches copies rows of pixels, which is ten times as fast
     return cut.unflatten(1, (-1, 3)).movedim(2, -1).contiguous()
-
-
-def log_mel(sound: Tensor, rate: int, bins: int) -> Tensor:
-    """`mc3.data.audio.fbank` of many clips at once, on their device: float32 [B, L, bins].
-
-    `sound` is int16, or float in [-1, 1], [B, S]; L = 1 + (S - 25 ms) // 10 ms.
-    """
-    from torchaudio.compliance.kaldi import get_mel_banks
-
-    window, hop = rate * 25 // 1000, rate * 10 // 1000
-    size = 1 << (window - 1).bit_length()
-    signal = sound.float() / (1 if sound.is_floating_point() else 32768)
-    frames = (signal - signal.mean(dim=1, keepdim=True)).unfold(1, window, hop)
-    frames = frames - frames.mean(dim=2, keepdim=True)
-    frames = frames - 0.97 * torch.cat([frames[..., :1], frames[..., :-1]], dim=2)  # pre-emphasis
-    shape = torch.hann_window(window, periodic=False, device=sound.device)
-    power = torch.fft.rfft(frames * shape, size).abs().square()
-    banks, _ = get_mel_banks(bins, size, rate, 20.0, 0.0, 100.0, -500.0, 1.0)
-    mel = power @ pad(banks, (0, 1)).T.to(sound.device)
-    return mel.clamp(min=torch.finfo(torch.float32).eps).log()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from mc3.data.audio import cut, margin, overlay
 from mc3.errors import DataError
@@ -29,6 +29,8 @@ TRUNCATED_SEC = 1.0  # a file may end this much before its header says, because 
 SELECTIVE = {"h264", "hevc"}, {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # codecs and containers in which a packet is
 # one picture with its time, so that the pictures to show are known before decoding
 MAX_QUEUE = 600  # compressed pictures that are queued at most, where key frames are further apart
+EXACT = {"aac": "aac_fixed"}  # decoders in integers: their samples, like these flags' pixels, are every processor's
+SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 REORDERED = 64  # at most so many packets lie between decoding order and display order (16 in H.264)
 
 
@@ -86,7 +88,7 @@ def square(frame: av.VideoFrame, size: int, scaler: VideoReformatter) -> np.ndar
     """
     scale = size / min(frame.width, frame.height)
     width, height = max(size, round(frame.width * scale)), max(size, round(frame.height * scale))
-    picture = scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
+    picture = scaler.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1).to_ndarray()
     top, left = (height - size) // 2, (width - size) // 2
     picture = picture[top : top + size, left : left + size]
     return np.ascontiguousarray(np.rot90(picture, k=round(frame.rotation / 90)))
@@ -323,12 +325,22 @@ class _Pictures:
             self.next += len(times)
 
 
+def decoder_of(own: Any) -> Any:
+    """The decoder in integers of a stream's codec, or its own."""
+    if own.name not in EXACT:
+        return own
+    decoder: Any = av.CodecContext.create(EXACT[own.name], "r")
+    decoder.extradata, decoder.sample_rate = own.extradata, own.sample_rate
+    return decoder
+
+
 class _Samples:
     """Decodes sound to mono float32 at the file's own rate and keeps it until its window is cut and resampled."""
 
     def __init__(self, path: Path, stream: Any, zero: float, rate: int):
         self.path, self.stream, self.zero, self.rate = path, stream, zero, rate
         self.own_rate = stream.codec_context.sample_rate
+        self.decoder = decoder_of(stream.codec_context)
         self.mono = av.AudioResampler(format="fltp", layout="mono")
         self.margin = margin(self.own_rate, rate)
         self.chunks: list[tuple[int, np.ndarray]] = []
@@ -340,9 +352,10 @@ class _Samples:
 
     def restart(self, jumped: bool) -> None:
         self.chunks, self.edge = [], None
+        self.decoder.flush_buffers()
 
     def feed(self, packet: Any) -> None:
-        for frame in packet.decode():
+        for frame in self.decoder.decode(packet):
             given = None if frame.time is None else round((frame.time - self.zero) * self.own_rate)
             first = given or 0
             if self.edge is not None and (given is None or abs(given - self.edge) < JITTER_SEC * self.own_rate):

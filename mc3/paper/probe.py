@@ -32,7 +32,7 @@ from mc3.data.epic_views import Views
 from mc3.encoders.audio import FBANK_MEAN, AudioEncoder, fit_grid, patch_grid
 from mc3.errors import ConfigError
 from mc3.files import write_atomic
-from mc3.model import MC3
+from mc3.model import MC3, use_precision
 
 OFFICIAL_LEARNED = ("pos_embed", "cls_token")  # of the trunk; AST's second token, dist_token, stays frozen
 
@@ -49,7 +49,6 @@ def learning_rate(recipe: ProbeRecipe, epoch: float) -> float:
 
 def spec_augment(fbank: Tensor, fill: float, longest: int, generator: torch.Generator) -> Tensor:
     """SpecAugment without time warping: fills random bands of bins, and of up to `longest` frames, in [B, L, mel]."""
-    fbank = fbank.clone()
     for dim, most in ((2, max(1, round(MASKED_BINS * fbank.shape[2]))), (1, min(longest, fbank.shape[1] // 2))):
         size = fbank.shape[dim]
         position = torch.arange(size)
@@ -110,7 +109,7 @@ def linear_probe(
 
     def logits(rows: Tensor, generator: torch.Generator) -> Tensor:
         views = torch.randint(0, train.shape[1], (len(rows),), generator=generator)
-        return head(torch.from_numpy(train[rows.numpy(), views.numpy()]).to(device))
+        return head(torch.from_numpy(train[rows.numpy(), views.numpy()]).to(device, head.weight.dtype))
 
     _fit(list(head.parameters()), logits, labels, recipe, seed, title)
     return head
@@ -148,7 +147,8 @@ def adapt(
 def probabilities(head: nn.Module, found: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
     """Class probabilities [events, classes] of features [events, views, D], mean over the views."""
     with torch.inference_mode():
-        return head(torch.from_numpy(found).to(device)).softmax(dim=-1).mean(dim=1).cpu().numpy()
+        inputs = torch.from_numpy(found).to(device, next(head.parameters()).dtype)
+        return head(inputs).softmax(dim=-1).mean(dim=1).float().cpu().numpy()
 
 
 def run(config: Config, seed: int) -> Path:
@@ -167,6 +167,7 @@ def run(config: Config, seed: int) -> Path:
             raise ConfigError(f"probe.{setting} names {unknown[0]!r}; methods with audio: {', '.join(names)}")
     # Steps this small are slower with several threads: on two busy cores one head took 0.3 s with one, 14 s with two.
     torch.set_num_threads(1)
+    use_precision(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")

@@ -18,7 +18,6 @@ from mc3.paper import bootstrap, claims, notebook, plots, tables
 
 TABLES = {"table2_discovery": "discovery", "table3_retrieval": "retrieval", "table4_epic_sounds": "epic_sounds"}
 
-GENERATED = "a small generated world, so compare rankings with the paper's, not numbers"
 INTRODUCTION = """# MC3: how actions sound, with the paper's results beside ours
 
 Every table, figure and experiment of *SoundingActions: Learning How Actions Sound from Narrated Egocentric Videos*, as
@@ -46,7 +45,13 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     """
     found = {stem: tables.read(stem, stage, figures) for stem, stage in TABLES.items()}
     judged = tables.read("claims", "claims", figures)
-    contents = _contents(config.paths.work / "sources", figures)
+    required, contents = notebook.pages([notebook.PIPELINES[0]]), ["## Pages\n"]
+    for name in notebook.pages():
+        if (figures / "report" / f"{name}.html").exists():
+            title, sentence = notebook.heading(config.paths.work / "sources" / f"{name}.ipynb")
+            contents.append(f"- [{title}]({name}.html). {sentence}")
+        elif name in required:
+            raise DataError(f"{figures}/report/{name}.html is missing; `dvc repro {name}` makes it")
     overview = tables.overview(found["table2_discovery"], found["table3_retrieval"])
     overview.to_csv(figures / "overview.csv", index=False)
     picture = plots.save(plots.overview(overview), figures / "overview")
@@ -55,7 +60,8 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     if (figures / "seeds" / "claims.csv").exists():
         more = claims.sentence(pd.read_csv(figures / "seeds" / "claims.csv"))
         verdicts.append(f"Over more seeds ([page](seeds.html)): {more}")
-    world = GENERATED if config.world else "the real data sets of this profile"
+    generated = "a small generated world, so compare rankings with the paper's, not numbers"
+    world = generated if config.world else "the real data sets of this profile"
     seeds = f"seed{'s' * (len(config.seeds) > 1)} {', '.join(map(str, config.seeds))}"
     introduction = INTRODUCTION.format(world=world, profile=config.profile, seeds=seeds)
     image = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
@@ -63,7 +69,7 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     cells = [
         new_markdown_cell("\n\n".join([introduction, *verdicts])),
         new_code_cell("", outputs=[new_output("display_data", image, metadata=caption)]),
-        new_markdown_cell(f"{contents}\n\n{NOTES}"),
+        new_markdown_cell("\n".join([*contents, "", NOTES])),
     ]
     index = figures / "report" / "index.html"
     write_atomic(index, notebook.render(new_notebook(cells=cells), "contents of the report").encode())
@@ -87,15 +93,3 @@ def readme_table(figures: Path = Path("figures")) -> str:
     table = tables.read("seeds/table2_discovery", "experiments/dvc.yaml:seeds", figures)
     differences = tables.read("seeds/differences", "experiments/dvc.yaml:seeds", figures)
     return tables.to_markdown(table, significant=bootstrap.significant(differences))
-
-
-def _contents(books: Path, figures: Path) -> str:
-    """The pages as a Markdown list, in the order of their stages, with the sentence below each title."""
-    required, lines = notebook.pages([notebook.PIPELINES[0]]), []
-    for name in notebook.pages():
-        if (figures / "report" / f"{name}.html").exists():
-            title, sentence = notebook.heading(books / f"{name}.ipynb")
-            lines.append(f"- [{title}]({name}.html). {sentence}")
-        elif name in required:
-            raise DataError(f"{figures}/report/{name}.html is missing; `dvc repro {name}` makes it")
-    return "## Pages\n\n" + "\n".join(lines)
