@@ -19,7 +19,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from ipykernel.kernelspec import make_ipkernel_cmd
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
@@ -52,6 +51,8 @@ def canonical(path: Path) -> bytes:
     Two files give the same bytes exactly when their sources, cell types, tags and language agree.
     Raises `NotebookError` when the file is not a notebook.
     """
+    import nbformat  # takes a second, which kernels that begin with `start` need not
+
     try:
         book = nbformat.read(path, as_version=4)
     except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
@@ -155,6 +156,7 @@ def run(name: str, config: Config, values: Mapping[str, Any], figures: Path = Pa
     executed.parent.mkdir(parents=True, exist_ok=True)
     facts = figures / f"{name}.provenance.json"
 
+    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -176,7 +178,7 @@ def run(name: str, config: Config, values: Mapping[str, Any], figures: Path = Pa
     return page
 
 
-def render(book: nbformat.NotebookNode, title: str, **about: Any) -> str:
+def render(book: Any, title: str, **about: Any) -> str:
     """An executed notebook as one HTML page without scripts; its code is folded away, HTML outputs are sanitised.
 
     `about` a page of the report: `name`, `facts` (its provenance) and `links` (its `neighbours`).
