@@ -1,7 +1,6 @@
 """Notebooks as pipeline stages and as pages of the report.
 
-Stages run canonical copies, so that opening and saving a notebook makes no result stale. A notebook begins with `start`
-and ends with `record`.
+Stages run canonical copies, so saving a notebook makes nothing stale. It begins with `start` and ends with `record`.
 """
 
 import base64
@@ -46,10 +45,9 @@ class OwnKernel(AsyncKernelManager):
 
 
 def canonical(path: Path) -> bytes:
-    """The notebook at `path` without outputs, counts and editor metadata, ids by position.
+    """The notebook at `path` without outputs, counts and editor metadata, ids by position; or `NotebookError`.
 
     Two files give the same bytes exactly when their sources, cell types, tags and language agree.
-    Raises `NotebookError` when the file is not a notebook.
     """
     import nbformat  # takes a second, which kernels that begin with `start` need not
 
