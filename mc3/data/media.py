@@ -29,9 +29,9 @@ TRUNCATED_SEC = 1.0  # a file may end this much before its header says, because 
 SELECTIVE = {"h264", "hevc"}, {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # codecs and containers in which a packet is
 # one picture with its time, so that the pictures to show are known before decoding
 MAX_QUEUE = 600  # compressed pictures that are queued at most, where key frames are further apart
+REORDERED = 64  # at most so many packets lie between decoding order and display order (16 in H.264)
 EXACT = {"aac": "aac_fixed"}  # decoders in integers: their samples, like these flags' pixels, are every processor's
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
-REORDERED = 64  # at most so many packets lie between decoding order and display order (16 in H.264)
 
 
 class Clip(NamedTuple):

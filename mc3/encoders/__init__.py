@@ -1,5 +1,6 @@
 """The encoders `video`, `audio` and `text`, each a trunk and a projection."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 PUBLISHED_WIDTH = 768
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Inputs to embeddings: a trunk with a published architecture, of width `config.dim`, and a projection."""
 
     trunk: Any
@@ -18,9 +19,9 @@ class Encoder(nn.Module):
         self.config, self.trunk, self.projection = config, trunk, projection
         scale_initial(trunk, config.dim)
 
+    @abstractmethod
     def features(self, inputs: Tensor) -> Tensor:
         """A batch of inputs -> trunk output [B, D]."""
-        raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
         """What `features` takes -> embedding [B, E], not normalised."""
