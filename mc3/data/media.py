@@ -30,7 +30,7 @@ SELECTIVE = {"h264", "hevc"}, {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # co
 # one picture with its time, so that the pictures to show are known before decoding
 MAX_QUEUE = 600  # compressed pictures that are queued at most, where key frames are further apart
 REORDERED = 64  # at most so many packets lie between decoding order and display order (16 in H.264)
-EXACT = {"aac": "aac_fixed"}  # decoders in integers: their samples, like these flags' pixels, are every processor's
+EXACT = {("aac", "LC"): "aac_fixed"}  # decoders in integers, by codec and profile: the same samples on every processor
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 
 
@@ -327,9 +327,9 @@ class _Pictures:
 
 def decoder_of(own: Any) -> Any:
     """The decoder in integers of a stream's codec, or its own."""
-    if own.name not in EXACT:
+    if (exact := EXACT.get((own.name, own.profile))) is None:
         return own
-    decoder: Any = av.CodecContext.create(EXACT[own.name], "r")
+    decoder: Any = av.CodecContext.create(exact, "r")
     decoder.extradata, decoder.sample_rate = own.extradata, own.sample_rate
     return decoder
 
