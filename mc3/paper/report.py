@@ -44,7 +44,7 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     Raises `DataError` if a result or page of the pipeline is missing, naming it and the command that makes it.
     """
     found = {stem: tables.read(stem, stage, figures) for stem, stage in TABLES.items()}
-    judged = tables.read("claims", "claims", figures)
+    verdicts = [claims.sentence(tables.read("claims", "claims", figures))]
     required, contents = notebook.pages([notebook.PIPELINES[0]]), ["## Pages\n"]
     for name in notebook.pages():
         if (figures / "report" / f"{name}.html").exists():
@@ -56,7 +56,6 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     overview.to_csv(figures / "overview.csv", index=False)
     picture = plots.save(plots.overview(overview), figures / "overview")
     write_atomic(figures / "metrics.json", f"{json.dumps(metrics(found), indent=1)}\n".encode())
-    verdicts = [claims.sentence(judged)]
     if (figures / "seeds" / "claims.csv").exists():
         more = claims.sentence(pd.read_csv(figures / "seeds" / "claims.csv"))
         verdicts.append(f"Over more seeds ([page](seeds.html)): {more}")
