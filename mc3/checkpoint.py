@@ -1,8 +1,8 @@
 """The run directory of a training: checkpoints, states to resume from, logs, signals.
 
 work/checkpoints/{name}/   the output, written as a whole; the same bytes for the same settings and machine
-work/runs/{name}/          what depends on the clock, tensorboard/ and timings.jsonl; and during a run its output so far
-                           and the two newest states
+work/runs/{name}/          what depends on the clock, tensorboard/ and timings.jsonl; the best weights, best/; and
+                           during a run its output so far and the two newest states
 
 A state's name contains its step and the hash of its bytes, state-00000050-{sha256}.pt, so that a truncated one is
 recognised. All randomness in training is drawn from numbers that name its position (`mc3.data.batches`), so a state

@@ -27,20 +27,29 @@ class Paths:
     work: Path
 
     def checkpoint(self, method: str, seed: int) -> Path:
-        """The output of a finished training: final/ and best/ for `MC3.load`, and metrics.jsonl."""
+        """The output of a finished training: final/ for `MC3.load`, and metrics.jsonl."""
         return self.work / "checkpoints" / f"{method}-{seed}"
 
     def final(self, method: str, seed: int) -> Path:
         """The checkpoint that is evaluated."""
         return self.checkpoint(method, seed) / "final"
 
+    @property
+    def pretrained(self) -> Path:
+        """What every training starts from: MODALITY.safetensors for `init`, and the tokenizer."""
+        return self.work / "pretrained"
+
     def run(self, method: str, seed: int) -> Path:
-        """The other files of a training: states to resume from, TensorBoard, timings."""
+        """The other files of a training: states to resume from, best/ on validation, TensorBoard, timings."""
         return self.work / "runs" / f"{method}-{seed}"
 
     def embeddings(self, method: str, seed: int) -> Path:
         """The embeddings of the validation and test clips, a safetensors file."""
         return self.work / "embeddings" / str(seed) / f"{method}.safetensors"
+
+    def made(self, step: str, method: str, seed: int) -> Path:
+        """What a result was made from, a hash beside the results on which nothing depends."""
+        return self.work / "made" / step / f"{method}-{seed}"
 
     def probe_metrics(self, seed: int) -> Path:
         """The EPIC-Sounds metrics of a seed, JSON."""
@@ -241,6 +250,10 @@ class Train:
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
             raise ConfigError(f"train.crop_scale must be two shares of the area, [smallest, largest], not {scale}")
 
+    def length(self, stage: str) -> int:
+        """The epochs of a method's stage: those called `stage`, or of "both", align and refine."""
+        return sum(self.epochs[name] for name in (("align", "refine") if stage == "both" else (stage,)))
+
 
 @dataclass(frozen=True)
 class Evaluate:
@@ -284,7 +297,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Config:
-    """A profile. `init`: a modality's converted weights file, or null for random; `world`: null for downloaded data."""
+    """A profile. `init`: a modality's converted weights file, or null for random; `world`: null for downloaded data.
+
+    `pretrain`: how the files of `init` are made, as overrides of these settings for narrated videos of their own; null
+    where they are published weights.
+    """
 
     profile: str
     seeds: list[int]
@@ -295,6 +312,7 @@ class Config:
     epic_sounds: EpicSoundsFiles
     clips: Clips
     model: ModelConfig
+    pretrain: dict[str, Any] | None
     init: dict[str, Path | None]
     loss: Loss
     train: Train

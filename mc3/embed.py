@@ -4,7 +4,6 @@ Under `accelerate launch` each process embeds its share of the clips.
 """
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
@@ -25,27 +24,6 @@ def made_from(config: Config, method: str, seed: int) -> str:
     return hashlib.sha256("".join([*hashes, code_identity("mc3.embed")]).encode()).hexdigest()
 
 
-def is_current(config: Config, method: str, seed: int) -> bool:
-    """Whether the embeddings on disk are those of the present checkpoint, clips and code."""
-    exists = config.paths.embeddings(method, seed).exists()
-    return exists and _record(config, seed)[1].get(method) == made_from(config, method, seed)
-
-
-def run_all(config: Config, seed: int) -> list[Path]:
-    """Embed with every checkpoint of `seed` that is not up to date, and remove the files of methods that are gone."""
-    names = ["align", *methods.METHODS]
-    files = [config.paths.embeddings(name, seed) for name in names]
-    for leftover in set(files[0].parent.glob("*.safetensors")) - set(files):
-        leftover.unlink()
-    clip_cache: dict[str, ClipDataset] = {}
-    for name in names:
-        if is_current(config, name, seed):
-            print(f"{name}-{seed}: unchanged")
-        else:
-            run(config, name, seed, clip_cache)
-    return files
-
-
 def run(config: Config, method: str, seed: int, clip_cache: dict[str, ClipDataset] | None = None) -> Path:
     """Embed every validation and test clip with `method`'s final checkpoint of `seed`, and return the safetensors file.
 
@@ -63,15 +41,7 @@ def run(config: Config, method: str, seed: int, clip_cache: dict[str, ClipDatase
     tensors = embed_clips(model, clip_cache["clips"], modalities, size, workers, f"embedding {method}-{seed}")
     file = config.paths.embeddings(method, seed)
     if state.is_main_process:
-        record, made = _record(config, seed)
-        made[method] = made_from(config, method, seed)
         store.write_tensors(file, tensors, {"method": method, "seed": str(seed)})
-        write_atomic(record, (json.dumps(made, indent=1, sort_keys=True) + "\n").encode())
+        write_atomic(config.paths.made("embed", method, seed), made_from(config, method, seed).encode())
     state.wait_for_everyone()
     return file
-
-
-def _record(config: Config, seed: int) -> tuple[Path, dict[str, str]]:
-    """`made_from` of each embeddings file, and the file that has it, apart from the outputs: nothing depends on it."""
-    file = config.paths.work / "made" / f"embeddings-{seed}.json"
-    return file, json.loads(file.read_text()) if file.exists() else {}

@@ -10,7 +10,7 @@ Keys of an entry
             consensus loss) or "proposal" (not the paper's); rows with a role are measured by region in Figures 2 and 3
     start   "init" (the initial weights of the seed) or "align" (the shared align checkpoint)
     stages  the stages of its training in order, each with
-        epochs       "align", "refine" (the profile's `train.epochs`) or "both", their sum
+        epochs       "align", "refine" (the profile's `train.epochs`) or "both", their sum; `PRETRAIN` has its own
         pairs        modality pairs under the contrastive loss, Eq. 1 in both directions; "all" is every pair
         contrastive  weight of the contrastive loss (1)
         consensus    weight of the consensus loss, Eq. 3, in units of the profile's `loss.consensus_weight` (0)
@@ -28,6 +28,8 @@ from mc3.errors import ConfigError
 
 MODALITIES = ("audio", "video", "text")
 
+PRETRAIN: dict[str, Any] = {"label": "pretraining", "start": "init",
+                            "stages": [{"epochs": "pretrain", "pairs": ["video-text"]}]}  # fmt: skip
 ALIGN: dict[str, Any] = {"label": "align stage", "start": "init", "stages": [{"epochs": "align", "pairs": "all"}]}
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -110,8 +112,8 @@ class Method:
 
 
 def get(name: str) -> Method:
-    """The recipe called `name`, "align" or a row; `ConfigError` if there is none, or it has a wrong key or modality."""
-    entries: dict[str, dict[str, Any]] = {"align": ALIGN, **METHODS, **OTHERS}
+    """The recipe called `name`; `ConfigError` if there is none, or it has a wrong key or modality."""
+    entries: dict[str, dict[str, Any]] = {"pretrain": PRETRAIN, "align": ALIGN, **METHODS, **OTHERS}
     if name not in entries:
         raise ConfigError(f"no method {name!r} in mc3/methods.py; known: {', '.join(entries)}")
     entry = entries[name]

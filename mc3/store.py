@@ -43,7 +43,7 @@ def write_tensors(file: Path, tensors: dict[str, np.ndarray], metadata: dict[str
 
 def embeddings(config: Config, method: str, seed: int) -> dict[str, NDArray[np.float32]]:
     """Modality -> unit embeddings [N, D] of `clips`, row by row. `DataError` if they are of other clips."""
-    file = _existing(config.paths.embeddings(method, seed), f"dvc repro embed@{seed}")
+    file = _existing(config.paths.embeddings(method, seed), "dvc repro embed")
     tensors, n = load_file(file), len(clips(config))
     for modality, tensor in tensors.items():
         if len(tensor) != n:
@@ -78,7 +78,7 @@ def retrieval_split(config: Config) -> tuple[NDArray[np.str_], tuple[NDArray[np.
 
 def probe_metrics(config: Config, seed: int) -> dict[str, Any]:
     """The EPIC-Sounds results of a seed: train and test events, classes, views, metrics by protocol and method."""
-    return json.loads(_existing(config.paths.probe_metrics(seed), f"dvc repro probe@{seed}").read_text())
+    return json.loads(_existing(config.paths.probe_metrics(seed), "dvc repro probe").read_text())
 
 
 def probe_scores(config: Config, seed: int, split: str = "validation") -> dict[str, NDArray[Any]]:
@@ -86,7 +86,7 @@ def probe_scores(config: Config, seed: int, split: str = "validation") -> dict[s
 
     `split` is "test" where the settings have one; of the validation events there is also "labels" -> [events].
     """
-    scores = load_file(_existing(config.paths.probe_scores(seed), f"dvc repro probe@{seed}"))
+    scores = load_file(_existing(config.paths.probe_scores(seed), "dvc repro probe"))
     test = split == "test"
     return {key.removeprefix("test/"): values for key, values in scores.items() if key.startswith("test/") == test}
 

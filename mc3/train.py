@@ -1,7 +1,7 @@
 """The trainer (Sec. 4.1, 4.4): runs a method's stages, alone or under `accelerate launch`.
 
-The output (`mc3.checkpoint`) has `final/` and `best/` (by the mean of the validation ROCs; the paper evaluates the
-final one) for `MC3.load`, and `metrics.jsonl`, a line a step and one an epoch.
+The output (`mc3.checkpoint`) has `final/` for `MC3.load`, and `metrics.jsonl`, a line a step and one an epoch. `best/`,
+by the mean of the validation ROCs, stays beside the logs in work/runs: the paper evaluates the final weights.
 
 A killed run resumes from its last saved state and ends with the same weights as an uninterrupted one. On SIGTERM it
 saves its state and exits with code 75, "try again". The number of processes, which may differ when a run resumes, and
@@ -36,7 +36,7 @@ from mc3.data import batches
 from mc3.data.audio import log_mel
 from mc3.data.shards import ClipDataset, open_clips
 from mc3.errors import ConfigError
-from mc3.files import code_identity, sha256
+from mc3.files import code_identity, sha256, write_atomic
 from mc3.methods import Method
 from mc3.model import MC3, embed_clips, freeze, recompute, use_precision
 
@@ -127,8 +127,8 @@ class Trainer:
         self.clips = open_clips(config, "train", model.tokenizer, tuple(self.members.values()))
         self.held_out = open_clips(config, "validation", model.tokenizer, recipe.modalities)
         size, count = config.train.batch_size, len(self.clips)
-        epochs = {**config.train.epochs, "both": sum(config.train.epochs.values())}
-        self.plans = [batches.draw(count, size, epochs[s.epochs], seed, k) for k, s in enumerate(recipe.stages)]
+        epochs = [config.train.length(stage.epochs) for stage in recipe.stages]
+        self.plans = [batches.draw(count, size, n, seed, k) for k, n in enumerate(epochs)]
         self.epoch_steps = count // size
         processes = np.array_split(np.arange(size), accelerator.num_processes)
         self.rows, self.mine = [len(part) for part in processes], processes[accelerator.process_index]
@@ -298,7 +298,7 @@ class Trainer:
         if (mean := sum(found.values()) / len(found)) > self.best:
             self.best = mean
             with self.files.writing():
-                self.model.save(self.files.output / "best", self.config.train.stored)
+                self.model.save(self.files.folder / "best", self.config.train.stored)
 
 
 def run(config: Config, method: str, seed: int) -> Path:
@@ -330,5 +330,7 @@ def run(config: Config, method: str, seed: int) -> Path:
     with sigterm() as stop:
         Trainer(config, recipe, seed, accelerator, model, files).fit(stop)
     files.finish(model, config.train.stored)
+    if accelerator.is_main_process:
+        write_atomic(config.paths.made("train", method, seed), files.fingerprint.encode())
     accelerator.wait_for_everyone()
     return files.target

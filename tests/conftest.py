@@ -29,11 +29,13 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def mini_settings(tmp_path: Path) -> dict:
-    """The mini profile as a mapping, with its paths under `tmp_path`; change it, then `config.build` it."""
+    """The mini profile as a mapping, its paths under `tmp_path`, from random weights; change it, `config.build` it."""
     settings = yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
     work = tmp_path / "work"
     settings["paths"] = {"raw": str(work / "world"), "shards": str(work / "shards"), "work": str(work)}
     settings["source"]["out"] = settings["paths"]["raw"]
+    settings["init"] = dict.fromkeys(settings["init"])
+    settings["model"]["text"]["tokenizer"] = "train"
     return settings
 
 

@@ -70,15 +70,18 @@ def settings(mini_settings: dict, shards: Path) -> dict:
     work = Path(mini_settings["paths"]["work"])
     work.mkdir(parents=True)
     (work / "shards").symlink_to(shards)
-    mini_settings["clips"]["frame_size"] = 32
+    mini_settings["clips"] |= {"frame_size": 32, "mel_bins": 128}
+    mini_settings["init"] = dict.fromkeys(("video", "audio", "text"))
     model = mini_settings["model"]
     model["embedding_dim"] = 16
     for encoder in ("audio", "video", "text"):
         model[encoder] |= {"dim": 16, "depth": 1, "heads": 2}
     model["video"] |= {"image_size": 32}
-    model["text"] |= {"dropout": 0.1, "vocab_size": 128}
+    model["audio"] |= {"mel_bins": 128}
+    model["text"] |= {"dropout": 0.1, "vocab_size": 128, "tokenizer": "train"}
     mini_settings["train"] |= {
-        "epochs": {"align": 1, "refine": 1}, "batch_size": 14, "warmup_steps": 1, "threads": 1,
+        "epochs": {"pretrain": 1, "align": 1, "refine": 1}, "precision": "no", "stored": "float32",
+        "batch_size": 14, "warmup_steps": 1, "threads": 1,
         "checkpoint_every": 1, "log_every": 1,
     }  # fmt: skip
     return mini_settings

@@ -35,6 +35,7 @@ def make(folder: Path, clips: int = 240, events: int = 120, dim: int = 16) -> Pa
         "raw": str(folder / "world"), "shards": str(folder / "mini" / "shards"), "work": str(folder / "mini"),
     }  # fmt: skip
     settings["source"]["out"] = str(folder / "world")
+    settings["init"] = dict.fromkeys(settings["init"])
     settings["evaluate"]["clusters"] = 5
     folder.mkdir(parents=True, exist_ok=True)
     params = folder / "params.yaml"
@@ -96,7 +97,7 @@ def _shard(folder: Path, index: pd.DataFrame, rng: np.random.Generator) -> None:
             wav = io.BytesIO()
             wavfile.write(wav, 16000, (32767 * (tone + 0.02 * rng.normal(size=24000))).astype(np.int16))
             fbank = io.BytesIO()
-            mel = rng.normal(-8, 1, (148, 128)) + 5 * np.exp(-(((np.arange(128) - 3 * (i % 40)) / 6.0) ** 2))
+            mel = rng.normal(-8, 1, (148, 64)) + 5 * np.exp(-(((np.arange(64) - 1.5 * (i % 40)) / 3.0) ** 2))
             np.save(fbank, mel.astype(np.float16))
             strip = b""
             if row.dataset == "ego4d":

@@ -306,8 +306,9 @@ def test_training_starts_from_the_published_weights(profile):
 
 
 def test_dvc_takes_a_training_that_was_launched_by_hand_for_done(lab):
-    assert "align@0" not in ran(lab[1]["rest"])
-    assert {f"train@{name}-0" for name in methods.METHODS} <= set(ran(lab[1]["rest"]))
+    printed = lab[1]["rest"]
+    assert "train align-0" not in printed
+    assert all(f"train {name}-0" in printed for name in methods.METHODS)
 
 
 def test_each_stage_of_a_method_took_two_steps_and_its_loss_is_a_number(profile):
@@ -318,8 +319,7 @@ def test_each_stage_of_a_method_took_two_steps_and_its_loss_is_a_number(profile)
         expected = sum(2 * (2 if stage.epochs == "both" else 1) for stage in methods.get(name).stages)
         assert len(losses) == expected, name
         assert np.isfinite(losses).all()
-        for kept in ("final", "best"):
-            assert (folder / kept / "model.safetensors").stat().st_size > 1e9
+        assert (folder / "final" / "model.safetensors").stat().st_size > 1e9
 
 
 def test_every_stage_ran_and_its_outputs_are_there(lab):

@@ -18,6 +18,7 @@ from mc3.data import tokenizer
 from mc3.data.shards import ClipDataset
 from mc3.errors import DataError
 from mc3.model import MC3
+from mc3.paper import jobs
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_each_row_is_its_clip_embedded_alone(settings: config.Config) -> None:
         np.testing.assert_allclose(np.linalg.norm(tensor, axis=1), 1, atol=1e-5)
     with safe_open(file, "numpy") as written:
         assert written.metadata() == {"method": "mc3", "seed": "0"}
-    assert embed.is_current(settings, "mc3", 0)
+    assert jobs.is_done(settings, "embed", "mc3", 0)
 
 
 def test_only_trained_modalities_are_embedded_also_of_align(settings: config.Config) -> None:
@@ -83,7 +84,7 @@ def test_a_missing_checkpoint_is_named_with_the_command_that_makes_it(settings: 
 
 
 def test_missing_embeddings_are_named_with_the_stage_that_makes_them(mini_config: config.Config) -> None:
-    with pytest.raises(DataError, match="dvc repro embed@4`"):
+    with pytest.raises(DataError, match="dvc repro embed`"):
         store.embeddings(mini_config, "mc3", 4)
 
 
@@ -92,19 +93,20 @@ def test_only_changed_methods_are_embedded_again_and_leftover_files_are_removed(
 ) -> None:
     monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in ("mc3", "clap")})
     leftover = settings.paths.embeddings("gone", 0)
-    embed.run_all(settings, 0)
+    settings = config.override(settings, {"train.threads": 1, "seeds": [0]})
+    jobs.make(settings, "embed")
     leftover.write_bytes(b"")
     folder = settings.paths.final("clap", 0)
     before = settings.paths.embeddings("clap", 0).read_bytes()
     MC3.initial(settings, 7).save(folder)
     capsys.readouterr()
-    files = embed.run_all(settings, 0)
-    assert [line for line in capsys.readouterr().out.splitlines() if "unchanged" in line] == [
-        "align-0: unchanged",
-        "mc3-0: unchanged",
-    ]
+    jobs.make(settings, "embed")
+    printed = capsys.readouterr().out
+    assert "[1/1] embed clap-0" in printed
+    assert "2 results were up to date" in printed
     assert settings.paths.embeddings("clap", 0).read_bytes() != before
-    assert sorted(files[0].parent.iterdir()) == sorted(files)
+    files = [settings.paths.embeddings(name, 0) for name in ("align", "mc3", "clap")]
+    assert sorted(leftover.parent.iterdir()) == sorted(files)
 
 
 def test_missing_shards_are_named_with_the_stage_that_makes_them(mini_config: config.Config) -> None:

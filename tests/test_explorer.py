@@ -136,7 +136,7 @@ def test_an_unknown_projection_or_modality_is_named(settings: Config) -> None:
 
 
 def test_missing_embeddings_are_answered_with_the_command(settings: Config) -> None:
-    with pytest.raises(DataError, match="embed@5"):
+    with pytest.raises(DataError, match="dvc repro embed"):
         Explorer(settings, "mc3", 5)
 
 

@@ -298,5 +298,5 @@ def test_a_method_that_does_not_exist_is_named(params: Path, setting: str) -> No
 
 
 def test_missing_results_are_named_with_the_stage_that_makes_them(params: Path) -> None:
-    with pytest.raises(DataError, match="dvc repro probe@3`"):
+    with pytest.raises(DataError, match="dvc repro probe`"):
         store.probe_metrics(config.load(params), 3)

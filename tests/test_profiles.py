@@ -126,25 +126,6 @@ def test_settings_differ_between_profiles_only_in_values():
     }
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_the_pipeline_has_a_stage_for_every_method_and_seed_of_a_profile(name, tmp_path):
-    shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    (tmp_path / "mc3").mkdir()
-    shutil.copy(ROOT / "mc3" / "methods.py", tmp_path / "mc3")
-    shutil.copy(ROOT / "profiles" / f"{name}.yaml", tmp_path / "params.yaml")
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc" / "config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
-    listed = subprocess.run(
-        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    stages, profile = set(listed.stdout.split()), load(name)
-    for seed in profile.seeds:
-        assert {f"align@{seed}", f"probe@{seed}"} <= stages
-        assert {f"train@{method}-{seed}" for method in methods.METHODS} <= stages
-    assert sum(stage.startswith("train@") for stage in stages) == len(methods.METHODS) * len(profile.seeds)
-
-
 def test_dvcs_cache_and_the_outputs_share_the_disk(tmp_path):
     """A run of `ego4d` leaves 160 GB of shards and checkpoints, which must not exist twice."""
     (tmp_path / ".dvc").mkdir()

@@ -147,10 +147,10 @@ def test_html_is_well_formed_and_has_a_caption(work: Config) -> None:
 
 def test_missing_results_say_which_command_makes_them(work: Config) -> None:
     work.paths.embeddings("cmc", 1).unlink()
-    with pytest.raises(DataError, match="dvc repro embed@1"):
+    with pytest.raises(DataError, match="dvc repro embed`"):
         tables.table2(work)
     work.paths.probe_metrics(1).unlink()
-    with pytest.raises(DataError, match="dvc repro probe@1"):
+    with pytest.raises(DataError, match="dvc repro probe`"):
         tables.table4(work)
 
 

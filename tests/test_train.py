@@ -158,7 +158,7 @@ def test_best_is_the_checkpoint_of_the_epoch_with_the_highest_mean_roc(settings)
     best = max(rocs, key=lambda row: row["av_roc"] + row["al_roc"])
     found = {}
     for kind in ("best", "final"):
-        model = MC3.load(folder / kind)
+        model = MC3.load((config.paths.run("align", SEED) if kind == "best" else folder) / kind)
         held_out = open_clips(config, "validation", model.tokenizer, ("audio", "video", "text"))
         found[kind] = train.validate(model, held_out, {"audio", "video", "text"}, 5)
     assert found["best"] == pytest.approx({"av_roc": best["av_roc"], "al_roc": best["al_roc"]})
@@ -186,7 +186,7 @@ def test_training_without_labels_skips_validation(settings):
     index.assign(positive=pd.array([None] * len(index), dtype="Int8")).to_parquet(work / "shards" / "index.parquet")
     folder = train.run(configured(settings), "align", SEED)
     assert "roc" not in (folder / "metrics.jsonl").read_text()
-    assert not (folder / "best").exists()
+    assert not (Path(settings["paths"]["work"]) / "runs" / f"align-{SEED}" / "best").exists()
     assert len(steps_of(folder)) == 2
 
 

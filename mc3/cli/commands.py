@@ -81,13 +81,22 @@ def profile(args: Arguments) -> None:
     print(f"{args.config} is now profile {args.name}; `mc3 repro` runs what that changes")
 
 
+@REPRODUCE.command("mc3 pretrain")
+def pretrain(args: Arguments) -> None:
+    """Make the weights that training starts from, or check those that `init` names."""
+    print(paper.pretrain.write(args.settings))
+
+
 @REPRODUCE.command("mc3 train --method mc3 --seed 0",
-    option("--method", required=True, help="a row of mc3/methods.py, or `align` for the shared first stage"), SEED,
+    option("--method", help="a row of mc3/methods.py, or `align` for the shared first stage (default: all that are "
+           "not up to date, of all seeds)"), SEED,
     option("--dry-run", action="store_true", help="only print parameters, steps, memory and hours"),
     option("--processes", type=int, default=1, help="of a dry run, a device each (default: 1)"),
     option("--peak-tflops", type=float, help="of a dry run's device (default: that of the GPU here)"))  # fmt: skip
 def train(args: Arguments) -> None:
-    """Train one method from one seed; with --dry-run, estimate memory and time instead."""
+    """Train one method from one seed, or all; with --dry-run, estimate memory and time instead."""
+    if args.method is None:
+        return paper.jobs.make(args.settings, "train")
     recipe = methods.get(args.method)
     core.objectives.check(recipe)  # before the heavier imports below
     if args.dry_run:
@@ -96,18 +105,29 @@ def train(args: Arguments) -> None:
         core.train.run(args.settings, args.method, args.seed)
 
 
-@REPRODUCE.command("mc3 embed --seed 0",
-    option("--method", help="a row of mc3/methods.py, or `align` (default: all that changed)"), SEED)  # fmt: skip
+@REPRODUCE.command("mc3 embed --method mc3 --seed 0",
+    option("--method", help="a row of mc3/methods.py, or `align` (default: all that are not up to date, of all seeds)"),
+    SEED)  # fmt: skip
 def embed(args: Arguments) -> None:
-    """Embed the validation and test clips with one method, or with all that changed."""
-    if args.method:
-        methods.get(args.method)  # raises before imports that take seconds
-        core.embed.run(args.settings, args.method, args.seed)
-    else:
-        core.embed.run_all(args.settings, args.seed)
+    """Embed the validation and test clips with one checkpoint, or with all."""
+    if args.method is None:
+        return paper.jobs.make(args.settings, "embed")
+    methods.get(args.method)  # raises before imports that take seconds
+    core.embed.run(args.settings, args.method, args.seed)
 
 
-REPRODUCE.call("mc3 probe --seed 0", "paper.probe.run", "Classify EPIC-Sounds: linear probe and fine-tuning.", SEED)
+@REPRODUCE.command("mc3 probe")
+def probe(args: Arguments) -> None:
+    """Classify EPIC-Sounds with the audio encoders of all seeds: linear probe and fine-tuning."""
+    paper.jobs.make(args.settings, "probe")
+
+
+@REPRODUCE.command("mc3 retrain --seeds 0",
+    option("--seeds", type=int, nargs="+", help="of the profile's (default: all)"),
+    option("--fresh", action="store_true", help="begin again instead of continuing a stopped run"))  # fmt: skip
+def retrain(args: Arguments) -> int:
+    """Train everything anew beside the released weights, and compare Tables 2-4 digit by digit."""
+    return 0 if paper.retrain.run(args.settings, args.seeds or args.settings.seeds, args.fresh) else 1
 
 
 @REPRODUCE.command("mc3 sources")

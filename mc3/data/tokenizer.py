@@ -29,7 +29,7 @@ def make(config: TextConfig, texts: Iterable[str]) -> Tokenizer:
     except (LocalEntryNotFoundError, HFValidationError):
         raise DataError(
             f"the tokenizer {config.tokenizer} (model.text.tokenizer) is neither a folder nor in the local cache; "
-            f"`hf download {config.tokenizer} tokenizer.json` fetches it"
+            f"`mc3 pretrain` makes a profile's own, `hf download {config.tokenizer} tokenizer.json` fetches one"
         ) from None
     if not file.exists():
         raise DataError(f"no {file}; give a folder with a tokenizer.json as model.text.tokenizer")

@@ -84,7 +84,7 @@ def plan(config: Config, method: str, processes: int, peak_tflops: float | None)
     lines += [f"  {m:8}{sizes[m]:>14,}{count[m]:>9,}{forward[m] / 1e9:>9.2f}" for m in encoders]
     operations = 0.0
     for number, stage in enumerate(recipe.stages):
-        epochs = sum(train.epochs.values()) if stage.epochs == "both" else train.epochs[stage.epochs]
+        epochs = train.length(stage.epochs)
         per_clip, fixed = saved_bytes(config, stage)
         weights = sum(BYTES_PER_WEIGHT[m in stage.train] * sizes[m] for m in encoders)
         memory, flops = weights + fixed + microbatch * per_clip, training_flops(config.model, stage)

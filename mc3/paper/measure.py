@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import pandas as pd
 from scipy.stats import t as student
 
 from mc3 import evaluate, store
-from mc3.config import Config, as_dict, override
-from mc3.paper import bootstrap, claims, findings, tables
+from mc3.config import Config, as_dict
+from mc3.paper import bootstrap, findings, tables
 
 DRAWS = 1000  # resamples of the videos
 ABOUT = ["group", "setting", "profile", "method", "label"]  # columns of a trial that are no scores
@@ -114,20 +113,3 @@ def gaps(found: Sequence[dict[str, Any]], names: Sequence[str], reference: str |
                 gap = bootstrap.contrast(areas[f"{pair}_{name}"] - areas[f"{pair}_{reference}"], videos)
                 row |= dict(zip((f"{pair}_{name}_gap{end}" for end in ("", "_low", "_high")), gap, strict=True))
     return row
-
-
-def seed_tables(config: Config, draws: int = DRAWS) -> dict[str, pd.DataFrame]:
-    """Tables 2-4 over `config.seeds`, the same numbers by seed, the claims with their checks, and all differences."""
-    makers = {"table2_discovery": tables.table2, "table3_retrieval": tables.table3, "table4_epic_sounds": tables.table4}
-    found, single = {stem: make(config) for stem, make in makers.items()}, []
-    for (stem, make), seed in product(makers.items(), config.seeds):
-        table = make(override(config, {"seeds": [seed]}))
-        metrics = [name for name in table if f"{name}_std" in table]
-        keys = table.columns.intersection(["method", "protocol"])
-        long = table[table["seeds"] > 0].melt(keys, metrics, "metric", "value").dropna(subset="value")
-        single.append(long.assign(table=stem, seed=seed))
-    columns = ["table", "method", "protocol", "metric", "seed", "value"]
-    found["per_seed"] = pd.concat(single, ignore_index=True)[columns]
-    measured = bootstrap.measure(config, draws)
-    found["claim_checks"] = claims.checks(measured)
-    return found | {"claims": claims.table(found["claim_checks"]), "differences": bootstrap.differences(measured)}

@@ -31,8 +31,9 @@ from mc3.paper import provenance
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 PIPELINES = (Path("dvc.yaml"), Path("experiments/dvc.yaml"))
-STAGES = {"manifest": "mc3.data.manifest", "shards": "mc3.data.prepare", "train": "mc3.train", "embed": "mc3.embed",
-          "probe": "mc3.paper.probe", "report": "mc3.paper.report", "sweep": "mc3.paper.sweep"}  # fmt: skip
+STAGES = {"manifest": "mc3.data.manifest", "shards": "mc3.data.prepare", "pretrain": "mc3.paper.pretrain",
+          "train": "mc3.train", "embed": "mc3.embed", "probe": "mc3.paper.probe", "report": "mc3.paper.report",
+          "sweep": "mc3.paper.sweep"}  # fmt: skip
 TAGS = {"a", "b", "br", "caption", "code", "em", "i", "p", "strong", "sub", "sup", "table", "tbody", "td", "tfoot",
         "th", "thead", "tr"}  # fmt: skip
 

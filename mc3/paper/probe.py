@@ -11,6 +11,7 @@ uniform windows are averaged, following the EPIC-Sounds protocol. The row "untra
 
 import copy
 import dataclasses
+import hashlib
 import json
 import tempfile
 from bisect import bisect_right
@@ -26,14 +27,15 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mc3 import evaluate, methods, store
-from mc3.config import Config, ProbeRecipe
+from mc3.config import Config, ProbeRecipe, as_dict
 from mc3.data import epic_views
 from mc3.data.epic_views import Views
 from mc3.encoders.audio import FBANK_MEAN, AudioEncoder, fit_grid, patch_grid
 from mc3.errors import ConfigError
-from mc3.files import write_atomic
+from mc3.files import code_identity, sha256, write_atomic
 from mc3.model import MC3, use_precision
 
+PROBED = "all"  # stands for the methods where a seed's probe is named
 OFFICIAL_LEARNED = ("pos_embed", "cls_token")  # of the trunk; AST's second token, dist_token, stays frozen
 
 # SpecAugment as in EPIC-Sounds' baselines: two masks of up to 27 of 128 mel bins and two of up to 125 ms.
@@ -151,6 +153,18 @@ def probabilities(head: nn.Module, found: NDArray[np.float32], device: torch.dev
         return head(inputs).softmax(dim=-1).mean(dim=1).float().cpu().numpy()
 
 
+def made_from(config: Config, method: str, seed: int) -> str:
+    """A hash of everything that determines the probe of a seed: settings, events, checkpoints, initial weights, code.
+
+    `method` is `PROBED`: all are probed at once.
+    """
+    facts = [as_dict(config.probe), seed, code_identity("mc3.paper.probe")]
+    facts += [sha256(config.paths.shards / "index.parquet")]
+    facts += [sha256(config.paths.final(name, seed) / "model.safetensors") for name in methods.METHODS]
+    facts += [sha256(path) for path in config.init.values() if path is not None and path.exists()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def run(config: Config, seed: int) -> Path:
     """Probe the initial weights and every method of `seed` that has an audio encoder, by the profile's protocols.
 
@@ -201,6 +215,7 @@ def run(config: Config, seed: int) -> Path:
     file = config.paths.probe_metrics(seed)
     store.write_tensors(config.paths.probe_scores(seed), {**scores, "labels": truth}, {"seed": str(seed)})
     write_atomic(file, (json.dumps(result, indent=2) + "\n").encode())
+    write_atomic(config.paths.made("probe", PROBED, seed), made_from(config, PROBED, seed).encode())
     return file
 
 

@@ -44,7 +44,7 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     Raises `DataError` if a result or page of the pipeline is missing, naming it and the command that makes it.
     """
     found = {stem: tables.read(stem, stage, figures) for stem, stage in TABLES.items()}
-    verdicts = [claims.sentence(tables.read("claims", "claims", figures))]
+    verdict = claims.sentence(tables.read("claims", "claims", figures))
     required, contents = notebook.pages([notebook.PIPELINES[0]]), ["## Pages\n"]
     for name in notebook.pages():
         if (figures / "report" / f"{name}.html").exists():
@@ -56,9 +56,6 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     overview.to_csv(figures / "overview.csv", index=False)
     picture = plots.save(plots.overview(overview), figures / "overview")
     write_atomic(figures / "metrics.json", f"{json.dumps(metrics(found), indent=1)}\n".encode())
-    if (figures / "seeds" / "claims.csv").exists():
-        more = claims.sentence(pd.read_csv(figures / "seeds" / "claims.csv"))
-        verdicts.append(f"Over more seeds ([page](seeds.html)): {more}")
     generated = "a small generated world, so compare rankings with the paper's, not numbers"
     world = generated if config.world else "the real data sets of this profile"
     seeds = f"seed{'s' * (len(config.seeds) > 1)} {', '.join(map(str, config.seeds))}"
@@ -66,7 +63,7 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     image = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
     caption = {"image/png": {"alt": "The main columns of Tables 2 and 3, ours and the paper's."}}
     cells = [
-        new_markdown_cell("\n\n".join([introduction, *verdicts])),
+        new_markdown_cell(f"{introduction}\n\n{verdict}"),
         new_code_cell("", outputs=[new_output("display_data", image, metadata=caption)]),
         new_markdown_cell("\n".join([*contents, "", NOTES])),
     ]
@@ -88,7 +85,9 @@ def metrics(found: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, flo
 
 
 def readme_table(figures: Path = Path("figures")) -> str:
-    """Table 2 over seeds as Markdown, for README.md between its lines <!-- table2 --> and <!-- /table2 -->."""
-    table = tables.read("seeds/table2_discovery", "experiments/dvc.yaml:seeds", figures)
-    differences = tables.read("seeds/differences", "experiments/dvc.yaml:seeds", figures)
+    """Table 2 as Markdown, for README.md between its lines <!-- table2 --> and <!-- /table2 -->."""
+    table, differences = (
+        tables.read("table2_discovery", "discovery", figures),
+        tables.read("differences", "claims", figures),
+    )
     return tables.to_markdown(table, significant=bootstrap.significant(differences))

@@ -75,6 +75,7 @@ def run(config: Config, arguments: list[str]) -> int:
             "nothing; clone the repository onto the disk that has the room (paths.raw may be anywhere)"
         )
     _ensure_repository()
+    _pull_released(config)
     progress = Progress(stages(config), typical_seconds(config))
     print(f"{len(progress.expected)} stages; those that are up to date are skipped", flush=True)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # stages call `mc3`
@@ -90,9 +91,7 @@ def run(config: Config, arguments: list[str]) -> int:
         progress.end()
     ran = f"{len(progress.took)} of {len(progress.expected)} stages ran in {format_duration(progress.elapsed())}"
     print(f"{ran}; DVC ended with exit code {code}" if code else ran)
-    if progress.took:
-        recorded = config.paths.work / "timings.json"
-        provenance.write(recorded, {n: round(seconds, 1) for n, seconds in (_read(recorded) | progress.took).items()})
+    record_seconds(config, progress.took)
     return code
 
 
@@ -112,8 +111,15 @@ def stages(config: Config) -> list[str]:
 
 
 def typical_seconds(config: Config) -> dict[str, float]:
-    """Seconds by stage name: of the last runs here, else those of another machine in profiles/PROFILE.timings.json."""
+    """Seconds by stage or job: of the last runs here, else another machine's in profiles/PROFILE.timings.json."""
     return _read(Path("profiles") / f"{config.profile}.timings.json") | _read(config.paths.work / "timings.json")
+
+
+def record_seconds(config: Config, took: Mapping[str, float]) -> None:
+    """Keep what stages or jobs took here, for the next forecast."""
+    if took:
+        recorded = config.paths.work / "timings.json"
+        provenance.write(recorded, _read(recorded) | {name: round(seconds, 1) for name, seconds in took.items()})
 
 
 def _follow(process: subprocess.Popen[bytes], progress: Progress) -> None:
@@ -136,6 +142,14 @@ def _ensure_repository() -> None:
     if provenance.output("git", "rev-parse", "--git-dir") is None and not Path(".dvc/config.local").exists():
         Path(".dvc").mkdir(exist_ok=True)
         Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+
+
+def _pull_released(config: Config) -> None:
+    """Fetch the weights of data/release, if they are of these settings and there are none here."""
+    if Path("data/release").exists() and not config.paths.pretrained.exists():
+        command = [sys.executable, "-m", "dvc", "pull", "--quiet", "pretrain", "train"]
+        found = subprocess.run(command, capture_output=True).returncode == 0 and config.paths.pretrained.exists()
+        print("released weights fetched" if found else "no released weights of these settings; they are trained now")
 
 
 def _read(path: Path) -> dict[str, float]:

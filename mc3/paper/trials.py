@@ -18,10 +18,10 @@ from mc3.config import Config, build, override
 from mc3.errors import ConfigError
 
 FOLDER = Path("experiments")
-MEASURES = ("validation", "test", "retrieval", "tables", "worlds")
+MEASURES = ("validation", "test", "retrieval", "worlds")
 CLIP_SETTINGS = ("world.", "ego4d.", "clips.", "model.text.tokenizer", "model.text.vocab_size")
 
-Step = tuple[str, str]  # "clips", "link", "train", "embed", "probe" or "world"; and the method
+Step = tuple[str, str]  # "clips", "train", "embed" or "world"; and the method
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class Sweep:
     reference: str | None  # the method that the others are compared with
     choose: bool  # marks the best setting of each method on validation; it and the profile's are measured on test
     keep: bool  # whether clips, checkpoints and embeddings stay when a setting is measured
-    extends: str | None  # a sweep of the profile's setting whose seeds count as the pipeline's, not trained twice
 
     @property
     def names(self) -> list[str]:
@@ -87,11 +86,7 @@ def load(name: str) -> Sweep:
 
 def plan(name: str, sweep: Sweep, config: Config, seeds: Sequence[int]) -> list[Trial]:
     """Every setting on every seed, in the order of the file."""
-    pipeline, trials = config, []
-    if sweep.extends is not None:
-        base = load(sweep.extends)
-        first, *_ = plan(sweep.extends, base, config, base.seeds or config.seeds)
-        pipeline = override(first.config, {"seeds": base.seeds or config.seeds})
+    trials = []
     for group, settings in sweep.settings.items():
         for setting, overrides in settings.items():
             changes = {**sweep.base, **overrides}
@@ -108,21 +103,19 @@ def plan(name: str, sweep: Sweep, config: Config, seeds: Sequence[int]) -> list[
                 folders |= {"paths.raw": str(work / "raw"), "source.out": str(work / "raw")}
             for seed in seeds:
                 at = override(changed, {**folders, "seeds": [seed]})
-                is_pipeline = is_profile and seed in pipeline.seeds
-                own_align = own_clips or not (refine_only or is_profile) or seed not in pipeline.seeds
-                trial = Trial(sweep, group, setting, seed, at, pipeline, is_profile, is_pipeline, own_clips, own_align)
+                is_pipeline = is_profile and seed in config.seeds
+                own_align = own_clips or not (refine_only or is_profile) or seed not in config.seeds
+                trial = Trial(sweep, group, setting, seed, at, config, is_profile, is_pipeline, own_clips, own_align)
                 trials.append(replace(trial, steps=_steps(sweep, trial)))
     return trials
 
 
 def _steps(sweep: Sweep, trial: Trial) -> list[Step]:
-    if trial.is_pipeline and "tables" in sweep.measure:
-        return [("link", "")]
     names = [name for name in sweep.names if trial.config_of(name) is trial.config]
     steps: list[Step] = [("clips", "")] * trial.own_clips
     steps += [("train", name) for name in ["align"] * trial.own_align + names]
     if {"test", "retrieval"} & set(sweep.measure) and not sweep.choose:
         steps += [("embed", name) for name in names]
-    if {"tables", "worlds"} & set(sweep.measure):
-        steps += [("embed", name) for name in ("align", *names)]
-    return steps + [("probe", "")] * ("tables" in sweep.measure) + [("world", "")] * ("worlds" in sweep.measure)
+    if "worlds" in sweep.measure:
+        steps += [*(("embed", name) for name in ("align", *names)), ("world", "")]
+    return steps

@@ -1,0 +1,149 @@
+"""The pipeline's trainings, embeddings and probes: what is up to date is kept, the rest is done side by side.
+
+What a result was made from stands in a file beside it, work/made/STEP/METHOD-SEED, on which nothing depends.
+"""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import joblib
+import psutil
+import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from mc3 import embed, methods, train
+from mc3.config import Config, override
+from mc3.errors import DataError
+from mc3.paper import probe, repro
+from mc3.progress import Forecast
+
+Job = Callable[[int], None]  # takes its number of threads
+HALF_THREADS = 1.4  # seconds of a training beside another with half the threads, for each second alone (mini)
+MADE_FROM = {"train": train.fingerprint, "embed": embed.made_from, "probe": probe.made_from}
+_clip_cache: dict[Path, dict[str, Any]] = {}  # decoded clips of one folder of shards, kept by each process
+
+
+def is_done(config: Config, step: str, method: str, seed: int) -> bool:
+    """Whether a result exists and was made with the present settings, clips, weights and code."""
+    paths, record = config.paths, config.paths.made(step, method, seed)
+    results = {"train": paths.final(method, seed), "embed": paths.embeddings(method, seed)}
+    if not (record.exists() and results.get(step, paths.probe_scores(seed)).exists()):
+        return False
+    try:
+        return record.read_text() == MADE_FROM[step](config, method, seed)
+    except FileNotFoundError:  # no clips or no align checkpoint any more
+        return False
+
+
+def do(config: Config, step: str, method: str, seed: int) -> None:
+    """Train, embed or probe."""
+    if step == "train":
+        train.run(config, method, seed)
+    elif step == "embed":
+        if config.paths.shards not in _clip_cache:
+            _clip_cache.clear()
+        embed.run(config, method, seed, _clip_cache.setdefault(config.paths.shards, {}))
+    else:
+        probe.run(config, seed)
+
+
+def processes(config: Config) -> int:
+    """Jobs to do at a time unless told otherwise: one a thread, or one where a GPU is."""
+    return 1 if torch.cuda.is_available() else config.train.threads
+
+
+def make(config: Config, step: str) -> None:
+    """Bring `step` of the align stage, all rows and all seeds of the profile up to date; prints what it does."""
+    names = ["align", *methods.METHODS]
+    if step == "embed":
+        known = {config.paths.embeddings(name, seed) for name in names for seed in config.seeds}
+        for leftover in set((config.paths.work / "embeddings").glob("*/*.safetensors")) - known:
+            leftover.unlink()
+    waves = [names if step == "embed" else [probe.PROBED]]
+    if step == "train":  # rows that start from the align stage wait for it
+        later = [name for name in names if methods.get(name).start == "align"]
+        waves = [[name for name in names if name not in later], later]
+    kept = 0
+    for wave in waves:
+        tasks = [(name, seed) for seed in config.seeds for name in wave]
+        todo = [(name, seed) for name, seed in tasks if not is_done(config, step, name, seed)]
+        kept += len(tasks) - len(todo)
+        jobs = {f"{step} {name}-{seed}": partial(_do, config, step, name, seed) for name, seed in todo}
+        known_seconds = repro.typical_seconds(config)
+        seconds = {job: known_seconds.get(job.rpartition("-")[0], 1.0) for job in jobs}
+        took = run(jobs, seconds, config.train.threads, processes(config))
+        repro.record_seconds(config, {job.rpartition("-")[0]: value for job, value in took.items()})
+    print(f"{kept} results were up to date" if kept else f"{step}: done")
+
+
+def _do(config: Config, step: str, method: str, seed: int, threads: int) -> None:
+    do(override(config, {"train.threads": threads}), step, method, seed)
+
+
+def run(
+    jobs: Mapping[str, Job], seconds: Mapping[str, float], threads: int, processes: int, hours: float | None = None
+) -> dict[str, float]:
+    """Do `jobs`, `processes` at a time with a share of `threads` each; returns the seconds of those that are finished.
+
+    `seconds`: about what each takes. With `hours`, none begins that would end later. An error in one job, a killed
+    process or SIGTERM ends all; after SIGTERM the trainings save their state first, and the exit code is 75.
+    """
+    processes = max(1, min(processes, len(jobs)))
+    share = max(1, threads // processes)
+    forecast = Forecast({n: seconds[n] * (HALF_THREADS if processes > 1 else 1.0) for n in jobs}, processes)
+    stopping: list[int] = []  # signals
+
+    def forward(number: int, _: Any) -> None:
+        stopping.append(number)
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.terminate()
+
+    def admitted() -> Iterator[Any]:
+        """Start jobs as workers become free, but none that would end after `hours`, and none after SIGTERM."""
+        for name, job in jobs.items():
+            due = forecast.elapsed() + forecast.expected[name] * forecast.pace()
+            if hours is not None and due > 3600 * hours:
+                del forecast.expected[name]
+            elif not stopping:
+                forecast.start(name)
+                print(forecast.line(name), flush=True)
+                yield joblib.delayed(_in_worker)(name, job, share, processes > 1)
+
+    parallel = joblib.Parallel(processes, return_as="generator_unordered", pre_dispatch=processes, batch_size=1)
+    before = signal.signal(signal.SIGTERM, forward)
+    try:
+        for name, stopped in parallel(admitted()):
+            if stopped:
+                stopping.append(signal.SIGTERM)
+            else:
+                forecast.finish(name)
+    except TerminatedWorkerError:
+        if not stopping:
+            lost = f"one of {processes} processes was killed, perhaps for lack of memory"
+            raise DataError(f"{lost}; the same command continues from what was saved") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if stopping:
+        sys.exit(train.STOPPED)
+    return forecast.took
+
+
+def _in_worker(name: str, job: Job, threads: int, in_pool: bool) -> tuple[str, bool]:
+    """Do a job in this process; returns its name, and whether SIGTERM stopped it (with the state of a training saved).
+
+    An idle process of a pool ignores SIGTERM: if it ended, the pool would kill the others while they save.
+    """
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(train.STOPPED))
+    try:
+        job(threads)
+    except SystemExit:
+        return name, True
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if in_pool else before)
+    return name, False

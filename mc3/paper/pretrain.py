@@ -1,0 +1,70 @@
+"""What every training starts from (Sec. 4.4): a video and a text encoder that agree on narrated videos.
+
+The paper takes EgoVLP's, which has never heard a sound. `ego4d` names its converted weights in `init`, and here they
+are only checked. `mini` makes its own in the same way, on generated videos that nothing else uses, once for all seeds.
+"""
+
+import contextlib
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from safetensors.torch import save_file
+
+from mc3 import train
+from mc3.config import Config, as_dict, override
+from mc3.data import manifest, prepare
+from mc3.errors import DataError
+from mc3.files import write_atomic
+from mc3.methods import MODALITIES
+from mc3.model import MC3, TOKENIZER
+
+SEED = 0  # there is one start for all seeds
+
+
+def write(config: Config) -> Path:
+    """Fill `work/pretrained` with MODALITY.safetensors and tokenizer.json, by `config.pretrain`; returns the folder.
+
+    Without such a setting it is left empty, and `DataError` names a file of `init` that is missing.
+    """
+    folder = config.paths.pretrained
+    if config.pretrain is None:
+        if missing := [path for path in config.init.values() if path is not None and not path.exists()]:
+            raise DataError(f"{missing[0]} of `init` is missing; `mc3 weights convert` makes it")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    work = config.paths.work / "pretraining"
+    own = override(config, {
+        "paths": {"raw": str(work / "raw"), "shards": str(work / "shards"), "work": str(work)},
+        "source.out": str(work / "raw"), "model.text.tokenizer": "train", "init": dict.fromkeys(MODALITIES),
+        **config.pretrain,
+    })  # fmt: skip
+    cut(own, own_source=True)
+    model = MC3.load(train.run(own, "pretrain", SEED) / "final")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for modality in ("video", "text"):
+        save_file(model.encoders[modality].half().state_dict(), folder / f"{modality}.safetensors", {"format": "pt"})
+    write_atomic(folder / TOKENIZER, (own.paths.shards / TOKENIZER).read_bytes())
+    shutil.rmtree(work)
+    return folder
+
+
+def cut(config: Config, own_source: bool) -> None:
+    """Cut the clips of Ego4D into shards, after `mc3 source` if `own_source`; EPIC-Sounds' events are left out."""
+    if own_source:
+        params = config.paths.work / "params.yaml"
+        write_atomic(params, yaml.safe_dump(as_dict(config), sort_keys=False).encode())
+        command = [sys.executable, "-m", "mc3.cli", "source", "--config", str(params)]
+        ran = subprocess.run(command, capture_output=True, text=True)
+        if ran.returncode:
+            last = (ran.stderr.strip() or "no message").splitlines()[-1]
+            raise DataError(f"`mc3 source` failed for {params}: {last}")
+    with contextlib.redirect_stdout(io.StringIO()):  # the pipeline's run said what was dropped
+        table = manifest.write(config)
+        clips = manifest.read(table)
+        clips[clips["dataset"] == "ego4d"].to_parquet(table, index=False)
+        prepare.write(config)
