@@ -283,10 +283,12 @@ class Probe:
     """EPIC-Sounds (Sec. 6.3): the input, the uniform views averaged at test time, and the protocols.
 
     `features`: "ast", the encoder's own log-mels, or "epic_sounds", those of the EPIC-Sounds baselines. `linear` probes
-    every method; `official` and `finetune` those listed, which may include "untrained".
+    every method; `official` and `finetune` those listed, which may include "untrained" and "ssast". `ssast`: weights of
+    that row, "train" for those of `mc3 train --method ssast`, or a converted file; null leaves the row out.
     """
 
     features: str
+    ssast: str | None
     views: int
     linear: ProbeRecipe
     official: ProbeRecipe

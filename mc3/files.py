@@ -16,9 +16,7 @@ from typing import Any
 from mc3.errors import DataError
 
 PACKAGE = Path(__file__).parent
-TRACKED = {
-    "mc3.methods": ("PRETRAIN", "ALIGN", "METHODS", "OTHERS")
-}  # literals that DVC tracks entry by entry, as parameters
+TRACKED = {"mc3.methods": ("PRETRAIN", "ALIGN", "SSAST", "METHODS", "OTHERS")}  # literals that are DVC's parameters
 SAFE_ID = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,200}")
 MARKER = ".mc3-written"  # in a folder that this program wrote as a whole: its files, as `sha256sum` lists them
 

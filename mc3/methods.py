@@ -8,10 +8,11 @@ Keys of an entry
     paper   its row in data/paper/*.csv, or "" when the paper has none
     role    optional: "reference" (the row that all others are compared with), "control" (the reference less its
             consensus loss) or "proposal" (not the paper's); rows with a role are measured by region in Figures 2 and 3
-    start   "init" (the initial weights of the seed) or "align" (the shared align checkpoint)
+    start   "init" (the initial weights of the seed, those of the profile's `init` included), "random" (the same
+            without them) or "align" (the shared align checkpoint)
     stages  the stages of its training in order, each with
         epochs       "align", "refine" (the profile's `train.epochs`) or "both", their sum; `PRETRAIN` has its own
-        pairs        modality pairs under the contrastive loss, Eq. 1 in both directions; "all" is every pair
+        pairs        modality pairs under the contrastive loss, Eq. 1 in both directions; "all" is every pair, [] none
         contrastive  weight of the contrastive loss (1)
         consensus    weight of the consensus loss, Eq. 3, in units of the profile's `loss.consensus_weight` (0)
         temperature  its own temperature, where the method's paper fixes one (the profile's)
@@ -31,6 +32,11 @@ MODALITIES = ("audio", "video", "text")
 PRETRAIN: dict[str, Any] = {"label": "pretraining", "start": "init",
                             "stages": [{"epochs": "pretrain", "pairs": ["video-text"]}]}  # fmt: skip
 ALIGN: dict[str, Any] = {"label": "align stage", "start": "init", "stages": [{"epochs": "align", "pairs": "all"}]}
+
+# SSAST's 400 of 512 patches; always from random weights, as in its code. Only Table 4 has this row.
+SSAST: dict[str, Any] = {"label": "SSAST", "paper": "SSAST", "start": "random",
+                         "stages": [{"epochs": "both", "pairs": [], "train": ["audio"],
+                                     "loss": {"kind": "masked_patches", "share": 0.78125}}]}  # fmt: skip
 
 METHODS: dict[str, dict[str, Any]] = {
     "clap": {"label": "CLAP", "paper": "CLAP", "start": "init",
@@ -92,7 +98,7 @@ class Stage:
         """The modalities that this stage's losses need."""
         if self.consensus:
             return MODALITIES
-        return tuple(m for m in MODALITIES if any(m in pair for pair in self.pairs))
+        return tuple(m for m in MODALITIES if m in self.train or any(m in pair for pair in self.pairs))
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,9 @@ class Method:
 
 def get(name: str) -> Method:
     """The recipe called `name`; `ConfigError` if there is none, or it has a wrong key or modality."""
-    entries: dict[str, dict[str, Any]] = {"pretrain": PRETRAIN, "align": ALIGN, **METHODS, **OTHERS}
+    entries: dict[str, dict[str, Any]] = {
+        "pretrain": PRETRAIN, "align": ALIGN, "ssast": SSAST, **METHODS, **OTHERS,
+    }  # fmt: skip
     if name not in entries:
         raise ConfigError(f"no method {name!r} in mc3/methods.py; known: {', '.join(entries)}")
     entry = entries[name]

@@ -19,7 +19,7 @@ from mc3.errors import DataError
 from mc3.files import write_atomic
 
 SPLIT_SEED = 0  # of the split into queries and gallery: the same for all methods and training seeds
-UNTRAINED = "untrained"  # the probe of the initial weights
+SSAST, UNTRAINED = PROBED = "ssast", "untrained"  # rows of Table 4 alone: by `probe.ssast`, and the initial weights
 LINEAR, OFFICIAL, FINETUNE = "linear-probe", "linear-probe-official", "fine-tune"
 
 

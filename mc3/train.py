@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,8 +48,8 @@ Tensors = dict[str, Tensor]
 
 def start(config: Config, method: Method, seed: int) -> MC3:
     """The model before a method's first step; the error about its align checkpoint names the command that makes it."""
-    if method.start == "init":
-        return MC3.initial(config, seed)
+    if method.start != "align":
+        return MC3.initial(config if method.start == "init" else replace(config, init={}), seed)
     folder = config.paths.final("align", seed)
     model = MC3.load(folder)
     if model.config != config.model:
@@ -171,7 +172,7 @@ class Trainer:
             self.objective.load_state_dict(state["objective"])
             optimizer.load_state_dict(state["optimizer"])
             done = state["step"]
-        model = self.accelerator.prepare_model(self.model)
+        model = self.accelerator.prepare_model(self.objective.module(self.model))
         pending: list[tuple[Values, Tensors]] = []
         clock, waited = time.perf_counter(), 0.0
         loader = iter(self.loader(plan[done:]))
@@ -241,7 +242,8 @@ class Trainer:
         def embedded(number: int, modalities: tuple[str, ...]) -> Tensors:
             named = (self.seed, k, step, self.accelerator.process_index, *[number] * (number > 0))
             torch.manual_seed(batches.seed_of(*named))  # both passes draw the same dropout
-            return model({m: inputs[m][microbatches[number]] for m in modalities})
+            rows = microbatches[number]
+            return model({m: inputs[m][rows] for m in modalities} | {"rows": self.mine[rows], "seed": batch.seed})
 
         clips = torch.from_numpy(self.plans[k][step]).to(self.accelerator.device)
         batch = objectives.Batch(inputs, microbatches, clips, self.rows, batches.seed_of(self.seed, k, step))
@@ -254,9 +256,6 @@ class Trainer:
         with self.accelerator.autocast():  # an objective's own encoders run in the precision of the model's
             loss, parts = self.objective(embeddings, batch)
         loss.backward()
-        for parameter in self.objective.parameters():
-            if parameter.grad is not None:  # averaged over processes, as is done for the encoders
-                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
         for number, rows in enumerate(microbatches if twice else ()):
             last = number == len(microbatches) - 1  # when processes add up their gradients
             with nullcontext() if last else self.accelerator.no_sync(model):
@@ -264,6 +263,9 @@ class Trainer:
                 learning = [m for m, embedding in again.items() if embedding.requires_grad]
                 gradients = [cast(Tensor, embeddings[m].grad)[rows] for m in learning]
                 torch.autograd.backward([again[m] for m in learning], gradients)
+        for parameter in self.objective.parameters():
+            if parameter.grad is not None:  # averaged over processes, as is done for the encoders
+                parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
         return parts
 
     def loader(self, plan: np.ndarray) -> DataLoader:

@@ -18,7 +18,7 @@ from mc3.data.shards import open_clips
 from mc3.errors import ConfigError
 from mc3.model import MC3, recompute
 
-EVERY = (*methods.METHODS, *methods.OTHERS)
+EVERY = ("ssast", *methods.METHODS, *methods.OTHERS)
 # Of a gradient's norm: the effect of the order of sums at tau .05.
 CLOSE = {torch.float32: 4e-6, torch.float64: 1e-12}
 
@@ -47,7 +47,7 @@ def gradients(config: Config, method: str, dtype: torch.dtype = torch.float64) -
     for k in range(len(recipe.stages)):
         trainer.begin(k)
         model.zero_grad()
-        prepared = accelerator.prepare_model(model)
+        prepared = accelerator.prepare_model(trainer.objective.module(model))
         batch = next(iter(trainer.loader(trainer.plans[k][:1])))
         parts = trainer.backward(k, 0, prepared, trainer.inputs(k, 0, batch))
         parts = {name: accelerator.reduce(part, "mean") for name, part in parts.items()}

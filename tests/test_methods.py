@@ -47,6 +47,15 @@ def test_all_methods_train_for_as_many_epochs():
         recipe = methods.get(name)
         before = epochs["align"] if recipe.start == "align" else 0
         assert before + sum(epochs[stage.epochs] for stage in recipe.stages) == 12, name
+    assert methods.get("ssast").stages[0].epochs == "both"
+
+
+def test_ssast_masks_its_papers_share_of_the_patches_and_hears_nothing_but_audio():
+    (stage,) = methods.get("ssast").stages
+    assert stage.settings == {"share": 400 / 512}
+    assert (methods.get("ssast").start, stage.modalities, stage.train, stage.pairs) == (
+        "random", ("audio",), ("audio",), (),
+    )  # fmt: skip
 
 
 def test_imagebind_aligns_video_and_text_and_then_audio_to_frozen_video():
@@ -73,7 +82,7 @@ def odd(monkeypatch, **stage):
     return methods.get("odd")
 
 
-@pytest.mark.parametrize("name", ["align", *methods.METHODS, *methods.OTHERS])
+@pytest.mark.parametrize("name", ["align", "ssast", *methods.METHODS, *methods.OTHERS])
 def test_every_recipe_has_a_loss_that_its_stages_can_have(name):
     objectives.check(methods.get(name))
 
@@ -81,7 +90,8 @@ def test_every_recipe_has_a_loss_that_its_stages_can_have(name):
 @pytest.mark.parametrize(
     ("stage", "reason"),
     [({"pairs": ["audio-video"], "loss": {"kind": "peers", "trust": "retrieval"}}, 'needs "pairs": "all"'),
-     ({"loss": {"kind": "relative", "softness": 0.0}}, 'nothing without "consensus"')],
+     ({"loss": {"kind": "relative", "softness": 0.0}}, 'nothing without "consensus"'),
+     ({"loss": {"kind": "masked_patches", "share": 0.5}}, r'needs "pairs": \[\], "train": \["audio"\]')],
 )  # fmt: skip
 def test_a_loss_that_a_stage_cannot_have_is_refused(monkeypatch, stage, reason):
     with pytest.raises(ConfigError, match=rf"method 'odd' in mc3/methods\.py has the loss .*{reason}"):

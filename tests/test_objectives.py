@@ -1,10 +1,12 @@
-"""The baselines' losses, against loops and closed forms: the learnt scale, the chosen negatives, the memory bank."""
+"""The baselines' losses, against loops and closed forms: learnt scale, chosen negatives, memory bank, masks."""
 
 import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import published
 import pytest
 import small_training
 import torch
@@ -20,13 +22,15 @@ from torch.nn.functional import normalize
 from mc3 import checkpoint, methods, objectives, train
 from mc3.config import Config
 from mc3.data import batches
+from mc3.errors import ConfigError
 from mc3.model import MC3
-from mc3.objectives import active_negatives
+from mc3.objectives import active_negatives, masked_patches
 from mc3.objectives.active_negatives import EMPTY, ActiveNegatives, Queue
 from mc3.objectives.learnt_scale import LearntScale
+from mc3.objectives.masked_patches import MaskedPatches
 from mc3.objectives.memory_bank import MemoryBank
 
-OWN = ("clap", "cm_acc", "cmc_bank")
+OWN = ("clap", "cm_acc", "cmc_bank", "ssast")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ def stepped(config: Config, method: str, count: int, watch: Callable[[train.Trai
     trainer = train.Trainer(config, recipe, SEED, accelerator, model, checkpoint.Run(config, method, 0, "", main=False))
     trainer.begin(0)
     optimizer = torch.optim.SGD([*model.parameters(), *trainer.objective.parameters()], lr=0.1)
-    prepared = accelerator.prepare_model(model)
+    prepared = accelerator.prepare_model(trainer.objective.module(model))
     for step, batch in zip(range(count), trainer.loader(trainer.plans[0][:count]), strict=True):
         trainer.train_step(0, step, 0.1, prepared, optimizer, batch)
         if watch is not None:
@@ -354,6 +358,125 @@ def test_queries_are_compared_with_the_bank_which_moves_by_half(settings):
         expected = before[modality].clone()
         expected[clips] = normalize(0.5 * expected[clips] + 0.5 * embeddings[modality], dim=1)
         torch.testing.assert_close(tensor, expected)
+
+
+# SSAST's masked patches -----------------------------------------------------------------------------------------------
+
+MEAN, STD = -4.2677393, 2 * 4.5689974  # of SSAST's inputs
+
+
+def masking(settings) -> tuple[MaskedPatches, MC3, dict]:
+    """The objective with a learnt token, a model in float64, and a batch of three clips among fourteen."""
+    config = configured(settings)
+    model, made = MC3.initial(config, SEED).double(), objective(config, "ssast")
+    assert isinstance(made, MaskedPatches)
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        made.token += torch.randn(16, generator=generator).double()
+    clips = MEAN + STD * torch.randn(3, 148, 128, generator=generator).double()
+    return made, model, {"audio": clips, "rows": [1, 5, 13], "seed": 7}
+
+
+def test_masked_patches_are_found_and_reconstructed_as_in_a_loop(settings):
+    made, model, batch = masking(settings)
+    found = made.module(model)(batch)["audio"]
+    assert found.shape == (3, 2)
+    assert found.dtype == torch.float64
+    audio, trunk = model.config.audio, model.encoders["audio"].trunk
+    masked = masked_patches.draw(14, (8, 9), 400 / 512, 7)[batch["rows"]]
+    inputs = (batch["audio"] - MEAN) / STD
+    theirs = published.audio_model(trunk.state_dict(), audio).double()
+
+    def mask(_module, _inputs, patches):
+        for b in range(3):
+            for n in masked[b]:
+                patches[b, n] = made.token
+        return patches
+
+    theirs.embeddings.patch_embeddings.register_forward_hook(mask)
+    with torch.no_grad():
+        tokens = theirs(inputs).last_hidden_state[:, 2:].numpy()
+    layers = [[(m.weight.detach().numpy(), m.bias.detach().numpy()) for m in (h[0], h[2])] for h in made.heads]
+
+    def head(k: int, x: np.ndarray) -> np.ndarray:
+        (w, b), (v, c) = layers[k]
+        return v @ np.maximum(w @ x + b, 0) + c
+
+    for b in range(3):
+        contrast, square = 0.0, 0.0
+        truth = [inputs[b, 16 * (n % 9) : 16 * (n % 9) + 16, 16 * (n // 9) : 16 * (n // 9) + 16].T.reshape(-1).numpy()
+                 for n in masked[b].tolist()]  # fmt: skip
+        for i, n in enumerate(masked[b].tolist()):
+            scores = np.array([head(0, tokens[b, n]) @ patch for patch in truth])
+            contrast += (np.log(np.exp(scores).sum()) - scores[i]) / len(truth)
+            square += ((head(1, tokens[b, n]) - truth[i]) ** 2).mean() / len(truth)
+        assert found[b].tolist() == pytest.approx([contrast, square], rel=1e-9)
+    loss, parts = made({"audio": found.detach()}, batch_of(torch.arange(3)))
+    assert float(loss) == pytest.approx(float((found[:, 0] + 10 * found[:, 1]).mean().detach()))
+    assert float(parts["generative"]) == pytest.approx(10 * float(found[:, 1].mean().detach()))
+
+
+def test_a_masked_patch_reaches_its_loss_but_no_prediction(settings):
+    made, model, batch = masking(settings)
+    predicted: list[Tensor] = []
+    for head in made.heads:
+        head.register_forward_hook(lambda _module, _inputs, output: predicted.append(output.detach()))
+    masked = masked_patches.draw(14, (8, 9), 400 / 512, 7)[batch["rows"]]
+    hidden = torch.zeros(3, 72, dtype=torch.bool).scatter(1, masked, True)
+
+    def changed(patches: Tensor) -> dict:
+        """The batch with other values in these patches, bool [3, 72]."""
+        cells = patches.unflatten(1, (8, 9)).repeat_interleave(16, 1).repeat_interleave(16, 2).mT  # [3, 144, 128]
+        audio = batch["audio"].clone()
+        audio[:, :144] += cells * torch.randn(cells.shape, generator=torch.Generator().manual_seed(1))
+        return {**batch, "audio": audio}
+
+    first = made.module(model)(batch)["audio"]
+    other = made.module(model)(changed(hidden))["audio"]
+    assert (first != other).all()
+    made.module(model)(changed(~hidden))
+    own, again, visible = (predicted[i : i + 2] for i in (0, 2, 4))
+    assert all(torch.equal(a, b) for a, b in zip(own, again, strict=True))
+    assert not any((a == b).any() for a, b in zip(own, visible, strict=True))
+
+
+@given(st.integers(0, 2**62), st.tuples(st.integers(5, 9), st.integers(5, 12)), st.floats(0.1, 0.9))
+@hypothesis_settings(max_examples=30, deadline=None)
+def test_masks_are_squares_until_there_are_enough_and_depend_on_the_seed_alone(seed, grid, share):
+    found = masked_patches.draw(6, grid, share, seed)
+    assert torch.equal(found, masked_patches.draw(6, grid, share, seed))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(6, *grid, generator=generator, dtype=torch.float64).flatten(1).argsort(dim=1)
+    sides = 3 + torch.randint(3, (6,), generator=generator)
+    count = round(share * grid[0] * grid[1])
+    for clip in range(6):
+        expected: set[int] = set()
+        for corner in order[clip].tolist():
+            row, column = divmod(corner, grid[1])
+            before, side = set(expected), int(sides[clip])
+            expected |= {r * grid[1] + c for r in range(row, min(row + side, grid[0]))
+                         for c in range(column, min(column + side, grid[1]))}  # fmt: skip
+            if len(expected) >= count:
+                break
+        masked = found[clip].tolist()
+        assert len(set(masked)) == len(masked) == count
+        assert before <= set(masked) <= expected
+
+
+def test_masks_differ_between_clips_and_steps(settings):
+    config, seen = configured(settings), []
+    real = masked_patches.draw
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(masked_patches, "draw", lambda *a: seen.append(real(*a).sort(dim=1).values) or seen[-1])
+        stepped(config, "ssast", 4)
+    masks = torch.cat(seen).tolist()
+    assert len(masks) == len({tuple(mask) for mask in masks}) == 4 * 14
+
+
+def test_overlapping_patches_cannot_be_masked(settings):
+    settings["model"]["audio"]["stride"] = 10
+    with pytest.raises(ConfigError, match=r"model\.audio\.stride is 10 and patch is 16; set both to the same number"):
+        objective(configured(settings), "ssast")
 
 
 # All of them ----------------------------------------------------------------------------------------------------------

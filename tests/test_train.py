@@ -121,6 +121,26 @@ def test_every_recipe_trains_its_encoders_on_its_loss(settings, method):
         assert row["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_ssast_starts_from_random_weights_and_trains_the_audio_trunk_alone(settings):
+    config = configured(settings)
+    drawn = train.start(config, methods.get("ssast"), SEED).state_dict()
+    chosen = Path(settings["paths"]["work"], "audio.safetensors")
+    audio = {name.removeprefix("encoders.audio."): tensor + 1 for name, tensor in drawn.items() if ".audio." in name}
+    save_file(audio, chosen)
+    config = dataclasses.replace(config, init={"audio": chosen})
+    started = {name: train.start(config, methods.get(name), SEED).state_dict() for name in ("ssast", "clap")}
+    assert not torch.equal(started["clap"]["encoders.audio.trunk.pos_embed"], drawn["encoders.audio.trunk.pos_embed"])
+    assert all(torch.equal(started["ssast"][name], drawn[name]) for name in drawn)
+    folder = train.run(config, "ssast", SEED)
+    after = load_file(folder / "final" / "model.safetensors")
+    assert {n for n in drawn if not torch.equal(after[n], drawn[n])} == {n for n in drawn if ".audio.trunk." in n}
+    assert not (folder / "best").exists()  # nothing that validation could compare
+    rows = lines_of(folder)
+    assert len(rows) == len(steps_of(folder)) == 4
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["discriminative"] + row["generative"])
+
+
 def test_frozen_encoders_keep_every_bit(settings, monkeypatch):
     ends = []
     stage = train.Trainer.train_stage
@@ -234,7 +254,7 @@ def test_the_loss_curves_are_the_recorded_ones(settings, request):
 LONG = {"epochs": {"align": 3, "refine": 2}, "checkpoint_every": 3, "log_every": 2}
 
 
-@pytest.mark.parametrize("method", ["align", "imagebind", "clap", "cm_acc", "cmc_bank"])
+@pytest.mark.parametrize("method", ["align", "imagebind", "clap", "cm_acc", "cmc_bank", "ssast"])
 def test_a_run_interrupted_at_any_step_ends_with_the_bytes_of_an_uninterrupted_one(settings, monkeypatch, method):
     config = configured(settings, **LONG)
     uninterrupted = output(train.run(config, method, SEED))

@@ -282,11 +282,42 @@ def test_a_converted_ast_computes_transformers_ast(tmp_path, length):
         torch.testing.assert_close(encoder.features(clips), expected, atol=1e-5, rtol=1e-5)
 
 
+def ssast_state(patch=(16, 16)):
+    """As after pretraining: no classifier of its own, ImageNet's heads and both predictors, sizes as numbers."""
+    state = vit("v.", ["cls_token", "dist_token"], 128 // patch[0] * (1024 // patch[1]), 1)
+    state["v.patch_embed.proj.weight"] = random(DIM, 1, *patch)
+    state |= {"mask_embed": random(1, 1, DIM), "p_input_fdim": torch.tensor(128), "p_input_tdim": torch.tensor(1024)}
+    for name in ("cpredlayer", "gpredlayer"):
+        state |= dense(f"{name}.0", DIM, DIM) | dense(f"{name}.2", patch[0] * patch[1], DIM)
+    return state | dense("v.head", 1000, DIM) | dense("v.head_dist", 1000, DIM)
+
+
+def test_a_converted_ssast_computes_the_published_model_and_loads_into_the_encoder(tmp_path):
+    state, audio = ssast_state(), AudioConfig(1024, 128, 16, 16, DIM, DEPTH, HEADS)
+    torch.save(parallel(state), tmp_path / "ssast.pth")
+    (file, _) = weights.write(tmp_path / "ssast.pth", "ssast", ModelConfig(WIDTH, CONFIG.video, audio, CONFIG.text),
+                              tmp_path / "ssast")  # fmt: skip
+    trunk = {n.removeprefix("v."): t for n, t in state.items() if n.startswith("v.") and ".head" not in n}
+    converted = load_file(file)
+    assert {name.removeprefix("trunk."): tensor.tolist() for name, tensor in converted.items()} == {
+        name: tensor.tolist() for name, tensor in trunk.items()
+    }
+    encoder = AudioEncoder(audio, WIDTH).eval()
+    assert encoder.load_state_dict(converted, strict=False).unexpected_keys == []
+    clips = torch.randn(1, 1024, 128) * 4.6 - 4.3
+    with torch.no_grad():
+        expected = published.audio_model(trunk, audio)((clips + 4.2677393) / (2 * 4.5689974)).pooler_output
+        torch.testing.assert_close(encoder.features(clips), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_ssast_of_frames_does_not_fit_square_patches(tmp_path):
+    torch.save(parallel(ssast_state((128, 2))), tmp_path / "ssast.pth")
+    with pytest.raises(DataError, match=r"proj\.weight is \[24, 1, 128, 2\], not \[24, 1, 16, 16\]"):
+        weights.convert(tmp_path / "ssast.pth", "ssast", CONFIG)
+
+
 def test_an_ssast_is_adapted_from_the_input_size_in_its_file(tmp_path):
-    state = vit("v.", ["cls_token", "dist_token"], 8 * 64, 1) | {
-        "mask_embed": random(1, 1, DIM), "p_input_fdim": torch.tensor([128.0]), "p_input_tdim": torch.tensor([1024.0]),
-        **dense("cpredlayer.0", DIM, DIM), **dense("gpredlayer.2", 256, DIM),
-    }  # fmt: skip
+    state = ssast_state()
     torch.save(parallel(state), tmp_path / "ssast.pth")
     tensors, card = weights.convert(tmp_path / "ssast.pth", "ssast", CONFIG)
     assert len(tensors["audio"]) + len(card["dropped"]) == len(state)

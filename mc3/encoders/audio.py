@@ -55,20 +55,21 @@ class AudioEncoder(Encoder):
         super().__init__(config, trunk, projection)
 
     def features(self, fbank: Tensor) -> Tensor:
-        """Raw log-mel [B, any L, M] -> mean of the normalised class and distillation tokens [B, D].
-
-        `ConfigError` if the number of mel bins is not `model.audio.mel_bins`.
-        """
-        config, trunk = self.config, self.trunk
-        if fbank.shape[2] != config.mel_bins:
-            raise ConfigError(f"clips have {fbank.shape[2]} mel bins, but model.audio.mel_bins is {config.mel_bins}")
-        fbank = normalise(fbank.to(trunk.dist_token.dtype), config.length)
-        x = trunk._pos_embed(trunk.patch_embed(fbank.transpose(1, 2)[:, None]))
+        """Raw log-mel [B, any L, M] -> mean of the normalised class and distillation tokens [B, D]."""
+        trunk = self.trunk
+        x = trunk._pos_embed(trunk.patch_embed(self.image(fbank)))
         *blocks, last = trunk.blocks
         for block in blocks:
             x = block(x)
         x = x[:, :2] + last.attn(last.norm1(x))[:, :2]  # the output uses no other token, so the last MLP gets no other
         return trunk.norm(x + last.mlp(last.norm2(x))).mean(dim=1)
+
+    def image(self, fbank: Tensor) -> Tensor:
+        """Raw log-mel [B, any L, M] -> the trunk's input [B, 1, M, length]; `ConfigError` for another number M."""
+        config = self.config
+        if fbank.shape[2] != config.mel_bins:
+            raise ConfigError(f"clips have {fbank.shape[2]} mel bins, but model.audio.mel_bins is {config.mel_bins}")
+        return normalise(fbank.to(self.trunk.dist_token.dtype), config.length).transpose(1, 2)[:, None]
 
 
 def normalise(fbank: Tensor, length: int) -> Tensor:

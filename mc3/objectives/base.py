@@ -50,7 +50,7 @@ class Objective(nn.Module):
 
     def __init__(self, config: Config, stage: Stage) -> None:
         super().__init__()
-        self.settings, self.stage = config.loss, stage
+        self.settings, self.stage, self.batch_size = config.loss, stage, config.train.batch_size
         self.temperature = stage.temperature or config.loss.temperature
         self.directed = [(i, j) for pair in stage.pairs for i, j in (pair, pair[::-1])]
 
@@ -61,6 +61,13 @@ class Objective(nn.Module):
 
     def prepare(self, model: MC3, clips: int, seed: int) -> None:
         """Create the initial state of a stage that begins with `model` and has `clips` training clips."""
+
+    def module(self, model: MC3) -> nn.Module:
+        """The module whose outputs on a batch `forward` takes, with the parameters of `model` that get a gradient.
+
+        Besides inputs by modality it is given "rows", their positions in the whole batch, and "seed", the step's.
+        """
+        return model
 
     def forward(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss on this process's rows of `batch`, unit [B, D] by modality, and its parts.

@@ -117,7 +117,7 @@ def forest(differences: pd.DataFrame) -> pd.DataFrame:
     ambiguous = shown.groupby(short)["method"].nunique() > 1  # labels that differ in their brackets alone
     short = short.where(~short.map(ambiguous), shown["label"])
     columns = {name: number for number, name in enumerate([*evaluate.DISCOVERY, *evaluate.DIRECTIONS])}
-    rows, protocols = [store.UNTRAINED, *methods.METHODS], ["", store.LINEAR, store.OFFICIAL, store.FINETUNE]
+    rows, protocols = [*store.PROBED, *methods.METHODS], ["", store.LINEAR, store.OFFICIAL, store.FINETUNE]
     shown = shown.assign(
         line=shown["table"] + ("@" + cut[shown.index].str.zfill(3)).fillna(""),
         panel=shown["metric"].map(tables.header),
@@ -218,7 +218,7 @@ def _table4(config: Config, draws: int) -> Measured:
     per_seed = [store.probe_scores(config, seed) for seed in config.seeds]
     videos = store.events(config)["video_uid"]
     weights = resamples(videos, draws)
-    known = {store.UNTRAINED, *methods.METHODS}  # a method that was removed keeps its scores until the next probe
+    known = {*store.PROBED, *methods.METHODS}  # a method that was removed keeps its scores until the next probe
     rows = sorted(row for row in set.intersection(*map(set, per_seed)) if row.rpartition("/")[2] in known)
     cells: Draws = defaultdict(list)
     for scores, row in product(per_seed, rows):

@@ -6,7 +6,8 @@
 - Fine-tuning: trunk and linear layer learn together.
 
 The last two see one random window an event and epoch, under SpecAugment. At test time the class probabilities of
-uniform windows are averaged, following the EPIC-Sounds protocol. The row "untrained" probes the seed's initial weights.
+uniform windows are averaged, following the EPIC-Sounds protocol. The row "untrained" probes the seed's initial weights,
+"ssast" those of `probe.ssast`.
 """
 
 import copy
@@ -166,7 +167,7 @@ def made_from(config: Config, method: str, seed: int) -> str:
 
 
 def run(config: Config, seed: int) -> Path:
-    """Probe the initial weights and every method of `seed` that has an audio encoder, by the profile's protocols.
+    """Probe the initial weights, SSAST and every method of `seed` with an audio encoder, by the profile's protocols.
 
     Where `epic_sounds.annotations` has a split "test", its events are scored too. Returns the file of metrics, which
     `store.probe_metrics` reads; `store.probe_scores` reads the class scores beside it.
@@ -175,10 +176,11 @@ def run(config: Config, seed: int) -> Path:
         store.OFFICIAL: (config.probe.official, config.probe.official_methods),
         store.FINETUNE: (config.probe.finetune, [store.UNTRAINED, *config.probe.finetune_methods]),
     }
-    names = [store.UNTRAINED, *(name for name in methods.METHODS if "audio" in methods.get(name).modalities)]
+    names = [*store.PROBED, *(name for name in methods.METHODS if "audio" in methods.get(name).modalities)]
     for setting in ("official_methods", "finetune_methods"):
         if unknown := sorted(set(getattr(config.probe, setting)) - set(names)):
             raise ConfigError(f"probe.{setting} names {unknown[0]!r}; methods with audio: {', '.join(names)}")
+    names = [name for name in names if name != store.SSAST or config.probe.ssast]
     # Steps this small are slower with several threads: on two busy cores one head took 0.3 s with one, 14 s with two.
     torch.set_num_threads(1)
     use_precision(config)
@@ -206,7 +208,7 @@ def run(config: Config, seed: int) -> Path:
         recipe, title = config.probe.linear, f"{store.LINEAR} {name}"
         score(store.LINEAR, name, linear_probe(own["train"], labels, classes, recipe, seed, device, title), own)
     for protocol, (recipe, chosen) in adapted.items():
-        for name in dict.fromkeys(chosen):
+        for name in (name for name in dict.fromkeys(chosen) if name in names):
             encoder = copy.deepcopy(encoders[name])
             head = adapt(protocol, encoder, events["train"], classes, recipe, seed, device, f"{protocol} {name}")
             score(protocol, name, head, {s: features({"": encoder}, events[s], *embedding)[""] for s in scored})
@@ -225,6 +227,8 @@ def _labels(events: Views) -> NDArray[np.int64]:
 
 def _encoder(config: Config, name: str, seed: int, frames: int, device: torch.device) -> AudioEncoder:
     """The audio encoder of a method's checkpoint, or of the seed's initial weights; the rest of the model is freed."""
+    if name == store.SSAST and config.probe.ssast != "train":
+        config, name = dataclasses.replace(config, init={"audio": Path(str(config.probe.ssast))}), store.UNTRAINED
     model = MC3.initial(config, seed).eval() if name == store.UNTRAINED else MC3.load(config.paths.final(name, seed))
     return resize_input(cast(AudioEncoder, model.encoders["audio"].to(device)), frames)
 

@@ -33,7 +33,7 @@ NOTES = """## How to read the pages
   setting. Other data changes levels; the ranking of methods, and whether a claim holds, can be compared.
 - A difference between methods whose interval includes 0 is not a finding. With one seed, an interval does not cover
   the variation between seeds.
-- ASF and SSAST (Table 4) are quoted, not trained.
+- ASF (Table 4) is quoted, not trained.
 - The supplement is not public here: where the paper's text does not name the values of its ablations, they are ours.
 """
 

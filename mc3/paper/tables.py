@@ -19,6 +19,7 @@ from mc3.errors import DataError
 PAPER = Path(__file__).parents[2] / "data" / "paper"
 PUBLISHED = {2: "table2_discovery.csv", 3: "table3_retrieval.csv", 4: "table4_epic_sounds.csv"}  # in PAPER
 RANDOM = "random"  # the row of chance
+QUOTED = " (published)"  # ends the label of a row that has only the paper's numbers
 PERCENT = ("top1", "top5", "mca")  # metrics of Table 4 that are in percent
 OVERVIEW = ("av_roc", "al_roc", "v2a_r5", "a2l_r5")  # the main columns of Tables 2 and 3
 
@@ -75,15 +76,18 @@ def table3(config: Config) -> pd.DataFrame:
 def table4(config: Config) -> pd.DataFrame:
     """Table 4, EPIC-Sounds classification by protocol: top-1, top-5 and mCA in percent, mAP and mAUC as fractions.
 
-    ASF and SSAST have no number of ours; "untrained" and the official linear probe none of the paper's.
+    ASF has no number of ours, SSAST none where it is not probed; "untrained" and the official linear probe none of the
+    paper's.
     """
     results = [store.probe_metrics(config, seed) for seed in config.seeds]
     rows: list[dict[str, Any]] = []
     for protocol in (store.LINEAR, store.OFFICIAL, store.FINETUNE):
-        for published in ("ASF", "SSAST") if protocol != store.OFFICIAL else ():
-            names = {"method": published.lower(), "label": f"{published} (published)", "paper": published}
-            rows.append({**names, "seeds": 0, "protocol": protocol})
-        for name in (store.UNTRAINED, *methods.METHODS):
+        own = {name for r in results for name in r["metrics"].get(protocol, {})}
+        for published in ("ASF", "SSAST"):
+            if protocol != store.OFFICIAL and published.lower() not in own:
+                names = {"method": published.lower(), "label": published + QUOTED, "paper": published}
+                rows.append({**names, "seeds": 0, "protocol": protocol})
+        for name in (*store.PROBED, *methods.METHODS):
             if per_seed := [_percent(m) for r in results if (m := r["metrics"].get(protocol, {}).get(name))]:
                 rows.append({**_row(name, per_seed), "protocol": protocol})
     random = {**_percent(results[0]["metrics"][RANDOM][RANDOM]), "protocol": ""}
@@ -92,7 +96,7 @@ def table4(config: Config) -> pd.DataFrame:
 
 def published() -> dict[Cell, float]:
     """The paper's own numbers of Tables 2-4, under the names of our rows."""
-    names = {method.paper: method.name for method in map(methods.get, methods.METHODS)} | {"Random": RANDOM}
+    names = {methods.get(name).paper: name for name in (store.SSAST, *methods.METHODS)} | {"Random": RANDOM}
     found: dict[Cell, float] = {}
     for file in PUBLISHED.values():
         for row in pd.read_csv(PAPER / file).fillna({"protocol": ""}).to_dict("records"):
@@ -126,7 +130,7 @@ def header(metric: str) -> str:
 
 def label(method: str) -> str:
     """A row's name in print; of a method that is not in mc3/methods.py (any more), its key."""
-    known = method in ("align", *methods.METHODS)
+    known = method in ("align", store.SSAST, *methods.METHODS)
     return methods.get(method).label if known else "Random" if method == RANDOM else method
 
 
@@ -144,6 +148,8 @@ def note(table: pd.DataFrame, significant: Cells | None = None) -> str:
     parts += [f"prevalence {value:.3f}" for value in table.get("prevalence", [])[:1]]
     spread = " ± standard deviation over seeds" if seeds > 1 else ""
     text = f"{', '.join(parts)}. Each cell: ours{spread} (the paper's, difference)."
+    if table["label"].str.endswith(QUOTED).any():
+        text += f" A row{QUOTED} is the paper's alone: ASF is not trained here, SSAST where `probe.ssast` has weights."
     if significant is not None:
         reference = label(methods.with_role("reference"))
         text += f" † differs from {reference}: the 95 % interval of the paired difference excludes 0."

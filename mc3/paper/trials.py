@@ -113,7 +113,8 @@ def plan(name: str, sweep: Sweep, config: Config, seeds: Sequence[int]) -> list[
 def _steps(sweep: Sweep, trial: Trial) -> list[Step]:
     names = [name for name in sweep.names if trial.config_of(name) is trial.config]
     steps: list[Step] = [("clips", "")] * trial.own_clips
-    steps += [("train", name) for name in ["align"] * trial.own_align + names]
+    probed = ["ssast"] * ("tables" in sweep.measure and trial.config.probe.ssast == "train")
+    steps += [("train", name) for name in ["align"] * trial.own_align + names + probed]
     if {"test", "retrieval"} & set(sweep.measure) and not sweep.choose:
         steps += [("embed", name) for name in names]
     if "worlds" in sweep.measure:
