@@ -2,7 +2,7 @@
 
     python benchmarks/prepare.py
 
-Both decode with one thread, resize with `media.square` and encode a shard's members with `prepare.members_of`. They
+Both decode with one thread, resize with `media.upright` and encode a shard's members with `prepare.members_of`. They
 alternate on the same stretches of a video, and their clips are compared. The videos are generated: 1080p30 H.264 with
 B-frames at 4 Mbit/s and AAC at 48 kHz, a moving camera over a rough surface with sensor noise, as long as Ego4D's mean.
 """
@@ -96,7 +96,7 @@ def write_video(path: Path, interval: int, count: int) -> Path:
 
 def in_one_pass(path: Path, windows: list[tuple[float, float]], clips: config.Clips) -> Iterator[media.Clip]:
     """Yields the clips as `mc3 shards` cuts them."""
-    return media.clips_of(path, windows, clips.frames, clips.frame_size, clips.sample_rate)
+    return media.clips_of(path, windows, clips.frames, clips.frame_size, clips.sample_rate, clips.frame_width)
 
 
 def seek_each(path: Path, windows: list[tuple[float, float]], clips: config.Clips) -> Iterator[media.Clip]:
@@ -134,7 +134,8 @@ def seek_each(path: Path, windows: list[tuple[float, float]], clips: config.Clip
                 if not wanted:
                     break
             scaler = VideoReformatter()
-            frames = np.stack([media.square(frame, clips.frame_size, scaler) for frame in shown if frame])
+            size, width = clips.frame_size, clips.frame_width
+            frames = np.stack([media.upright(frame, size, scaler, width) for frame in shown if frame])
 
         def samples(at: int, count: int, sound: np.ndarray = sound, first: int = first) -> np.ndarray:
             return sound[at - first : at - first + count]

@@ -133,9 +133,9 @@ def make_step(settings: config.Config, variant: str, precision: str) -> Callable
             for encoder in model.encoders.values():
                 encoder.compile()
         optimizer = train.make_optimizer(settings.train, model)
-    size, stored = settings.train.batch_size, settings.clips.frame_size
+    size, stored, width = settings.train.batch_size, settings.clips.frame_size, settings.clips.frame_width
     host = cost.inputs(settings.model, size)
-    host["video"] = torch.randint(0, 256, (size, settings.model.video.frames, stored, stored, 3), dtype=torch.uint8)
+    host["video"] = torch.randint(0, 256, (size, settings.model.video.frames, stored, width, 3), dtype=torch.uint8)
     host["audio"] = torch.randn(host["audio"].shape).half()
     if torch.cuda.is_available():
         host = {m: x.pin_memory() for m, x in host.items()}
@@ -143,8 +143,9 @@ def make_step(settings: config.Config, variant: str, precision: str) -> Callable
     def step(number: int) -> float:
         inputs = {m: x.to(device(), non_blocking=variant == "mc3") for m, x in host.items()}
         generator = torch.Generator().manual_seed(number)
-        theta = batches.crops(size, settings.train.crop_scale, settings.train.flip, generator).to(device())
-        inputs["video"] = batches.augment(inputs["video"], theta, settings.model.video.image_size)
+        wide = [width / stored] * 2
+        theta = batches.crops(size, settings.train.crop_scale, settings.train.flip, generator, *wide)
+        inputs["video"] = batches.augment(inputs["video"], theta.to(device()), settings.model.video.image_size)
         with torch.autocast(device().type, torch.bfloat16, enabled=precision == "bf16"):
             embeddings = forward({m: inputs[m] if m == "text" else inputs[m].float() for m in STAGE.modalities})
         batch = objectives.Batch(inputs, [slice(size)], torch.arange(size), [size], number)

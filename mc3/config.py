@@ -129,18 +129,29 @@ class EpicSoundsFiles:
 
 @dataclass(frozen=True)
 class Clips:
-    """The extent of a clip (Sec. 5: t - 0.5 s .. t + 1.0 s) and its storage format."""
+    """The extent of a clip (Sec. 5: t - 0.5 s .. t + 1.0 s) and its storage format.
+
+    `frames` is a multiple of `model.video.frames`: training takes one at random of each equal segment, as EgoVLP does,
+    and evaluation the middle one. `frame_size` is the height of a stored picture, and `max_aspect` the widest one's
+    width over height; what exceeds it is cut off on both sides.
+    """
 
     before_sec: float
     after_sec: float
     frames: int
     frame_size: int
+    max_aspect: float
     jpeg_quality: int
     sample_rate: int
     mel_bins: int
     max_event_sec: float
     clips_per_shard: int
     workers: int
+
+    @property
+    def frame_width(self) -> int:
+        """Pixels of the widest stored picture, odd if `frame_size` is, so that narrower ones have the same centre."""
+        return self.frame_size + 2 * int(self.frame_size * (self.max_aspect - 1) / 2)
 
 
 @dataclass(frozen=True)
@@ -202,12 +213,22 @@ class Consensus:
 
 
 @dataclass(frozen=True)
+class ActiveNegatives:
+    """CM-ACC: past keys a modality in the pool, those chosen as negatives a direction, momentum of the key encoders."""
+
+    pool: int
+    negatives: int
+    momentum: float
+
+
+@dataclass(frozen=True)
 class Loss:
-    """Temperature of Eq. 1, weight of Eq. 3 beside it, and the reading of Eq. 2-3."""
+    """Temperature of Eq. 1, weight of Eq. 3 beside it, the reading of Eq. 2-3, and the sizes of CM-ACC's loss."""
 
     temperature: float
     consensus_weight: float
     consensus: Consensus
+    active_negatives: ActiveNegatives
 
 
 @dataclass(frozen=True)
@@ -287,7 +308,7 @@ class Probe:
     that row, "train" for those of `mc3 train --method ssast`, or a converted file; null leaves the row out.
     """
 
-    features: str
+    features: Literal["ast", "epic_sounds"]
     ssast: str | None
     views: int
     linear: ProbeRecipe
@@ -320,6 +341,13 @@ class Config:
     train: Train
     evaluate: Evaluate
     probe: Probe
+
+    def __post_init__(self) -> None:
+        stored, taken = self.clips.frames, self.model.video.frames
+        if stored % taken:
+            raise ConfigError(f"clips.frames is {stored}; it must be a multiple of model.video.frames, {taken}")
+        if self.clips.max_aspect < 1:
+            raise ConfigError(f"clips.max_aspect is {self.clips.max_aspect}; it must be 1 (squares) or more")
 
 
 def build(cls: type, data: Any, where: str = "") -> Any:

@@ -44,7 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
                          "loss": {"kind": "learnt_scale", "highest": 100.0}}]},
     "cm_acc": {"label": "CM-ACC", "paper": "CM-ACC", "start": "init",
                "stages": [{"epochs": "both", "pairs": ["audio-video"], "temperature": 0.7,
-                           "loss": {"kind": "active_negatives", "pool": 1024, "negatives": 128, "momentum": 0.99}}]},
+                           "loss": {"kind": "active_negatives"}}]},
     "cmc": {"label": "CMC", "paper": "CMC", "start": "init",
             "stages": [{"epochs": "both", "pairs": "all", "temperature": 0.07}]},
     "imagebind": {"label": "ImageBind", "paper": "ImageBind", "start": "init",

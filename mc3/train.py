@@ -175,7 +175,7 @@ class Trainer:
         model = self.accelerator.prepare_model(self.objective.module(self.model))
         pending: list[tuple[Values, Tensors]] = []
         clock, waited = time.perf_counter(), 0.0
-        loader = iter(self.loader(plan[done:]))
+        loader = iter(self.loader(k, done))
         for step in range(done, len(plan)):
             requested = time.perf_counter()
             batch = next(loader)
@@ -229,7 +229,10 @@ class Trainer:
             inputs["audio"] = log_mel(inputs["audio"], clips.sample_rate, clips.mel_bins)
         if "video" in inputs:
             generator = torch.Generator().manual_seed(batches.seed_of(self.seed, k, step))
-            theta = batches.crops(train.batch_size, train.crop_scale, train.flip, generator)[self.mine]
+            width = torch.ones(train.batch_size)  # of other processes' clips, whose crops are drawn but not used
+            width[self.mine] = batch["width"] / clips.frame_size
+            padded = clips.frame_width / clips.frame_size
+            theta = batches.crops(train.batch_size, train.crop_scale, train.flip, generator, width, padded)[self.mine]
             inputs["video"] = batches.augment(inputs["video"], theta.to(device), self.config.model.video.image_size)
         return inputs
 
@@ -268,9 +271,15 @@ class Trainer:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
         return parts
 
-    def loader(self, plan: np.ndarray) -> DataLoader:
-        """This process's part of every batch of `plan`, in order."""
-        rows, workers = plan[:, self.mine].tolist(), self.config.train.workers
+    def loader(self, k: int, first: int = 0) -> DataLoader:
+        """This process's part of every batch of stage `k` from step `first` on, in order."""
+        size, stored, taken = self.config.train.batch_size, self.config.clips.frames, self.config.model.video.frames
+
+        def items(step: int) -> list[tuple[int, np.ndarray]]:
+            frames = batches.sample_frames(size, stored, taken, self.seed, k, step)
+            return [(int(self.plans[k][step, i]), frames[i]) for i in self.mine]
+
+        rows, workers = map(items, range(first, len(self.plans[k]))), self.config.train.workers
         pinned = self.accelerator.device.type == "cuda"
         return DataLoader(self.clips, batch_sampler=rows, num_workers=workers, pin_memory=pinned)
 

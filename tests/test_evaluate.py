@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.cluster.hierarchy import fcluster, linkage
 
 from mc3 import evaluate
 from mc3.errors import DataError
@@ -272,6 +273,15 @@ def test_separate_blobs_are_found_and_numbered_by_size_even_from_a_sample(at_mos
     points, truth = blobs()
     labels = evaluate.clusters(points, 3, at_most=at_most)
     np.testing.assert_array_equal(labels, np.array([2, 0, 1])[truth])
+
+
+def test_clusters_equal_scipys_ward_linkage_of_all_rows():
+    points = np.random.default_rng(3).normal(size=(400, 6))
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    expected = fcluster(linkage(unit, "ward"), 7, "maxclust")
+    found = evaluate.clusters(points, 7)
+    assert len(set(zip(found.tolist(), expected.tolist(), strict=True))) == 7  # the same groups under other numbers
+    assert np.bincount(found).tolist() == sorted(np.bincount(found).tolist(), reverse=True)
 
 
 def test_clusters_depend_on_direction_only():

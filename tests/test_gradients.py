@@ -48,7 +48,7 @@ def gradients(config: Config, method: str, dtype: torch.dtype = torch.float64) -
         trainer.begin(k)
         model.zero_grad()
         prepared = accelerator.prepare_model(trainer.objective.module(model))
-        batch = next(iter(trainer.loader(trainer.plans[k][:1])))
+        batch = next(iter(trainer.loader(k)))
         parts = trainer.backward(k, 0, prepared, trainer.inputs(k, 0, batch))
         parts = {name: accelerator.reduce(part, "mean") for name, part in parts.items()}
         found |= {f"{k} {name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -110,7 +110,7 @@ def test_both_passes_over_a_microbatch_draw_the_same_dropout(settings):
     files = checkpoint.Run(config, "mc3", 0, "", main=False)
     trainer = train.Trainer(config, methods.get("mc3"), SEED, Accelerator(), model, files)
     trainer.begin(0)
-    inputs = trainer.inputs(0, 0, next(iter(trainer.loader(trainer.plans[0][:1]))))
+    inputs = trainer.inputs(0, 0, next(iter(trainer.loader(0))))
     parts = []
     for number, rows in enumerate((slice(0, 5), slice(5, 10), slice(10, 14))):
         torch.manual_seed(batches.seed_of(SEED, 0, 0, 0, *[number] * (number > 0)))

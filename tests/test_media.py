@@ -167,7 +167,7 @@ def plain(path: Path) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
         else:
             times = np.array([frame.time for frame in file.decode(video=0)])
     with av.open(str(path)) as file:
-        pictures = np.stack([media.square(frame, 64, VideoReformatter()) for frame in file.decode(video=0)])
+        pictures = np.stack([media.upright(frame, 64, VideoReformatter()) for frame in file.decode(video=0)])
     with av.open(str(path)) as file:
         decoder = media.decoder_of(file.streams.audio[0].codec_context)
         decoded = [frame for packet in file.demux(audio=0) for frame in decoder.decode(packet)]
@@ -335,15 +335,23 @@ def test_wide_pictures_are_cut_to_their_centre_without_stretching(tmp_path: Path
 
 @pytest.mark.parametrize(("turns", "cos", "sin"), [(1, 0, 1), (2, -1, 0), (3, 0, -1)])
 def test_pictures_of_a_camera_held_sideways_stand_upright(tmp_path: Path, turns: int, cos: int, sin: int):
+    def turned(path: Path) -> Path:
+        data, one = path.read_bytes(), 1 << 16
+        at = data.index(b"tkhd") + 4 + 40  # the display matrix, after version, times, ids, layer and volume
+        matrix = struct.pack(">9i", cos * one, sin * one, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30)  # clockwise
+        path.write_bytes(data[:at] + matrix + data[at + 36 :])
+        return path
+
     path = write_media(tmp_path / "upright.mp4", 1.0, 8, picture=lambda i: numbered(0b1000))
-    data = path.read_bytes()
-    at = data.index(b"tkhd") + 4 + 40  # the display matrix, after version, times, ids, layer and volume
-    one = 1 << 16
-    matrix = struct.pack(">9i", cos * one, sin * one, 0, -sin * one, cos * one, 0, 0, 0, 1 << 30)  # clockwise
-    turned = tmp_path / "turned.mp4"
-    turned.write_bytes(data[:at] + matrix + data[at + 36 :])
-    upright, shown = pictures_of(path, 0, 1, 1, 64)[0], pictures_of(turned, 0, 1, 1, 64)[0]
-    assert (shown == np.rot90(upright, k=-turns)).all()
+    upright = pictures_of(path, 0, 1, 1, 64)[0]
+    assert (pictures_of(turned(path), 0, 1, 1, 64)[0] == np.rot90(upright, k=-turns)).all()
+    wide = np.zeros((64, 112, 3), np.uint8)
+    wide[:16, :48] = 200
+    stored = np.ascontiguousarray(np.rot90(wide, k=turns))
+    path = turned(write_media(tmp_path / "wide.mp4", 1.0, 8, picture=lambda i: stored))
+    (shown,) = next(media.clips_of(path, [(0, 1)], 1, 64, 0, 112)).frames
+    assert shown.shape == wide.shape
+    assert np.abs(shown.astype(int) - wide).mean() < 5
 
 
 @pytest.mark.parametrize(("own_rate", "rate"), [(24000, 16000), (44100, 16000), (48000, 16000), (16000, 24000)])
@@ -464,6 +472,35 @@ def test_real_video_without_sound_is_reported_and_avi_reads_like_mp4(shared_data
             sound_of(path, 0, 1, 16000)
 
 
+@pytest.mark.parametrize("name", ["egoblur_glasses_table.mp4", "mmaction2_test.avi"])
+@pytest.mark.parametrize(("limit", "width"), [(96, 84), (76, 76)])  # 4:3 and 64 high, they are 85 wide: odd, less one
+def test_a_wide_picture_has_the_whole_width_up_to_a_limit_and_the_square_one_in_its_middle(
+    shared_data: Path, name: str, limit: int, width: int
+):
+    path, windows = shared_data / "video" / name, [(0.0, 1.4)]
+    wide = next(media.clips_of(path, windows, 12, 64, 0, limit)).frames
+    square = next(media.clips_of(path, windows, 12, 64, 0)).frames
+    left = (wide.shape[2] - 64) // 2
+    assert wide.shape == (12, 64, width, 3)
+    assert (wide[:, :, left : left + 64] == square).all()
+
+
+def test_a_portrait_picture_is_cut_to_a_square():
+    frame = av.VideoFrame.from_ndarray(np.zeros((128, 64, 3), np.uint8), format="rgb24")
+    assert media.upright(frame, 64, VideoReformatter(), 112).shape == (64, 64, 3)
+
+
+def test_a_file_whose_pictures_change_shape_is_a_fault(tmp_path: Path):
+    parts = [np.full((64, width, 3), 90, np.uint8) for width in (64, 96)]
+    for number, part in enumerate(parts):
+        write_media(tmp_path / f"{number}.ts", 2.0, picture=lambda i, part=part: part)
+    both = tmp_path / "both.ts"
+    both.write_bytes(b"".join((tmp_path / f"{number}.ts").read_bytes() for number in range(2)))
+    with pytest.raises(DataError, match=r"both\.ts changes the shape of its pictures"):
+        list(media.clips_of(both, [(0.0, 1.5), (1.0, 2.5)], 4, 64, 0, 96))
+    assert [c.frames.shape for c in media.clips_of(both, [(0.0, 1.5)], 4, 64, 0)] == [(4, 64, 64, 3)]
+
+
 def test_pictures_of_real_videos_are_those_of_a_plain_decoder(shared_data: Path):
     path = shared_data / "video" / "mmaction2_test_noaudio.mp4"
     with av.open(str(path)) as file:
@@ -472,7 +509,7 @@ def test_pictures_of_real_videos_are_those_of_a_plain_decoder(shared_data: Path)
     for (start, end), clip in zip(windows, media.clips_of(path, windows, 4, 64, 0), strict=True):
         for time, picture in zip(media.frame_times(start, end, 4), clip.frames, strict=True):
             shown = [frame for at, frame in frames if at - frames[0][0] <= time][-1]
-            assert (picture == media.square(shown, 64, VideoReformatter())).all()
+            assert (picture == media.upright(shown, 64, VideoReformatter())).all()
 
 
 def test_real_recordings_last_as_long_as_their_samples(shared_data: Path):

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from mc3 import checkpoint, methods, objectives, train
-from mc3.config import Config
+from mc3.config import Config, override
 from mc3.data import batches
 from mc3.errors import ConfigError
 from mc3.model import MC3
@@ -50,12 +50,9 @@ def unit(rows: int, width: int = 5, seed: int = 0) -> Tensor:
     return normalize(torch.randn(rows, width, generator=generator, dtype=torch.float64), dim=1)
 
 
-def small(monkeypatch, method: str, **sizes: float) -> None:
-    """Change settings of a recipe's loss."""
-    known = methods.METHODS if method in methods.METHODS else methods.OTHERS
-    entry = known[method]
-    stage = entry["stages"][0]
-    monkeypatch.setitem(known, method, {**entry, "stages": [{**stage, "loss": {**stage["loss"], **sizes}}]})
+def small(settings: dict, **sizes: float) -> Config:
+    """With other sizes of CM-ACC's loss."""
+    return override(configured(settings), {f"loss.active_negatives.{name}": size for name, size in sizes.items()})
 
 
 def stepped(config: Config, method: str, count: int, watch: Callable[[train.Trainer], None] | None = None):
@@ -66,7 +63,7 @@ def stepped(config: Config, method: str, count: int, watch: Callable[[train.Trai
     trainer.begin(0)
     optimizer = torch.optim.SGD([*model.parameters(), *trainer.objective.parameters()], lr=0.1)
     prepared = accelerator.prepare_model(trainer.objective.module(model))
-    for step, batch in zip(range(count), trainer.loader(trainer.plans[0][:count]), strict=True):
+    for step, batch in zip(range(count), trainer.loader(0), strict=False):
         trainer.train_step(0, step, 0.1, prepared, optimizer, batch)
         if watch is not None:
             watch(trainer)
@@ -250,9 +247,8 @@ def test_a_queue_keeps_the_newest_in_order():
         assert torch.equal(queue.embeddings[-len(last) :], rows[last])
 
 
-def test_the_momentum_encoders_are_the_moving_average_and_get_no_gradient(settings, monkeypatch):
-    small(monkeypatch, "cm_acc", momentum=0.75)
-    config, seen = configured(settings), []
+def test_the_momentum_encoders_are_the_moving_average_and_get_no_gradient(settings):
+    config, seen = small(settings, momentum=0.75), []
     trainer = stepped(config, "cm_acc", 4, lambda t: seen.append(tensors(t)))
     start = MC3.initial(config, SEED).double().state_dict()
     names = [name for name in start if not name.startswith("encoders.text.")]
@@ -268,8 +264,7 @@ def test_the_momentum_encoders_are_the_moving_average_and_get_no_gradient(settin
 
 
 def test_the_pool_holds_the_newest_keys(settings, monkeypatch):
-    small(monkeypatch, "cm_acc", pool=30)
-    config, past_keys = configured(settings), []
+    config, past_keys = small(settings, pool=30), []
     forward = ActiveNegatives.terms
 
     def terms(self, embeddings, keys, offset, batch):
@@ -284,10 +279,9 @@ def test_the_pool_holds_the_newest_keys(settings, monkeypatch):
         torch.testing.assert_close(pool.embeddings, torch.cat([a[modality] for a in past_keys])[-30:])
 
 
-def test_dictionaries_take_past_keys_that_they_do_not_contain(settings, monkeypatch):
-    small(monkeypatch, "cm_acc", negatives=10)
+def test_dictionaries_take_past_keys_that_they_do_not_contain(settings):
     past, before = [], {}
-    start = stepped(configured(settings), "cm_acc", 1)
+    start = stepped(small(settings, negatives=10), "cm_acc", 1)
     assert all((queue.clips == EMPTY).all() for queue in start.objective.negatives.values())  # no past keys yet
 
     def watch(trainer):
@@ -300,13 +294,12 @@ def test_dictionaries_take_past_keys_that_they_do_not_contain(settings, monkeypa
                 before[name] = set(queue.clips.tolist())
         past.append({m: queue.embeddings for m, queue in trainer.objective.pool.items()})
 
-    stepped(configured(settings), "cm_acc", 4, watch)
+    stepped(small(settings, negatives=10), "cm_acc", 4, watch)
     assert len(past) == 4
 
 
 def test_cm_acc_is_info_nce_over_the_batch_and_the_dictionary_without_the_clip_itself(settings, monkeypatch):
-    small(monkeypatch, "cm_acc", negatives=10)
-    config, found = configured(settings), []
+    config, found = small(settings, negatives=10), []
     forward = objectives.Objective.forward
 
     def watched(self, embeddings, batch):

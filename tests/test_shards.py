@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from raw_files import number_of, write_raw
+from raw_files import clicks, number_of, numbered, write_media, write_raw
 from scipy.io import wavfile
 from tokenizers import Tokenizer
 
@@ -129,6 +129,40 @@ def test_a_clip_has_the_pictures_the_sound_and_the_text_of_its_window(written: C
         assert clip["index"] == i
         ids = words.encode(row["text"]).ids
         assert clip["text"].tolist() == ids + [0] * (16 - len(ids))
+
+
+def test_clips_of_square_and_wide_videos_are_of_one_shape_with_the_picture_in_the_middle(tmp_path: Path):
+    """Two shapes of video, twelve stored pictures, of which a model takes four."""
+    built = settings.override(build(tmp_path), {"clips.frames": 12, "clips.max_aspect": 1.78})
+    sides = np.full((64, 24, 3), 60, np.uint8), np.full((64, 24, 3), 180, np.uint8)
+
+    def wide(number: int) -> np.ndarray:
+        return np.concatenate([sides[0], numbered(number), sides[1]], axis=1)
+
+    sound = clicks(12.0, np.arange(0.5, 12.0), 16000)
+    write_media(built.paths.raw / built.ego4d.videos / "t0.mp4", 12.0, sound=sound, picture=wide)
+    prepare.write(built)
+    words = Tokenizer.from_file(str(built.paths.shards / "tokenizer.json"))
+    data = shards.open_clips(built, "train", words, ("video",))
+    assert set(data.index["video_uid"]) == {"t0", "t1", "t2"}
+    for i, row in data.index.iterrows():
+        times = media.frame_times(row["start_sec"], row["end_sec"], 12)
+        shown = [max(0, int(np.floor(t * 8 + 1e-6))) for t in times]
+        middle = media.frame_times(row["start_sec"], row["end_sec"], 4)
+        assert times[1::3] == pytest.approx(middle)  # the centres of the model's four segments
+        for frames, clip in (([1, 4, 7, 10], data[i]), ([0, 5, 6, 11], data[i, np.array([0, 5, 6, 11])])):
+            video = clip["video"].numpy()
+            assert video.shape == (4, 64, 112, 3)
+            assert [number_of(picture[:, 24:88]) for picture in video] == [shown[f] for f in frames]
+            if row["video_uid"] == "t0":
+                assert clip["width"] == 112
+                assert np.abs(video[:, :, 4:20].mean((1, 2)) - 60).max() < 5
+                assert np.abs(video[:, :, -20:-4].mean((1, 2)) - 180).max() < 5
+            else:
+                assert clip["width"] == 64
+                assert (video[:, :, :24] == video[:, :, 24:25]).all()
+                assert (video[:, :, 88:] == video[:, :, 87:88]).all()
+        assert data.frames(i).shape == (12, 64, clip["width"], 3)
 
 
 def test_the_log_mel_is_that_of_the_stored_sound_and_the_sound_that_of_the_file(written: Config):

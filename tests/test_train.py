@@ -560,6 +560,85 @@ def test_crops_lie_inside_the_frame_with_the_requested_area_and_aspect(low, more
     assert torch.all(theta[:, [0, 1], [1, 0]] == 0)
 
 
+def test_crops_of_squares_are_those_before_there_were_wide_frames():
+    """Bit for bit: the recorded results of square frames depend on it."""
+    for seed in range(20):
+        found = batches.crops(64, [0.5, 1.0], True, torch.Generator().manual_seed(seed), torch.ones(64), 1.0)
+        u = torch.rand(5, 64, generator=torch.Generator().manual_seed(seed))
+        area, aspect = 0.5 + (1.0 - 0.5) * u[0], torch.exp((2 * u[1] - 1) * math.log(4 / 3))
+        width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+        assert torch.equal(found[:, 0, 0], torch.where(u[4] < 0.5, -width, width))
+        assert torch.equal(found[:, 1, 1], height)
+        assert torch.equal(found[:, 0, 2], (2 * u[2] - 1) * (1 - width))
+        assert torch.equal(found[:, 1, 2], (2 * u[3] - 1) * (1 - height))
+
+
+@given(width=st.floats(1.0, 2.4), more=st.floats(0.0, 1.0), low=st.floats(0.05, 1.0), seed=st.integers(0, 99))
+def test_crops_of_wide_frames_have_the_requested_area_and_aspect_in_pixels(width, more, low, seed):
+    """Pixels are as high as wide, so shapes are not distorted beyond 4/3; what extends a frame is not seen."""
+    made = batches.crops(64, [low, 1.0], True, torch.Generator().manual_seed(seed), width, width + more)
+    across, down = made[:, 0, 0].abs() * (width + more), made[:, 1, 1]  # in units of the frame's height
+    centre = made[:, 0, 2].abs() * (width + more)
+    assert torch.all(centre + across <= width + 1e-4)
+    assert torch.all(made[:, 1, 2].abs() + down <= 1 + 1e-5)
+    assert torch.all((across / down <= 4 / 3 + 1e-4) & (across / down >= 3 / 4 - 1e-4))
+    area = across * down / width
+    assert torch.all(area <= 1 + 1e-4)
+    assert torch.all(
+        (area >= low - 1e-4) | (down > 1 - 1e-5) | (across > width - 1e-4)
+    )  # unless the frame is too small
+
+
+def test_a_crop_of_a_wide_frame_is_that_part_of_its_pixels():
+    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(112.0), indexing="ij")
+    video = torch.stack([columns, rows, rows], dim=-1)[None, None].repeat(50, 2, 1, 1, 1)
+    own = torch.tensor([84, 112]).repeat(25)  # in the middle of 112: from column 14 or 0
+    theta = batches.crops(50, [0.5, 1.0], False, torch.Generator().manual_seed(0), own / 64, 112 / 64)
+    found = batches.augment(video, theta, 224)
+    assert torch.equal(found[:, 0], found[:, 1])
+    assert torch.all(found[:, 0, 0, 0, 0] >= (112 - own) / 2 - 0.5)
+    assert torch.all(found[:, 0, 0, -1, 0] <= (112 + own) / 2 - 0.5)
+    across, down = (found[:, 0, 112, 113, n] - found[:, 0, 111, 112, n] for n in (0, 1))  # pixels a step
+    assert torch.all((across / down < 4 / 3 + 1e-3) & (across / down > 3 / 4 - 1e-3))
+
+
+@given(taken=st.integers(1, 6), each=st.integers(1, 5), seed=st.integers(0, 9), step=st.integers(0, 9))
+def test_one_frame_of_each_equal_segment_is_drawn_at_random(taken, each, seed, step):
+    found = batches.sample_frames(300, taken * each, taken, seed, 1, step)
+    assert found.shape == (300, taken)
+    assert (found // each == np.arange(taken)).all()
+    assert {tuple(c) for c in found.T % each} != {(0,) * 300} or each == 1
+    for column in found.T % each:
+        counts = np.bincount(column, minlength=each)
+        assert (np.abs(counts - 300 / each) < 6 * (300 / each) ** 0.5).all()
+    again = batches.sample_frames(300, taken * each, taken, seed, 1, step)
+    assert np.array_equal(found, again)
+    if each > 1:
+        assert not np.array_equal(found, batches.sample_frames(300, taken * each, taken, seed, 1, step + 1))
+
+
+def test_training_draws_frames_by_step_and_evaluation_takes_the_middle_ones(settings):
+    """Of four stored pictures of a clip the model takes two."""
+    settings["model"]["video"]["frames"] = 2
+    config = configured(settings)
+    recipe, model = methods.get("align"), MC3.initial(config, SEED)
+    files = checkpoint.Run(config, "align", 0, "", main=False)
+    trainer = train.Trainer(config, recipe, SEED, train.Accelerator(), model, files)
+    first, second = trainer.loader(0)
+    (resumed,) = trainer.loader(0, 1)
+    assert torch.equal(resumed["video"], second["video"])
+    seen = set()
+    for step, batch in enumerate((first, second)):
+        for row, clip, video in zip(trainer.plans[0][step], batch["index"], batch["video"], strict=True):
+            assert row == clip
+            stored = torch.from_numpy(trainer.clips.frames(int(row)))
+            (pair,) = [(a, b) for a in (0, 1) for b in (2, 3) if torch.equal(video, stored[[a, b]])]
+            seen.add(pair)
+    assert seen == {(0, 2), (0, 3), (1, 2), (1, 3)}
+    assert torch.equal(trainer.held_out[0]["video"], torch.from_numpy(trainer.held_out.frames(0)[[1, 3]]))
+    assert trainer.inputs(0, 0, first)["video"].shape == (14, 2, 32, 32, 3)
+
+
 def test_half_of_the_crops_are_mirrored_or_none():
     mirrored = [
         (batches.crops(2000, [0.5, 1.0], flip, torch.Generator().manual_seed(0))[:, 0, 0] < 0).float().mean()

@@ -1,4 +1,4 @@
-"""The batches of training: which clips, and which crops of their frames.
+"""The batches of training: which clips, which of their frames, and which crops of these.
 
 Every random choice is drawn from numbers that name its position (seed, stage, epoch or step) and for all processes
 together, never from the state of a generator. So a run can resume from any step, with any number of processes.
@@ -31,19 +31,32 @@ def draw(clips: int, size: int, epochs: int, seed: int, stage: int) -> np.ndarra
     return np.concatenate(orders).reshape(-1, size)
 
 
-def crops(count: int, scale: list[float], flip: bool, generator: torch.Generator) -> Tensor:
+def sample_frames(count: int, stored: int, taken: int, seed: int, stage: int, step: int) -> np.ndarray:
+    """One frame, at random, of each of `taken` equal segments of `count` clips of `stored` frames: [count, taken]."""
+    rng = np.random.default_rng([seed, stage, step, taken])
+    return np.arange(0, stored, stored // taken) + rng.integers(stored // taken, size=(count, taken))
+
+
+def crops(
+    count: int, scale: list[float], flip: bool, generator: torch.Generator,
+    width: Tensor | float = 1.0, padded: float = 1.0,
+) -> Tensor:  # fmt: skip
     """`count` random resized crops as affine maps for `affine_grid`, [count, 2, 3].
 
     The share of a crop in the area is between the two of `scale` (EgoVLP: 0.5 and 1), its aspect between 3/4 and 4/3,
-    limited to the frame. Half of the crops are mirrored if `flip`.
+    limited to the frame: in wide frames, where torchvision draws again, large crops have the full height and at most
+    4/3 of it as width. Half of the crops are mirrored if `flip`. `width` is that of the frames [count], `padded` with
+    what extends them on both sides, in units of their height.
     """
     u = torch.rand(5, count, generator=generator)
     area = scale[0] + (scale[1] - scale[0]) * u[0]
     aspect = torch.exp((2 * u[1] - 1) * math.log(4 / 3))
-    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    across = torch.where(u[4] < 0.5, -width, width) if flip else width
-    x, y, none = (2 * u[2] - 1) * (1 - width), (2 * u[3] - 1) * (1 - height), torch.zeros(count)
-    return torch.stack([across, none, x, none, height, y], dim=1).unflatten(1, (2, 3))
+    across, down = (area * aspect / width).sqrt().clamp(max=1), (area / aspect * width).sqrt().clamp(max=1)
+    across = torch.minimum(across, (4 / 3 + 1e-6) * down / width)  # more than rounding, so that squares keep theirs
+    x, y, none = (2 * u[2] - 1) * (1 - across), (2 * u[3] - 1) * (1 - down), torch.zeros(count)
+    across = torch.where(u[4] < 0.5, -across, across) if flip else across
+    own = width / padded
+    return torch.stack([across * own, none, x * own, none, down, y], dim=1).unflatten(1, (2, 3))
 
 
 def augment(video: Tensor, theta: Tensor, size: int) -> Tensor:

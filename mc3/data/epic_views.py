@@ -28,7 +28,7 @@ from mc3.data.annotations import Report
 from mc3.data.epic_sounds import RATE
 from mc3.data.shards import ClipDataset, read_index, rows_of
 from mc3.encoders.audio import FBANK_MEAN
-from mc3.errors import ConfigError, DataError
+from mc3.errors import DataError
 from mc3.files import atomic, write_atomic
 from mc3.progress import bar
 
@@ -76,9 +76,7 @@ def of(config: Config, split: str) -> Views:
     if config.probe.features == "ast":
         clips = ClipDataset(config.paths.shards, "epic_sounds", split, ("audio",))
         return AstViews(clips, config.model.audio.length)
-    if config.probe.features == "epic_sounds":
-        return OfficialViews(config, split)
-    raise ConfigError(f"probe.features must be ast or epic_sounds, not {config.probe.features!r}")
+    return OfficialViews(config, split)
 
 
 def starts(total: int, length: int, views: int) -> NDArray[np.intp]:

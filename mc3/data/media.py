@@ -35,7 +35,7 @@ SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BIT
 
 
 class Clip(NamedTuple):
-    """One window: `frames` uint8 [T, size, size, 3] and mono `waveform` float32 [S]; None without such a stream."""
+    """One window: `frames` uint8 [T, size, W, 3] and mono `waveform` float32 [S]; None without such a stream."""
 
     frames: np.ndarray | None
     waveform: np.ndarray | None
@@ -81,25 +81,31 @@ def frame_times(start: float, end: float, frames: int) -> np.ndarray:
     return start + (np.arange(frames) + 0.5) * (end - start) / frames
 
 
-def square(frame: av.VideoFrame, size: int, scaler: VideoReformatter) -> np.ndarray:
-    """A decoded picture as uint8 RGB [size, size, 3]: rotated upright, short side scaled to `size`, centre crop.
+def upright(frame: av.VideoFrame, size: int, scaler: VideoReformatter, width: int = 0) -> np.ndarray:
+    """A decoded picture as uint8 RGB [size, W, 3]: rotated upright, short side scaled to `size`, the centre cut out.
 
-    `scaler` caches its setup; use one for all pictures of a file.
+    W is at most `width`, and odd if that is; by default, and for portrait pictures, W is `size`. `scaler` caches its
+    setup; use one for all pictures of a file.
     """
     scale = size / min(frame.width, frame.height)
-    width, height = max(size, round(frame.width * scale)), max(size, round(frame.height * scale))
-    picture = scaler.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1).to_ndarray()
-    top, left = (height - size) // 2, (width - size) // 2
-    picture = picture[top : top + size, left : left + size]
-    return np.ascontiguousarray(np.rot90(picture, k=round(frame.rotation / 90)))
+    across, down = max(size, round(frame.width * scale)), max(size, round(frame.height * scale))
+    picture = scaler.reformat(frame, across, down, "rgb24", interpolation=SCALING, threads=1).to_ndarray()
+    picture = np.rot90(picture, k=round(frame.rotation / 90))
+    down, across = picture.shape[:2]
+    width = max(width, size)
+    kept = min(across, width) - (width - across) % 2 * (across < width)
+    top, left = (down - size) // 2, (across - kept) // 2
+    return np.ascontiguousarray(picture[top : top + size, left : left + kept])
 
 
-def clips_of(path: Path, windows: Sequence[tuple[float, float]], frames: int, size: int, rate: int) -> Iterator[Clip]:
+def clips_of(
+    path: Path, windows: Sequence[tuple[float, float]], frames: int, size: int, rate: int, width: int = 0
+) -> Iterator[Clip]:
     """Cut many windows out of a file in one pass, decoding only what they need.
 
     Windows are (start, end) in seconds, ascending by start; they may overlap and extend beyond the file's ends. Each
     yields, in order, a `Clip` with the `frames` pictures on screen at `frame_times` (the nearest, beyond the ends) as
-    `square` cuts them, and round((end - start) * rate) samples, silent where the file has no sound. With 0 `frames` or
+    `upright` cuts them, and round((end - start) * rate) samples, silent where the file has no sound. With 0 `frames` or
     `rate` there are no pictures or no sound. Raises `DataError` if the file is missing, damaged, or ends before its
     header says.
     """
@@ -109,7 +115,7 @@ def clips_of(path: Path, windows: Sequence[tuple[float, float]], frames: int, si
         first = video or audio
         zero = float((first.start_time or 0) * first.time_base)
         wanted = sorted({float(m) for start, end in windows for m in frame_times(start, end, frames)})
-        pictures = _Pictures(path, video, zero, wanted, size) if video and frames else None
+        pictures = _Pictures(path, video, zero, wanted, size, width) if video and frames else None
         samples = _Samples(path, audio, zero, rate) if audio and rate else None
         readers: list[Any] = [reader for reader in (pictures, samples) if reader]
         streams = [reader.stream for reader in readers]
@@ -200,8 +206,8 @@ class _Pictures:
     after the last shown picture, and those before it that no other picture refers to, are not decoded.
     """
 
-    def __init__(self, path: Path, stream: Any, zero: float, wanted: list[float], size: int):
-        self.path, self.stream, self.zero, self.size = path, stream, zero, size
+    def __init__(self, path: Path, stream: Any, zero: float, wanted: list[float], size: int, width: int):
+        self.path, self.stream, self.zero, self.size, self.width = path, stream, zero, size, width
         self.wanted, self.next = wanted, 0
         self.scaler = VideoReformatter()
         self.found: dict[float, np.ndarray] = {}
@@ -304,7 +310,7 @@ class _Pictures:
         return self.next == len(self.wanted) or self.wanted[self.next] >= end
 
     def take(self, start: float, times: np.ndarray, ended: bool) -> np.ndarray:
-        """The pictures at `times`, uint8 [T, size, size, 3], for a window that begins at `start`."""
+        """The pictures at `times`, uint8 [T, size, W, 3], for a window that begins at `start`."""
         if ended:
             if self.last is None or (self.next < len(self.wanted) and times[-1] > self.position + TRUNCATED_SEC):
                 raise DataError(
@@ -321,7 +327,10 @@ class _Pictures:
         if times := self.wanted[self.next : bisect.bisect_left(self.wanted, time, self.next)]:
             if self.last is None or self.last.is_corrupt or (self.selects and self.last.pts not in self.chosen):
                 raise DataError(f"{self.path} is damaged at {self.position:.1f} s; fetch it again")
-            self.found |= dict.fromkeys(times, square(self.last, self.size, self.scaler))
+            picture = upright(self.last, self.size, self.scaler, self.width)
+            if picture.shape != next(iter(self.found.values()), picture).shape:
+                raise DataError(f"{self.path} changes the shape of its pictures at {self.position:.1f} s; cut it there")
+            self.found |= dict.fromkeys(times, picture)
             self.next += len(times)
 
 

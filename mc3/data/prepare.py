@@ -248,7 +248,8 @@ def _cut(job: ShardJob, video: str, rows: pd.DataFrame) -> Iterator[tuple[str, d
     settings, path = job.clips, job.raw / rows["path"].iloc[0]
     windows = list(zip(rows["start_sec"], rows["end_sec"], strict=True))
     if rows["dataset"].iloc[0] == "ego4d":
-        clips = media.clips_of(path, windows, settings.frames, settings.frame_size, settings.sample_rate)
+        size, width = settings.frame_size, settings.frame_width
+        clips = media.clips_of(path, windows, settings.frames, size, settings.sample_rate, width)
     else:
         clips = (media.Clip(None, sound) for sound in epic_sounds.clips_of(path, video, windows, settings.sample_rate))
     for clip_id, clip in zip(rows["clip_id"], clips, strict=True):
@@ -262,8 +263,10 @@ def members_of(clip: media.Clip, settings: Clips) -> dict[str, bytes]:
     assert clip.waveform is not None
     members = {}
     if clip.frames is not None:
-        strip = Image.fromarray(clip.frames.reshape(-1, *clip.frames.shape[2:]))
-        strip.save(buffer := io.BytesIO(), "JPEG", quality=settings.jpeg_quality, subsampling=0)
+        _, height, width, _ = clip.frames.shape
+        note = {} if height == width else {"comment": str(height)}
+        strip = Image.fromarray(clip.frames.reshape(-1, width, 3))
+        strip.save(buffer := io.BytesIO(), "JPEG", quality=settings.jpeg_quality, subsampling=0, **note)
         members["frames"] = buffer.getvalue()
     samples = np.clip(np.round(clip.waveform * 32768.0), -32768, 32767).astype("<i2")
     log_mel = fbank(samples / np.float32(32768), settings.sample_rate, settings.mel_bins)

@@ -1,7 +1,7 @@
 """Random access to the clips in tar shards, which `mc3.data.prepare` writes.
 
 A shard is a tar file of whole videos. For each clip it has, if the clip has pictures and sound,
-    {clip_id}.jpg  its T pictures below one another, one JPEG of size x (T * size), 4:4:4
+    {clip_id}.jpg  its T pictures below one another, one JPEG of W x (T * H), 4:4:4, with H as comment unless it is W
     {clip_id}.npy  log-mel energies before normalisation, float16 [L, mel_bins]
     {clip_id}.wav  the sound that they are computed from, 16-bit mono
 `index.parquet` has the shard and the byte offsets of every clip of the manifest.
@@ -40,15 +40,17 @@ class ClipDataset(Dataset):
 
     `split` is one or several joined by "+", in the index's order. Items have those of "audio", "sound", "video", "text"
     that `modalities` names; a text is cut or padded to `max_length` tokens of `tokenizer`, by default the folder's own.
-    `in_memory` decodes everything now. Raises `DataError` if the shards are missing or do not fit their index.
+    `in_memory` decodes everything now. A clip has the middle picture of each of `frames` equal segments (0: all that
+    are stored), at the sides extended to `width` pixels (0: their own). Raises `DataError` if the shards are missing or
+    do not fit their index.
     """
 
     def __init__(
         self, folder: Path, dataset: str = "ego4d", split: str = "train",
         modalities: Sequence[str] = ("audio", "video", "text"), tokenizer: Tokenizer | None = None,
-        max_length: int = 16, in_memory: bool = False,
+        max_length: int = 16, in_memory: bool = False, frames: int = 0, width: int = 0,
     ):  # fmt: skip
-        self.folder, self.modalities = Path(folder), tuple(modalities)
+        self.folder, self.modalities, self.taken, self.width = Path(folder), tuple(modalities), frames, width
         index = read_index(self.folder)
         self.index = rows_of(index, dataset, split)
         if self.index.empty:
@@ -67,13 +69,30 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        """Clip `i`: its "index" and the modalities asked for.
+    def __getitem__(self, i: int | tuple[int, Sequence[int]]) -> dict[str, Any]:
+        """Clip `i`: its "index" and the modalities asked for, or of (i, frames), with these pictures of those stored.
 
-        "video" uint8 [T, H, W, 3], "audio" float16 [L, mel_bins], "sound" int16 [S], "text" int64 [max_length].
+        "video" uint8 [T, H, W, 3], "audio" float16 [L, mel_bins], "sound" int16 [S], "text" int64 [max_length]; with
+        "video" there is "width", of the pictures themselves, which are in the middle of W.
         """
+        i, chosen = i if isinstance(i, tuple) else (i, None)
         decoded = {m: self._decoded[m][i] if m in self._decoded else self._decode(i, m) for m in self.modalities}
-        return {"index": i, **decoded}
+        if "video" not in decoded:
+            return {"index": i, **decoded}
+        video = decoded["video"]
+        return {"index": i, **decoded, "video": self._fit(video, chosen), "width": video.shape[2]}
+
+    def _fit(self, video: torch.Tensor, chosen: Sequence[int] | None) -> torch.Tensor:
+        """The chosen or the middle pictures of [T, H, W, 3], their outermost columns repeated up to `width`."""
+        import torch
+
+        (stored, _, own, _), taken, width = video.shape, self.taken or len(video), self.width or video.shape[2]
+        if stored != taken:
+            middle = (2 * torch.arange(taken) + 1) * (stored // taken) // 2
+            video = video[middle if chosen is None else torch.as_tensor(chosen)]
+        if own != width:
+            video = video[:, :, (torch.arange(width) - (width - own) // 2).clamp(0, own - 1)]
+        return video
 
     def _decode(self, i: int, modality: str) -> torch.Tensor:
         import torch
@@ -87,8 +106,8 @@ class ClipDataset(Dataset):
 
     def frames(self, i: int) -> np.ndarray:
         """The pictures of clip `i`, uint8 [T, H, W, 3]."""
-        strip = np.array(Image.open(io.BytesIO(self._read(i, "frames"))))
-        return strip.reshape(-1, strip.shape[1], *strip.shape[1:])
+        strip = Image.open(io.BytesIO(self._read(i, "frames")))
+        return np.array(strip).reshape(-1, int(strip.info.get("comment", strip.width)), strip.width, 3)
 
     def fbank(self, i: int) -> np.ndarray:
         """The log-mel energies of clip `i` before normalisation, float16 [L, mel_bins]."""
@@ -112,9 +131,11 @@ class ClipDataset(Dataset):
 def open_clips(config: Config, split: str, tokenizer: Tokenizer, modalities: Sequence[str]) -> ClipDataset:
     """Ego4D's clips of a split (or several, "a+b"), decoded now if they fit in `IN_MEMORY_BYTES`."""
     rows = rows_of(read_index(config.paths.shards), "ego4d", split)
-    pixels = len(rows) * config.clips.frames * config.clips.frame_size**2 * 3
+    clips, model = config.clips, config.model
+    pixels = len(rows) * clips.frames * clips.frame_size * clips.frame_width * 3
     fits = bool(pixels + rows["audio_size" if "sound" in modalities else "fbank_size"].sum() < IN_MEMORY_BYTES)
-    return ClipDataset(config.paths.shards, "ego4d", split, modalities, tokenizer, config.model.text.max_length, fits)
+    stored, taken = (config.paths.shards, "ego4d", split, modalities), (model.video.frames, clips.frame_width)
+    return ClipDataset(*stored, tokenizer, model.text.max_length, fits, *taken)
 
 
 def read_index(folder: Path) -> pd.DataFrame:

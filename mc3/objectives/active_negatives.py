@@ -34,8 +34,10 @@ class Queue(nn.Module):
         self.clips = torch.cat([self.clips, clips])[-len(self.clips) :]
 
 
-class ActiveNegatives(Objective, kind="active_negatives", takes=("pool", "negatives", "momentum")):
+class ActiveNegatives(Objective, kind="active_negatives"):
     """Momentum encoders make the keys, and the negatives are chosen among their past keys.
+
+    Sizes and momentum are the profile's, `loss.active_negatives`, because they have to fit its batches.
 
     For each direction, a step first moves members of the pool, as many as the batch has clips, into the dictionary of
     `negatives`, whose oldest leave: those that k-means++ seeding draws over their gradient embeddings. A query then
@@ -48,9 +50,9 @@ class ActiveNegatives(Objective, kind="active_negatives", takes=("pool", "negati
         self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
         for modality in set(self.averaged.encoders) - set(self.stage.modalities):
             del self.averaged.encoders[modality]
-        settings, width = self.stage.settings, model.config.embedding_dim
-        self.pool = nn.ModuleDict({m: Queue(settings["pool"], width) for m in self.stage.modalities})
-        self.negatives = nn.ModuleDict({f"{i}-{j}": Queue(settings["negatives"], width) for i, j in self.directed})
+        sizes, width = self.settings.active_negatives, model.config.embedding_dim
+        self.pool = nn.ModuleDict({m: Queue(sizes.pool, width) for m in self.stage.modalities})
+        self.negatives = nn.ModuleDict({f"{i}-{j}": Queue(sizes.negatives, width) for i, j in self.directed})
 
     def terms(self, queries: Embeddings, keys: Embeddings, offset: int, batch: Batch) -> dict[str, Tensor]:
         """Eq. 1 over the momentum encoders' keys; a query's own clip is none of its negatives."""
@@ -79,8 +81,9 @@ class ActiveNegatives(Objective, kind="active_negatives", takes=("pool", "negati
             if not count:
                 continue
             candidates = pool.embeddings[rows]
-            generator = torch.Generator().manual_seed(batches.seed_of(batch.seed, number))
-            draws = torch.empty(count, len(rows)).exponential_(generator=generator).to(candidates)
+            device = candidates.device  # where a large pool's draws take a hundredth of the time
+            generator = torch.Generator(device).manual_seed(batches.seed_of(batch.seed, number))
+            draws = torch.empty(count, len(rows), device=device).exponential_(generator=generator).to(candidates)
             factors = gradient_factors(candidates, keys[i], self.temperature)
             chosen = kmeans_plusplus(factors, candidates, draws)
             negatives.push(candidates[chosen], pool.clips[rows[chosen]])
@@ -88,7 +91,7 @@ class ActiveNegatives(Objective, kind="active_negatives", takes=("pool", "negati
     @torch.no_grad()
     def after_step(self, model: MC3) -> None:
         """Move the momentum encoders towards `model`."""
-        momentum = self.stage.settings["momentum"]
+        momentum = self.settings.active_negatives.momentum
         for modality, encoder in self.averaged.encoders.items():
             for mine, theirs in zip(encoder.parameters(), model.encoders[modality].parameters(), strict=True):
                 mine.mul_(momentum).add_(theirs, alpha=1 - momentum)

@@ -16,7 +16,7 @@ import psutil
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from mc3 import embed, methods, train
+from mc3 import embed, methods, store, train
 from mc3.config import Config, override
 from mc3.errors import DataError
 from mc3.paper import probe, repro
@@ -60,11 +60,13 @@ def processes(config: Config) -> int:
 def make(config: Config, step: str) -> None:
     """Bring `step` of the align stage, all rows and all seeds of the profile up to date; prints what it does."""
     names = ["align", *methods.METHODS]
+    if step == "train" and config.probe.ssast == "train":
+        names.append(store.SSAST)
     if step == "embed":
         known = {config.paths.embeddings(name, seed) for name in names for seed in config.seeds}
         for leftover in set((config.paths.work / "embeddings").glob("*/*.safetensors")) - known:
             leftover.unlink()
-    waves = [names if step == "embed" else [probe.PROBED]]
+    waves = [names if step == "embed" else [probe.ALL]]
     if step == "train":  # rows that start from the align stage wait for it
         later = [name for name in names if methods.get(name).start == "align"]
         waves = [[name for name in names if name not in later], later]

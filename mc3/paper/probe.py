@@ -36,7 +36,7 @@ from mc3.errors import ConfigError
 from mc3.files import code_identity, sha256, write_atomic
 from mc3.model import MC3, use_precision
 
-PROBED = "all"  # stands for the methods where a seed's probe is named
+ALL = "all"  # stands for a method where a probe is named: those of a seed are made together
 OFFICIAL_LEARNED = ("pos_embed", "cls_token")  # of the trunk; AST's second token, dist_token, stays frozen
 
 # SpecAugment as in EPIC-Sounds' baselines: two masks of up to 27 of 128 mel bins and two of up to 125 ms.
@@ -157,11 +157,12 @@ def probabilities(head: nn.Module, found: NDArray[np.float32], device: torch.dev
 def made_from(config: Config, method: str, seed: int) -> str:
     """A hash of everything that determines the probe of a seed: settings, events, checkpoints, initial weights, code.
 
-    `method` is `PROBED`: all are probed at once.
+    `method` is `ALL`.
     """
     facts = [as_dict(config.probe), seed, code_identity("mc3.paper.probe")]
     facts += [sha256(config.paths.shards / "index.parquet")]
-    facts += [sha256(config.paths.final(name, seed) / "model.safetensors") for name in methods.METHODS]
+    names = [*methods.METHODS, *[store.SSAST] * (config.probe.ssast == "train")]
+    facts += [sha256(config.paths.final(name, seed) / "model.safetensors") for name in names]
     facts += [sha256(path) for path in config.init.values() if path is not None and path.exists()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -217,7 +218,7 @@ def run(config: Config, seed: int) -> Path:
     file = config.paths.probe_metrics(seed)
     store.write_tensors(config.paths.probe_scores(seed), {**scores, "labels": truth}, {"seed": str(seed)})
     write_atomic(file, (json.dumps(result, indent=2) + "\n").encode())
-    write_atomic(config.paths.made("probe", PROBED, seed), made_from(config, PROBED, seed).encode())
+    write_atomic(config.paths.made("probe", ALL, seed), made_from(config, ALL, seed).encode())
     return file
 
 
