@@ -47,12 +47,31 @@ def make(folder: Path, clips: int = 240, events: int = 120, dim: int = 16) -> Pa
     (folder / "world").mkdir()
     _shard(work / "shards", index, rng)
     truth.to_csv(folder / "world" / "truth.csv", index=False)
+    videos = enumerate(sorted(set(truth["video_uid"])))
+    metadata = [{"video_uid": uid, "scenarios": [("kitchen", "garden")[i % 2]]} for i, uid in videos]
+    (folder / "world" / "ego4d.json").write_text(json.dumps({"videos": metadata}))
     manifest = index.drop(columns=[c for c in index if c.endswith(("_offset", "_size")) or c in ("shard", "sha256")])
     manifest.to_parquet(work / "manifest.parquet", index=False)
     _embeddings(work / "embeddings", index, truth, rng, dim)
     _probe(work / "probe", folder / "world", index, rng)
     _metrics(work / "checkpoints", rng)
     return params
+
+
+def ablations(figures: Path, settings: config.Config, seeds: int = 3) -> Path:
+    """Write `figures`/ablations of all of experiments/ablations.yaml, falling by .01 from one setting to the next."""
+    sweep = yaml.safe_load((ROOT / "experiments" / "ablations.yaml").read_text())["settings"]
+    rows = [
+        {"group": group, "setting": setting, "method": "mc3", "seeds": seeds} | {
+            key: value for name, top in (("av_roc", 0.7), ("al_roc", 0.8), ("selection", 0.75))
+            for key, value in ((name, top - 0.01 * i), (f"{name}_std", 0.002 if seeds > 1 else None))
+        }
+        for group, names in sweep.items() for i, setting in enumerate(names)
+    ]  # fmt: skip
+    (figures / "ablations").mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(figures / "ablations" / "trials.csv", index=False)
+    (figures / "ablations" / "origin.json").write_text(json.dumps({"settings": config.as_dict(settings)}))
+    return figures
 
 
 def _clips(rng: np.random.Generator, clips: int, events: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,6 +1,7 @@
 """Intervals of paired differences have the width that theory gives, and are of the tables' own numbers."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from scipy.stats import norm, t
+from scipy.integrate import quad
+from scipy.stats import chi2, norm, t
 
 from mc3 import config, evaluate, methods, store
 from mc3.config import Config
@@ -165,21 +167,82 @@ def test_a_resample_of_one_class_has_no_areas_but_a_recall() -> None:
     assert np.isnan(found["mauc"][1])
 
 
-def test_alike_counts_pairs_of_different_clips() -> None:
+def test_alike_counts_pairs_of_clips_of_different_videos() -> None:
     rng = np.random.default_rng(0)
-    clusters, names = rng.integers(0, 3, 12), rng.choice(["cut", "wash"], 12)
-    weights = bootstrap.resamples(np.arange(12), 4)
+    clusters, names, videos = rng.integers(0, 3, 12), rng.choice(["cut", "wash"], 12), np.arange(12) // 2
+    weights = bootstrap.resamples(videos, 4)
     for k, w in enumerate(weights):
         inside = same = every = pairs = 0.0
         for i in range(12):
             for j in range(i):
-                weight = w[i] * w[j]
+                weight = w[i] * w[j] * (videos[i] != videos[j])
                 pairs += weight
                 every += weight * (names[i] == names[j])
                 inside += weight * (clusters[i] == clusters[j])
                 same += weight * (clusters[i] == clusters[j] and names[i] == names[j])
-        found = bootstrap.alike(clusters, names, weights)
+        found = bootstrap.alike(clusters, names, videos, weights)
         assert [part[k] for part in found] == pytest.approx([same / inside, every / pairs])
+
+
+def test_pairs_of_clusters_that_ignore_the_background_agree_as_often_as_any_in_every_resample_on_average() -> None:
+    rng = np.random.default_rng(0)
+    videos = np.arange(600) // 10
+    weights, scenario = bootstrap.resamples(videos, 400), videos % 3
+    inside, every = bootstrap.alike(rng.integers(0, 5, 600), scenario, videos, weights)
+    assert every[1:].mean() == pytest.approx(every[0], abs=0.01)  # no bias from videos that are drawn twice
+    assert (inside - every)[1:].mean() == pytest.approx(0, abs=0.01)
+
+
+def test_rates_of_verbs_are_counted_by_hand_and_mixed_verbs_have_a_tenth_of_each_label(
+    settings: Config, measured: dict[str, bootstrap.Measured]
+) -> None:
+    cells, index = measured["table1"].cells, store.clips(settings)
+    labelled = index[index["positive"].notna()]
+    mixed = []
+    for verb, part in labelled.groupby("verb"):
+        sounding = sum(part["positive"] == 1)
+        assert cells[Cell(str(verb), "sounding")][0, 0] == pytest.approx(sounding / len(part))
+        mixed += [0.1 * len(part) <= sounding <= 0.9 * len(part)] * (len(part) >= 10)
+    assert cells[Cell("verbs", "mixed")][0, 0] == pytest.approx(sum(mixed) / len(mixed))
+    assert cells[Cell("clips", "sounding")][0, 0] == pytest.approx((labelled["positive"] == 1).mean())
+    weights = bootstrap.resamples(labelled["video_uid"], 100)[7]
+    drawn = labelled.loc[np.repeat(labelled.index, weights.astype(int))]
+    cut = drawn.loc[drawn["verb"] == "cut", "positive"]
+    assert cells[Cell("cut", "sounding")][0, 7] == pytest.approx(cut.astype(float).mean())
+
+
+def test_a_deviation_over_seeds_has_the_interval_of_a_normal_samples_and_that_of_one_seed_none() -> None:
+    values = np.array([0.61, 0.64, 0.6, 0.63])
+    for seeds in (4, 1):
+        cells = {Cell("mc3", "av_roc"): np.repeat(values[:seeds, None], 2001, axis=1)}
+        found = bootstrap._deviation(bootstrap.Measured("clips", 9, 9, cells))
+        value, low, high = bootstrap.contrast(found.cells[Cell("mc3", "av_roc_std")], found.videos)
+        if seeds == 1:
+            assert np.isnan([value, low, high]).all()
+        else:
+            std = values.std(ddof=1)
+            expected = [std * np.sqrt(3 / chi2.ppf(p, 3)) for p in (0.975, 0.025)]
+            assert (value, low, high) == pytest.approx((std, *expected), rel=0.01)
+
+
+def test_ablations_are_compared_by_students_t_of_each_unless_made_with_other_settings(
+    settings: Config, tmp_path: Path
+) -> None:
+    file = small_work.ablations(tmp_path, settings, seeds=5) / "ablations" / "trials.csv"
+    other = config.override(settings, {"loss.temperature": 0.5})
+    assert not bootstrap._ablations(other, 10, file.parent).cells
+    assert not bootstrap._ablations(settings, 10, tmp_path / "nowhere").cells
+    found = bootstrap._ablations(settings, 20_000, file.parent)
+    audio, video = (found.cells[Cell(f"anchor {name}", "av_roc")] for name in ("audio", "video"))
+    interval = bootstrap.contrast(audio - video, found.videos)
+    error = 0.002 / np.sqrt(5)
+    assert interval[0] == pytest.approx(0.01)
+    for limit, share in zip(interval[1:], (0.025, 0.975), strict=True):  # of two t variables' difference
+        below = quad(lambda x, end: t.pdf(x, 4) * t.cdf(end + x, 4), -50, 50, args=((limit - 0.01) / error,))[0]
+        assert below == pytest.approx(share, abs=0.005)
+    single = bootstrap._ablations(settings, 10, small_work.ablations(tmp_path / "one", settings, 1) / "ablations")
+    total = single.cells[Cell("anchor audio", "av_roc")] - single.cells[Cell("anchor video", "av_roc")]
+    assert bootstrap.contrast(total, single.videos) == pytest.approx((0.01, np.nan, np.nan), nan_ok=True)
 
 
 def test_the_first_column_is_what_the_tables_print(settings: Config, measured: dict[str, bootstrap.Measured]) -> None:

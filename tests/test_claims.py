@@ -9,10 +9,10 @@ import pytest
 import small_work
 import yaml
 
-from mc3 import config, methods
+from mc3 import config, methods, store
 from mc3.config import Config
 from mc3.errors import ConfigError
-from mc3.paper import bootstrap, claims, tables
+from mc3.paper import bootstrap, claims, findings, tables
 from mc3.paper.tables import Cell
 
 Z = np.linspace(-2, 2, 401)  # draws whose central 95 % are -1.9 .. 1.9
@@ -24,8 +24,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 @pytest.fixture(scope="module")
-def measured(settings: Config) -> dict[str, bootstrap.Measured]:
-    return bootstrap.measure(settings, draws=60)
+def measured(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bootstrap.Measured]:
+    return bootstrap.measure(settings, 60, small_work.ablations(tmp_path_factory.mktemp("figures"), settings))
 
 
 def made(**rows: float) -> dict[str, bootstrap.Measured]:
@@ -150,6 +150,47 @@ def test_verdicts_follow_the_small_world(measured: dict[str, bootstrap.Measured]
     assert verdicts["retrieval_learned"] == claims.HOLDS
     assert verdicts["align_fails"] == claims.FAILS  # made to be as good as the others
     assert verdicts["epic_linear_ssast"] == claims.UNMEASURED
+    assert verdicts["anchor"] == claims.HOLDS  # the first of its group, .01 ahead with a deviation of .002
+    assert verdicts["duration"] == claims.FAILS  # the second of its group
+
+
+def test_without_seeds_to_compare_and_without_ablations_the_table_says_so(settings: Config, tmp_path: Path) -> None:
+    judged = claims.table(claims.checks(bootstrap.measure(settings, 5, tmp_path))).set_index("claim")
+    assert judged.loc["seeds", ["verdict", "note"]].tolist() == [claims.UNMEASURED, "one seed has no deviation"]
+    assert judged.loc["anchor", "verdict"] == judged.loc["duration", "verdict"] == claims.UNMEASURED
+    assert "dvc repro experiments/dvc.yaml:ablations" in judged.loc["anchor", "note"]
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([0.600, 0.601, 0.602, 0.600, 0.601], claims.HOLDS),
+        ([0.60, 0.61, 0.62, 0.60, 0.61], claims.INCONCLUSIVE),
+        ([0.6, 0.7, 0.8, 0.6, 0.7], claims.FAILS),
+    ],
+)
+def test_seeds_vary_within_a_hundredth_holds_fails_or_cannot_be_told_by_the_chi_square_interval(
+    values: list[float], verdict: str
+) -> None:
+    cells = {Cell("mc3", m): np.repeat(np.array(values)[:, None], 500, axis=1) for m in ("av_roc", "al_roc")}
+    found = {"deviation": bootstrap._deviation(bootstrap.Measured("clips", 9, 9, cells))}
+    (claim,) = (claim for claim in claims.load() if claim.name == "seeds")
+    assert claims.table(claims.checks(found, [claim]), [claim])["verdict"].tolist() == [verdict]
+
+
+def test_clusters_by_action_or_by_background_get_opposite_verdicts(settings: Config, tmp_path: Path) -> None:
+    index = store.clips(settings)
+    scenario = index["video_uid"].map(findings.scenarios(settings))
+    both = [claim for claim in claims.load() if claim.name in ("clusters_background", "clusters_action")]
+    for names, verdict in ((index["verb"], claims.HOLDS), (scenario, claims.FAILS)):
+        codes = pd.factorize(names)[0]
+        points = np.eye(16, dtype=np.float32)[codes] + np.random.default_rng(0).normal(0, 0.01, (len(index), 16))
+        moved = dataclasses.replace(settings.paths, work=tmp_path / verdict)
+        made = dataclasses.replace(settings, paths=moved)
+        unit = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+        store.write_tensors(made.paths.embeddings("mc3", 0), {"video": unit}, {})
+        found = {"figure6": bootstrap._figure6(made, 200)}
+        assert claims.table(claims.checks(found, both), both)["verdict"].tolist() == [verdict, verdict]
 
 
 def test_without_a_truth_file_regions_two_to_four_are_one(

@@ -219,6 +219,53 @@ def test_groups_of_more_than_two_are_halved_with_the_odd_one_to_the_queries(grou
     assert np.array_equal(query_rows, evaluate.split_groups(groups, seed=1)[0])
 
 
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_the_bound_is_reached_by_the_ranking_that_knows_the_groups_and_exceeded_by_none(seed):
+    queries, pool, query_groups, pool_groups = retrieval_case(seed, queries=60, pool=47)
+    ks = (1, 3, 10, 100)
+    bound = evaluate.retrieval_bounds(query_groups, pool_groups, ks)
+    oracle = [(groups[:, None] == np.unique(pool_groups)).astype(float) for groups in (query_groups, pool_groups)]
+    assert evaluate.retrieval(*oracle, query_groups, pool_groups, ks) == pytest.approx(bound)
+    found = evaluate.retrieval(queries, pool, query_groups, pool_groups, ks)
+    assert all(found[name] <= bound[name] + 1e-12 for name in bound)
+    by_hand = [min(10, sum(pool_groups == group)) / sum(pool_groups == group) for group in query_groups]
+    assert bound["recall@10"] == pytest.approx(np.mean(by_hand))
+
+
+def zipf_groups(exponent: float) -> np.ndarray:
+    """The paper's 17,693 sounding clips in 2,388 groups (Sec. 5) whose sizes fall as rank ** -exponent."""
+    shares, low, high = np.arange(1, 2389) ** -exponent, 1.0, 1e7
+    for _ in range(100):
+        middle = np.sqrt(low * high)
+        enough = np.maximum(1, np.rint(middle * shares)).sum() >= 17_693
+        low, high = (low, middle) if enough else (middle, high)
+    return np.repeat(np.arange(2388), np.maximum(1, np.rint(high * shares)).astype(int)).astype(str)
+
+
+def test_neither_set_recall_nor_hit_rate_fits_all_rows_of_the_papers_table_3():
+    """The numbers in the text of notebooks/retrieval.ipynb."""
+    bounds, hits = [], []
+    for exponent in (0.85, 1.0):
+        groups = zipf_groups(exponent)
+        queries, pool = evaluate.split_groups(groups)
+        assert len(queries) == pytest.approx(7559, rel=0.1)
+        assert len(pool) == pytest.approx(7032, rel=0.1)
+        bounds.append(evaluate.retrieval_bounds(groups[queries], groups[pool])["recall@10"])
+        hits.append(evaluate.random_retrieval(groups[queries], groups[pool])["hit@10"])
+    assert [round(100 * value) for value in bounds] == [62, 44]
+    assert [round(100 * value) for value in hits] == [9, 20]
+    # MC3's 88.5 would need this many of the pool's clips among the first ten of their group
+    assert round(0.885 * 7032) == 6223
+    # A group of g has g queries or more, each with a hit by chance h(g) = 1 - (1 - g / 7,032) ** 10. As g h(g) is
+    # convex (up to 1,278, beyond which h exceeds .87), equal sizes of all 2,388 groups have the fewest hits.
+    g = 7032 / 2388
+    assert round(100 * 7032 / 7559 * (1 - (1 - g / 7032) ** 10), 1) == 0.4
+    text = (Path(__file__).parents[1] / "notebooks" / "retrieval.ipynb").read_text()
+    for number in ("44 to 62 %", "9 to 20 %", "6,223", "88.5", "0.4 or more", "0.07 and 0.14"):
+        assert number in text
+
+
 def test_random_retrieval_is_what_shuffled_pools_give_on_average():
     _, _, query_groups, pool_groups = retrieval_case(5)
     expected = evaluate.random_retrieval(query_groups, pool_groups, ks=(1, 5))

@@ -1,30 +1,37 @@
-"""Paired bootstrap over videos and seeds: intervals of differences between rows of Tables 2-4 and Figures 2, 5, 6.
+"""Paired bootstrap over videos and seeds: intervals of differences between rows of Tables 1-4 and Figures 2, 5, 6.
 
 `measure` takes every number that a claim may be about on the test clips and on resamples of them: the clips of
 Table 2, the queries of Table 3 (the pool stays), the events of Table 4. A resample draws whole videos with all their
 clips, because clips of one video share hands, room and noise and err together. All rows and seeds share the resamples.
 `contrast` resamples seeds as well, the same for all rows: seed s starts every method from the same weights.
+
+Two sources have no clips: "deviation", Table 2's over seeds, and "ablations", what figures/ablations/trials.csv has.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, t
+from scipy.stats import chi2, norm, t
 
 from mc3 import evaluate, methods, store
-from mc3.config import Config
+from mc3.config import Config, as_dict
 from mc3.errors import DataError
 from mc3.paper import findings, tables
 from mc3.paper.tables import PERCENT, RANDOM, Cell
 
-SOURCES = ("table2", "figure5", "table3", "table4", "figure2", "figure6")  # keys of `measure`
+SOURCES = ("table1", "table2", "deviation", "figure5", "table3", "table4", "figure2", "figure6", "ablations")
 RECALLS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of Figure 5's curves, at which precision is compared
+ENOUGH = 10  # labelled clips of a verb by which it is judged
+RARE = 0.1  # share of a verb's clips that may be errors of the annotators
+EXACT = 10**9  # "videos" of draws from the exact distribution: `contrast` does not widen their interval
 
 Draws = dict[Cell, list[NDArray[np.float64]]]  # of each seed [1 + draws]
 
@@ -39,10 +46,12 @@ class Measured:
     cells: dict[Cell, NDArray[np.float64]]  # [seeds, 1 + draws]; the first column is of all clips, not resampled
 
 
-def measure(config: Config, draws: int = 1000) -> dict[str, Measured]:
+def measure(config: Config, draws: int = 1000, figures: Path = Path("figures")) -> dict[str, Measured]:
     """The numbers of `SOURCES` on all test clips and on `draws` resamples of them; in percent where the paper is."""
-    makers = {"table3": _table3, "table4": _table4, "figure2": _figure2, "figure6": _figure6}
-    return _table2_and_figure5(config, draws) | {name: make(config, draws) for name, make in makers.items()}
+    makers = {"table1": _table1, "table3": _table3, "table4": _table4, "figure2": _figure2, "figure6": _figure6}
+    found = _table2_and_figure5(config, draws) | {name: make(config, draws) for name, make in makers.items()}
+    more = {"deviation": _deviation(found["table2"]), "ablations": _ablations(config, draws, figures / "ablations")}
+    return found | more
 
 
 def contrast(total: NDArray[np.float64], videos: int) -> tuple[float, float, float]:
@@ -161,18 +170,62 @@ def classification(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.flo
         return found | {name: np.nansum(v, axis=0) / np.isfinite(v).sum(axis=0) for name, v in by_class.items()}
 
 
-def alike(clusters: ArrayLike, names: ArrayLike, weights: NDArray[np.float32]) -> tuple[NDArray, NDArray]:
+def alike(
+    clusters: ArrayLike, names: ArrayLike, videos: ArrayLike, weights: NDArray[np.float32]
+) -> tuple[NDArray, NDArray]:
     """Share of pairs of clips of a cluster that have the same name, and share of all pairs that do: each [draws].
 
-    Pairs of different clips, weighted by how often each was drawn; a clip drawn twice is no pair.
+    Pairs of different videos, weighted by how often each clip was drawn: resamples have more pairs within a video.
     """
     drawn = pd.DataFrame(weights.T.astype(np.float64))
 
     def pairs(*keys: ArrayLike) -> NDArray[np.float64]:
-        together = drawn.groupby([np.asarray(key) for key in keys]).sum()
-        return ((together**2).sum() - (drawn**2).sum()).to_numpy()
+        every, within = (drawn.groupby([np.asarray(k) for k in by]).sum() for by in (keys, (*keys, videos)))
+        return ((every**2).sum() - (within**2).sum()).to_numpy()
 
     return pairs(clusters, names) / pairs(clusters), pairs(names) / pairs(np.zeros(len(drawn)))
+
+
+def _table1(config: Config, draws: int) -> Measured:
+    """`sounding`, the share of a verb's labelled clips, and of all, that sound; `mixed`, of verbs with both kinds."""
+    index = store.clips(config).dropna(subset="positive")
+    weights, verbs = resamples(index["video_uid"], draws), index["verb"].map(findings.short)
+    of_verb = pd.get_dummies(verbs, dtype=float).drop(columns="", errors="ignore").assign(clips=1.0)  # and all clips
+    with np.errstate(invalid="ignore"):  # of a verb that a resample lacks
+        rates = weights @ of_verb.mul(index["positive"].astype(float), axis=0).to_numpy() / (weights @ of_verb)
+    mixed = rates.loc[:, of_verb.sum() >= ENOUGH].drop(columns="clips").map(lambda rate: RARE <= rate <= 1 - RARE)
+    cells = {Cell(str(verb), "sounding"): [rate.to_numpy()] for verb, rate in rates.items()}
+    cells |= {Cell("half", metric): [np.full(len(weights), 0.5)] for metric in ("sounding", "mixed")}
+    return _measured("clips", index["video_uid"], {**cells, Cell("verbs", "mixed"): [mixed.mean(axis=1).to_numpy()]})
+
+
+def _deviation(table2: Measured) -> Measured:
+    """`_std` of the reference row's numbers over seeds, NaN of one, with draws from the chi-square distribution."""
+    seeds, cells = max(map(len, table2.cells.values())), {}
+    for (method, metric, _), values in table2.cells.items():
+        if method == methods.with_role("reference"):
+            quantiles = (np.arange(values.shape[1] - 1) + 0.5) / (values.shape[1] - 1)
+            spread = np.sqrt((seeds - 1) / chi2.ppf(quantiles, seeds - 1)) if seeds > 1 else np.nan * quantiles
+            std = values[:, 0].std(ddof=1) if seeds > 1 else np.nan
+            cells[Cell(method, f"{metric}_std")] = std * np.r_[1, spread][None]
+            cells[Cell("0.01", f"{metric}_std")] = np.full((1, values.shape[1]), 0.01)
+    return Measured("seeds", seeds, EXACT if seeds > 1 else 1, cells)
+
+
+def _ablations(config: Config, draws: int, folder: Path) -> Measured:
+    """Scores of "group setting", means over unpaired seeds (Student's t): no interval of one seed, none if not run.
+
+    Those of other settings than `config` are left out.
+    """
+    file, seeds, cells, rng = folder / "origin.json", 0, {}, np.random.default_rng(0)
+    settings, ours = json.loads(file.read_text())["settings"] if file.exists() else {}, as_dict(config)
+    if all(settings.get(key) == ours[key] for key in ("world", "clips", "model", "init", "loss")):
+        trials = pd.read_csv(folder / "trials.csv", dtype={"setting": str})
+        seeds = int(trials["seeds"].min())
+        for row, metric in product(trials.to_dict("records"), ("av_roc", "al_roc", "selection")):
+            error = row[f"{metric}_std"] / np.sqrt(row["seeds"]) * rng.standard_t(max(1, row["seeds"] - 1), draws)
+            cells[Cell(f"{row['group']} {row['setting']}", metric)] = row[metric] + np.r_[0, error][None]
+    return Measured("seeds", seeds, EXACT if seeds > 1 else 1, cells)
 
 
 def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
@@ -250,15 +303,24 @@ def _figure2(config: Config, draws: int) -> Measured:
 
 
 def _figure6(config: Config, draws: int) -> Measured:
-    """`same_verb`: how often two clips of one of the reference row's clusters share their verb, and any two clips."""
+    """How often clips of different videos share verb and scenario, in the reference row's clusters and at random.
+
+    `same_verb` is the share of pairs, `agreement_verb` its excess over random pairs', 1 if all share it.
+    """
     index = store.clips(config).query("split == 'test' and verb != ''")
+    names = {"verb": index["verb"], "scenario": index["video_uid"].map(findings.scenarios(config)).dropna()}
     weights = resamples(index["video_uid"], draws)
     reference, cells = methods.with_role("reference"), defaultdict(list)
     for seed in config.seeds if reference else ():
         video = store.embeddings(config, reference, seed)["video"][index.index]
         clusters = evaluate.clusters(video, config.evaluate.clusters)
-        for row, values in zip((reference, RANDOM), alike(clusters, index["verb"], weights), strict=True):
-            cells[Cell(row, "same_verb")].append(values)
+        for name, values in names.items():
+            if len(values) == len(index):
+                with np.errstate(invalid="ignore"):  # of a resample without such pairs
+                    inside, every = alike(clusters, values, index["video_uid"], weights)
+                    cells[Cell(reference, f"agreement_{name}")].append((inside - every) / (1 - every))
+                cells[Cell(reference, f"same_{name}")].append(inside)
+                cells[Cell(RANDOM, f"same_{name}")].append(every)
     return _measured("clips", index["video_uid"], cells)
 
 

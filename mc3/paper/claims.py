@@ -21,6 +21,10 @@ from mc3.paper.tables import PAPER, Cell
 
 FILE = PAPER / "claims.yaml"
 NUMBERS, WORDS = ["paper", "difference", "low", "high"], ("in_paper", "checks", "weakest", "note")  # columns of `table`
+MISSING = {  # why nothing of a source is measured
+    "deviation": "one seed has no deviation",
+    "ablations": "not run with these settings; `dvc repro experiments/dvc.yaml:ablations` does",
+}
 HOLDS, FAILS, INCONCLUSIVE, UNMEASURED = "holds", "does not hold", "inconclusive", "not measured"
 Names = Sequence[str]  # of rows or metrics
 
@@ -122,7 +126,7 @@ def table(checked: pd.DataFrame, claims: Sequence[Claim] | None = None) -> pd.Da
         found, printed = own[own["difference"].notna()], own[own["paper"].notna()]
         row: dict[str, Any] = {"claim": claim.name, "section": claim.section, "text": claim.text}
         row |= {**dict.fromkeys(WORDS, ""), "verdict": UNMEASURED}
-        row["note"] = claim.reason or "its rows or regions are not in this run"
+        row["note"] = claim.reason or MISSING.get(claim.source, "its rows or regions are not in this run")
         if len(printed):
             row["in_paper"] = f"{(printed['paper'] > printed['margin']).sum()} of {len(printed)}"
         if len(found):

@@ -4,6 +4,7 @@
 number, picture and sound belong together. Figures are of the test split.
 """
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -38,6 +39,13 @@ def clips(config: Config) -> pd.DataFrame:
         ids = known["video_uid"] + (1000 * known["narration_time"]).round().map("_{:09.0f}".format)
         region = index["clip_id"].map(dict(zip(ids, known["region"], strict=True)))
     return index.assign(region=region.fillna("unknown"))
+
+
+def scenarios(config: Config) -> dict[str, str]:
+    """Each video's scenarios in Ego4D's metadata, as one name; {} if the file is not there any more."""
+    file = config.paths.raw / config.ego4d.metadata
+    videos = json.loads(file.read_text())["videos"] if file.exists() else []
+    return {video["video_uid"]: ", ".join(video.get("scenarios") or ()) for video in videos}
 
 
 def short(label: str) -> str:
