@@ -210,6 +210,7 @@ class Consensus:
     alpha: dict[str, float]
     inverse: str
     stop_gradient: bool
+    distance: str
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from mc3.errors import ConfigError
 
 Embeddings = Mapping[str, Tensor]
 Pairs = Sequence[tuple[str, str]]
-INVERSES = ("own", "minimum", "linear")
+INVERSES = ("minimum", "own", "linear")
+DISTANCES = ("absolute", "squared", "frobenius")
 EDGE = 1e-6  # K's derivative is infinite at x = -1 when its exponent is below 1; K is flat from there to -1 + 2 EDGE
 
 
@@ -108,19 +109,49 @@ def unscale(scaled: Tensor, alpha: float | Tensor) -> Tensor:
     return 2 * scaled ** (1 / alpha) - 1
 
 
-def similarities(embeddings: Embeddings, anchor: str) -> dict[str, Tensor]:
-    """x_i^t = e_i^t . e_a^t of every modality but the anchor, each [B]."""
+def similarities(embeddings: Embeddings, anchor: str, across: bool = False) -> dict[str, Tensor]:
+    """x_i^t = e_i^t . e_a^t of every modality but the anchor, each [B].
+
+    With `across` [B, B], of anchor t (row) and every sample's modality i.
+    """
     with torch.autocast(embeddings[anchor].device.type, enabled=False):
         a = at_least_float32(embeddings[anchor])
-        return {m: (at_least_float32(e) * a).sum(dim=-1) for m, e in embeddings.items() if m != anchor}
+        others = {m: at_least_float32(e) for m, e in embeddings.items() if m != anchor}
+        return {m: a @ e.T if across else (e * a).sum(dim=-1) for m, e in others.items()}
+
+
+def consensus_score(similarity: Tensor, alpha: Tensor, inverse: str) -> Tensor:
+    """c^t of Eq. 2 (arXiv 2404.05206), the smallest scaled similarity taken back to a similarity.
+
+        c^t = K^-1( min_i K_i(x_i^t) )
+
+    >>> cosines = torch.tensor([0.28, 0.0])  # of video and of text to the audio: K is .8 and .5
+    >>> print(consensus_score(cosines, torch.tensor([0.5, 1.0]), "own"))  # K_video(-.5) is .5
+    tensor([-0.5000,  0.0000])
+
+    Args:
+        similarity: x [..., M], a column a modality.
+        alpha: [M], the exponents of K.
+        inverse: whose exponent K^-1 has: of the modality with the minimum ("minimum", so that c^t is its similarity),
+            of each modality that is compared with c^t ("own"), or 1 ("linear", 2y - 1).
+
+    Returns:
+        [..., M] for "own", one c^t a sample otherwise: [..., 1].
+    """
+    minimum, lowest = scale(similarity, alpha).min(dim=-1, keepdim=True)
+    alpha_of_lowest = alpha[lowest]
+    exponent = {"minimum": alpha_of_lowest, "own": alpha, "linear": torch.ones_like(alpha_of_lowest)}[inverse]
+    # Where K^-1 undoes the K of the minimum, c^t is that similarity itself, which is inserted rather than computed: the
+    # way there and back would leave a rounding error, and |x - c| has slope 1 however small it is.
+    return torch.where(exponent == alpha_of_lowest, similarity.gather(-1, lowest), unscale(minimum, exponent))
 
 
 def consensus(
-    embeddings: Embeddings, anchor: str, alpha: Mapping[str, float], inverse: str = "own", stop_gradient: bool = True
-) -> Tensor:
+    embeddings: Embeddings, anchor: str, alpha: Mapping[str, float], inverse: str = "minimum",
+    stop_gradient: bool = True, distance: str = "absolute",
+) -> Tensor:  # fmt: skip
     """L_consensus of Eq. 3 (arXiv 2404.05206): the distance of each similarity to the consensus of its sample, Eq. 2.
 
-        c^t         = K^-1( min_i K_i(e_i^t . e_a^t) )             Eq. 2
         L_consensus = 1/B sum_t sum_{i != a} | e_i^t . e_a^t - c^t |    Eq. 3; the norm is of a scalar
 
     >>> audio, video, text = torch.eye(2)[:1], torch.tensor([[0.6, 0.8]]), torch.tensor([[0.8, 0.6]])
@@ -128,47 +159,45 @@ def consensus(
     >>> print(f"{consensus(batch, anchor='audio', alpha={'video': 1.0, 'text': 1.0}):.1f}")
     0.2
 
-    The paper leaves two choices open, `inverse` and `stop_gradient`.
+    As printed, c^t is one scalar a sample and K^-1 undoes the K that gave the minimum (`inverse` "minimum"): c^t is the
+    similarity of one of the modalities. Whether gradients pass through c^t is left open. The other values of `inverse`
+    and `distance` are variants. Where the loss is zero depends on `inverse`: for "minimum" where all similarities are
+    equal, for "own" where all scaled ones are.
 
     Args:
         embeddings: [B, D] unit vectors by modality, the anchor among them; any number of others.
         anchor: M_a, "audio" in the paper.
         alpha: exponent of K_i for each modality but the anchor (paper: video 0.5, text 1).
-        inverse: the K^-1 that takes the smallest scaled score back to a similarity: that of the modality being pulled
-            ("own"), that of the modality with the minimum ("minimum", so that c is its plain similarity), or 2y - 1
-            ("linear").
+        inverse: the K^-1 of `consensus_score`.
         stop_gradient: c^t is a constant target. Otherwise the modality with the minimum is pulled towards the others
             as they are pulled towards it.
+        distance: "absolute", Eq. 3; "squared", a reconstruction error; or "frobenius", which compares every sample's
+            anchor with all samples, not only its own: the sum over modalities of the Frobenius norms of the [B, B]
+            differences, not divided by B. The code of https://arxiv.org/abs/2510.02313 has it so, with "linear",
+            gradients through c, the weight .5 and a third of L_contrastive.
 
     Returns:
-        A scalar, the mean over samples of the sum over modalities; 0 with a single modality besides the anchor (except
-        for "linear").
+        A scalar, the mean over samples (but for "frobenius") of the sum over modalities; 0 with a single modality
+        besides the anchor, except for "linear".
 
     Raises:
         ConfigError: no such anchor or reading, or no exponent for a modality.
     """
-    if inverse not in INVERSES:
-        raise ConfigError(f"loss.consensus.inverse is {inverse!r}; it must be one of {', '.join(INVERSES)}")
+    for name, value, known in (("inverse", inverse, INVERSES), ("distance", distance, DISTANCES)):
+        if value not in known:
+            raise ConfigError(f"loss.consensus.{name} is {value!r}; it must be one of {', '.join(known)}")
     if anchor not in embeddings:
         raise ConfigError(f"loss.consensus.anchor is {anchor!r}; the embeddings are of {', '.join(embeddings)}")
-    by_modality = similarities(embeddings, anchor)
+    by_modality = similarities(embeddings, anchor, across=distance == "frobenius")
     if missing := [m for m in by_modality if m not in alpha]:
         raise ConfigError(f"loss.consensus.alpha has no exponent for {missing[0]!r}, which anchor {anchor!r} needs")
 
-    x_BM = torch.stack(list(by_modality.values()), dim=1)
-    alpha_M = x_BM.new_tensor([alpha[m] for m in by_modality])
-    minimum_B1, lowest_B1 = scale(x_BM, alpha_M).min(dim=1, keepdim=True)
-    if inverse == "own":
-        # The inverse of the lowest modality gives back its similarity, which is inserted rather than computed:
-        # |x - c| has slope 1 however small the rounding error of the way through K and back.
-        c_BM = unscale(minimum_B1, alpha_M).scatter(1, lowest_B1, x_BM.gather(1, lowest_B1))
-    elif inverse == "minimum":
-        c_BM = x_BM.gather(1, lowest_B1).expand_as(x_BM)
-    else:
-        c_BM = unscale(minimum_B1, 1.0).expand_as(x_BM)
-    if stop_gradient:
-        c_BM = c_BM.detach()
-    return (x_BM - c_BM).abs().sum(dim=1).mean()
+    x = torch.stack(list(by_modality.values()), dim=-1)
+    c = consensus_score(x, x.new_tensor([alpha[m] for m in by_modality]), inverse)
+    apart = x - (c.detach() if stop_gradient else c)
+    if distance == "frobenius":
+        return torch.linalg.vector_norm(apart, dim=(0, 1)).sum()
+    return (apart.abs() if distance == "absolute" else apart.square()).sum(dim=-1).mean()
 
 
 def gather(embeddings: Embeddings, rows: Sequence[int] | None = None) -> tuple[Embeddings, int, float]:

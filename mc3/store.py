@@ -98,10 +98,10 @@ def training_log(config: Config, method: str, seed: int) -> list[dict[str, Any]]
     return [json.loads(line) for line in text.splitlines()]
 
 
-def validation_rocs(config: Config, method: str, seed: int) -> dict[str, float]:
-    """The validation ROCs at the end of a finished training, "av_roc" and "al_roc" where the method has them."""
+def validation_scores(config: Config, method: str, seed: int) -> dict[str, float]:
+    """The scores on the validation clips at the end of a finished training, those of `mc3.train.validate`."""
     last = {name: value for row in training_log(config, method, seed) for name, value in row.items()}
-    return {name: last[name] for name in ("av_roc", "al_roc") if name in last}
+    return {name: value for name, value in last.items() if name.endswith(("_roc", "_similarity"))}
 
 
 def _index(config: Config) -> pd.DataFrame:

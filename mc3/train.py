@@ -104,7 +104,8 @@ def fingerprint(config: Config, method: str, seed: int) -> str:
 def validate(model: MC3, dataset: ClipDataset, modalities: set[str], batch_size: int) -> dict[str, float]:
     """Sec. 6.1's discovery on the labelled clips of `dataset`: {"av_roc", "al_roc"}, those that `modalities` allow.
 
-    Empty without labels of both kinds. All processes get the result. Leaves the model in `eval` mode.
+    And the mean similarity of each pair of their modalities, "av_similarity" and so on. Empty without labels of both
+    kinds. All processes get the result. Leaves the model in `eval` mode.
     """
     labels = dataset.index["positive"]
     rows = np.flatnonzero(labels.notna())
@@ -113,8 +114,10 @@ def validate(model: MC3, dataset: ClipDataset, modalities: set[str], batch_size:
         return {}
     found = embed_clips(model, Subset(dataset, rows.tolist()), {m for pair in pairs.values() for m in pair}, batch_size)
     truth = labels.iloc[rows].to_numpy(dtype=int)
-    scores = {name: evaluate.similarity(found[i], found[j]) for name, (i, j) in pairs.items()}
-    return {f"{name}_roc": evaluate.discovery(score, truth)["roc"] for name, score in scores.items()}
+    known = {name: pair for name, pair in evaluate.PAIRS.items() if found.keys() >= set(pair)}
+    scores = {name: evaluate.similarity(found[i], found[j]) for name, (i, j) in known.items()}
+    means = {f"{name}_similarity": float(score.mean()) for name, score in scores.items()}
+    return {f"{name}_roc": evaluate.discovery(scores[name], truth)["roc"] for name in pairs} | means
 
 
 class Trainer:
@@ -299,14 +302,15 @@ class Trainer:
         return [row for row, _ in pending], bool(stopped > 0)
 
     def end_epoch(self, k: int, row: Values) -> None:
-        """Log the validation ROCs, and write best/ if their mean is the highest so far."""
+        """Log the scores of `validate`, and write best/ if the mean of its ROCs is the highest so far."""
         known = {m for stage in self.recipe.stages[: k + 1] for m in stage.modalities}
         found = validate(self.model, self.held_out, known, self.config.evaluate.batch_size)
         freeze(self.model, self.recipe.stages[k].train, self.config.train.freeze)
         if not (found and self.files.main):
             return
         self.files.log([{**row, **found}])
-        if (mean := sum(found.values()) / len(found)) > self.best:
+        rocs = [value for name, value in found.items() if name.endswith("_roc")]
+        if (mean := sum(rocs) / len(rocs)) > self.best:
             self.best = mean
             with self.files.writing():
                 self.model.save(self.files.folder / "best", self.config.train.stored)

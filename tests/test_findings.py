@@ -125,6 +125,42 @@ def test_agreement_is_the_mean_gap_and_the_smaller_similarity(settings: Config) 
     smaller = [min(v, t) for v, t in zip(part["av"], part["al"], strict=True)]
     assert row["gap"] == pytest.approx(np.mean(gaps))
     assert row["consensus"] == pytest.approx(np.mean(smaller))
+    found = store.embeddings(settings, "align", 0)
+    test = (findings.clips(settings)["split"] == "test").to_numpy()
+    everything = findings.agreement(points).set_index("region").loc["all"]
+    assert everything["n"] == test.sum()
+    for pair, (a, b) in {"av": ("audio", "video"), "al": ("audio", "text"), "vl": ("video", "text")}.items():
+        cosines = [u @ v for u, v in zip(found[a][test], found[b][test], strict=True)]
+        assert everything[pair] == pytest.approx(np.mean(cosines))
+
+
+@pytest.mark.parametrize(("video", "text"), [(0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (0.25, 2.0)])
+def test_the_line_of_figure_3_is_where_the_consensus_loss_is_zero_in_closed_form(
+    settings: Config, video: float, text: float
+) -> None:
+    def line(inverse: str) -> pd.DataFrame:
+        alpha = {"video": video, "text": text}
+        return findings.zero_loss(
+            config.override(settings, {"loss.consensus.inverse": inverse, "loss.consensus.alpha": alpha})
+        )
+
+    step = 2 / 800
+    np.testing.assert_allclose(line("minimum")["av"], line("minimum")["al"])
+    own = line("own")  # K_video(av) = K_text(al)
+    np.testing.assert_allclose(own["av"], 2 * ((own["al"] + 1) / 2) ** (text / video) - 1, atol=step)
+    linear = line("linear")
+    zero = linear["av"].notna()
+    if max(video, text) == 1:  # of equal similarities the larger exponent gives the minimum, here y = (x + 1) / 2
+        np.testing.assert_allclose(linear["av"], linear["al"], atol=step)
+    else:  # only at the ends is 2y - 1 the similarity whose K is y
+        assert linear["al"][zero].abs().min() > 1 - 3 * step
+    at = findings.zero_loss(config.override(settings, {"loss.consensus.inverse": "own"}))
+    assert np.interp(0.0, at["al"], at["av"]) == pytest.approx(-0.5, abs=step)
+
+
+def test_a_loss_with_another_anchor_has_no_line_in_figure_3(settings: Config) -> None:
+    changes = {"loss.consensus.anchor": "video", "loss.consensus.alpha": {"audio": 1.0, "text": 1.0}}
+    assert findings.zero_loss(config.override(settings, changes))["av"].isna().all()
 
 
 def test_cluster_members_are_test_clips_of_the_cluster_nearest_first(settings: Config) -> None:

@@ -1,5 +1,6 @@
 """A step has the gradient of the whole batch: in microbatches, in several processes, with recomputed blocks."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,8 @@ def gradients(config: Config, method: str, dtype: torch.dtype = torch.float64) -
     return found
 
 
-def write_gradients(config: Config, folder: Path) -> None:
-    for method, dtype in [(method, torch.float64) for method in EVERY] + [("wo_align", torch.float32)]:
+def write_gradients(config: Config, folder: Path, of: Sequence[str] = EVERY) -> None:
+    for method, dtype in [(method, torch.float64) for method in of] + [("wo_align", torch.float32)]:
         found = gradients(config, method, dtype)
         if torch.distributed.get_rank() == 0:
             save_file(found, folder / f"{method}-{dtype}.safetensors")
@@ -85,6 +86,15 @@ def test_several_processes_compute_the_gradient_of_one_for_every_method(settings
         found, method = load_file(file), file.stem.partition("-")[0]
         assert_same(found, gradients(configured(settings), method, next(iter(found.values())).dtype))
     assert len(list(tmp_path.glob("*.safetensors"))) == len(EVERY) + 1
+
+
+def test_the_whole_batch_distance_has_the_gradient_of_one_process_and_one_microbatch(settings, tmp_path):
+    settings["loss"]["consensus"] |= {"distance": "frobenius", "inverse": "linear"}
+    whole = {dtype: gradients(configured(settings), "wo_align", dtype) for dtype in CLOSE}
+    assert_same(gradients(configured(settings, microbatch_size=5), "wo_align"), whole[torch.float64])
+    small_training.processes(3, write_gradients, configured(settings, microbatch_size=2), tmp_path, ["wo_align"])
+    for dtype in CLOSE:
+        assert_same(load_file(tmp_path / f"wo_align-{dtype}.safetensors"), whole[dtype])
 
 
 @pytest.mark.parametrize("method", EVERY)

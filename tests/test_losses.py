@@ -2,6 +2,8 @@
 
 import doctest
 import math
+from decimal import Decimal, localcontext
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -35,7 +37,7 @@ def eq_1(queries, keys, temperature):
     return total / len(queries)
 
 
-def eq_2_and_3(embeddings, anchor, alpha, inverse):
+def eq_2_and_3(embeddings, anchor, alpha, inverse, power=1):
     total, rows = 0.0, len(embeddings[anchor])
     for t in range(rows):
         x = {m: float(e[t] @ embeddings[anchor][t]) for m, e in embeddings.items() if m != anchor}
@@ -44,13 +46,13 @@ def eq_2_and_3(embeddings, anchor, alpha, inverse):
         for m in x:
             exponent = {"own": alpha[m], "minimum": alpha[least], "linear": 1.0}[inverse]
             c = 2 * scaled[least] ** (1 / exponent) - 1
-            total += math.sqrt((x[m] - c) ** 2)
+            total += math.sqrt((x[m] - c) ** 2) ** power
     return total / rows
 
 
 def test_every_equation_cites_the_paper_and_its_example_runs():
     assert doctest.testmod(losses).failed == 0
-    for loss in (losses.info_nce, losses.contrastive, losses.consensus):
+    for loss in (losses.info_nce, losses.contrastive, losses.consensus_score, losses.consensus):
         assert "arXiv 2404.05206" in loss.__doc__
         assert ">>> " in loss.__doc__
 
@@ -75,6 +77,8 @@ def test_consensus_is_equations_2_and_3_written_out(rows, seed, inverse, anchor,
     for stop in (True, False):
         value = float(losses.consensus(e, anchor, ALPHA, inverse, stop))
         assert value == pytest.approx(eq_2_and_3(e, anchor, ALPHA, inverse), rel=1e-9, abs=1e-9)
+        squared = float(losses.consensus(e, anchor, ALPHA, inverse, stop, "squared"))
+        assert squared == pytest.approx(eq_2_and_3(e, anchor, ALPHA, inverse, power=2), rel=1e-9, abs=1e-9)
 
 
 def test_contrastive_sums_six_terms_for_three_modalities():
@@ -156,47 +160,87 @@ def test_k_rises_with_similarity_from_0_to_1(x, more, alpha):
     assert float(at[0]) == pytest.approx(losses.EDGE**alpha)
 
 
-@pytest.mark.parametrize(("inverse", "stop"), READINGS)
-def test_gradients_agree_with_finite_differences(inverse, stop):
-    e = unit(3, seed=4)
-    names = list(e)
+@pytest.mark.parametrize("distance", losses.DISTANCES)
+@pytest.mark.parametrize("inverse", losses.INVERSES)
+def test_gradients_of_a_moving_target_agree_with_finite_differences(inverse, distance):
+    names, raw = zip(*((m, x.requires_grad_()) for m, x in unit(3, seed=4).items()), strict=True)
 
     def loss(*raw):
         vectors = {m: torch.nn.functional.normalize(r, dim=1) for m, r in zip(names, raw, strict=True)}
-        if stop:  # the target is a constant
-            return losses.contrastive(vectors, PAIRS, 0.5)
-        return losses.contrastive(vectors, PAIRS, 0.5) + losses.consensus(vectors, "audio", ALPHA, inverse, False)
+        consensus = losses.consensus(vectors, "audio", ALPHA, inverse, False, distance)
+        return losses.contrastive(vectors, PAIRS, 0.5) + consensus
 
-    raw = [x.clone().requires_grad_() for x in e.values()]
     assert torch.autograd.gradcheck(loss, raw)
-    if stop:
-        x = {m: v.clone().requires_grad_() for m, v in e.items()}
-        losses.consensus(x, "audio", ALPHA, inverse, True).backward()
-        eps = 1e-6
-        for m in ("video", "text"):  # finite differences of |x_i - c| with constant c, one coordinate at a time
-            for t, d in [(0, 0), (1, 3), (2, 4)]:
-                fixed = {k: v.clone() for k, v in e.items()}
-                target = target_of(fixed, "audio", inverse)[m][t]
-                at = []
-                for sign in (1, -1):
-                    fixed[m][t, d] = e[m][t, d] + sign * eps
-                    at.append(abs(float(fixed[m][t] @ e["audio"][t]) - target) / 3)
-                if abs(float(e[m][t] @ e["audio"][t]) - target) > 1e-4:
-                    assert float(x[m].grad[t, d]) == pytest.approx((at[0] - at[1]) / (2 * eps), abs=1e-6)
 
 
-def target_of(e, anchor, inverse):
-    targets = {}
-    for m in e:
-        if m == anchor:
-            continue
-        targets[m] = []
-        for t in range(len(e[anchor])):
-            scaled = {k: ((float(v[t] @ e[anchor][t]) + 1) / 2) ** ALPHA[k] for k, v in e.items() if k != anchor}
-            least = min(scaled, key=scaled.get)
-            exponent = {"own": ALPHA[m], "minimum": ALPHA[least], "linear": 1.0}[inverse]
-            targets[m].append(2 * scaled[least] ** (1 / exponent) - 1)
-    return targets
+def in_a_plane(x):
+    """Embeddings with these similarities of video and text to the audio, [B, 2], to the last bit."""
+    video, text = (torch.stack([one, (1 - one * one).sqrt()], dim=1) for one in x.unbind(dim=1))
+    return {"audio": torch.eye(2, dtype=x.dtype)[:1].expand_as(video), "video": video, "text": text}
+
+
+def exact_differences(x, alpha, inverse):
+    """x - c of every similarity with fifty digits; below 1e-40 it is the rounding of the way through K and back."""
+    with localcontext(prec=50):
+        exponents, rows = [Decimal(a) for a in alpha.values()], []
+        for sample in x.tolist():
+            cosines = [Decimal(value) for value in sample]
+            scaled = [((value + 1) / 2) ** exponent for value, exponent in zip(cosines, exponents, strict=True)]
+            least = scaled.index(min(scaled))
+            of_inverse = {"own": exponents, "minimum": [exponents[least]] * 2, "linear": [Decimal(1)] * 2}[inverse]
+            targets = [2 * scaled[least] ** (1 / exponent) - 1 for exponent in of_inverse]
+            apart = [value - target for value, target in zip(cosines, targets, strict=True)]
+            rows.append([0.0 if abs(value) < Decimal("1e-40") else float(value) for value in apart])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("dtype", "step"), [(torch.float32, 2.0**-11), (torch.float64, 2.0**-20)])
+@pytest.mark.parametrize("inverse", losses.INVERSES)
+@pytest.mark.parametrize("exponents", [(v, t) for v in (0.25, 0.5, 1.0, 2.0) for t in (0.5, 1.0, 2.0)])
+def test_a_constant_target_has_the_slope_of_exact_arithmetic(exponents, inverse, dtype, step):
+    """Rounding on the way through K and back would give the modality with the minimum slope 1 or -1."""
+    alpha = dict(zip(("video", "text"), exponents, strict=True))
+    x = (torch.rand(64, 2, generator=torch.Generator().manual_seed(1), dtype=dtype) * 1.9 - 0.95).requires_grad_()
+    apart = exact_differences(x, alpha, inverse)
+    losses.consensus(in_a_plane(x), "audio", alpha, inverse).backward()
+    assert torch.equal((x.grad * len(x)).double(), apart.sign())
+    around = [((x.detach().double() + sign * step) - (x.detach().double() - apart)).abs() for sign in (1, -1)]
+    smooth = (apart == 0) | (apart.abs() > step)
+    assert smooth.double().mean() > 0.98
+    differences = (around[0] - around[1]) / (2 * step)
+    torch.testing.assert_close(differences[smooth], (x.grad * len(x)).double()[smooth], rtol=1e-6, atol=1e-6)
+    x.grad = None
+    losses.consensus(in_a_plane(x), "audio", alpha, inverse, distance="squared").backward()
+    torch.testing.assert_close((x.grad * len(x)).double(), 2 * apart, rtol=1e-4, atol=1e-5)
+    least = torch.stack([losses.scale(x[:, k], a) for k, a in enumerate(exponents)]).argmin(dim=0)
+    for k, exponent in enumerate(exponents):  # closed form: 2y - 1 is above x where K lifts, below it where K lowers
+        expected = torch.tensor(exponent - 1).sign() if inverse == "linear" else 0.0
+        assert (apart.sign()[least == k, k] == expected).all()
+
+
+def test_the_whole_batch_distance_is_the_sum_of_frobenius_norms_written_out():
+    e, total = unit(5), 0.0
+    for m in ("video", "text"):
+        squares = 0.0
+        for t, n in product(range(5), repeat=2):
+            x = {k: float(e["audio"][t] @ e[k][n]) for k in ("video", "text")}
+            c = 2 * min(((value + 1) / 2) ** ALPHA[k] for k, value in x.items()) - 1
+            squares += (x[m] - c) ** 2
+        total += math.sqrt(squares)
+    for stop in (True, False):
+        assert float(losses.consensus(e, "audio", ALPHA, "linear", stop, "frobenius")) == pytest.approx(total, rel=1e-9)
+
+
+def test_the_gradient_of_the_whole_batch_distance_is_its_differences_over_their_norm():
+    """d|X|/dx = x/|X|, through constant targets: closed form, also for similarities of different samples."""
+    e = unit(6)
+    x = {m: v.clone().requires_grad_() for m, v in e.items()}
+    losses.consensus(x, "audio", ALPHA, "own", True, "frobenius").backward()
+    cosines = torch.stack([e["audio"] @ e[m].T for m in ("video", "text")], dim=-1)
+    apart = exact_differences(cosines.reshape(-1, 2), {m: ALPHA[m] for m in ("video", "text")}, "own").reshape(6, 6, 2)
+    for k, m in enumerate(("video", "text")):
+        expected = (apart[..., k] / apart[..., k].square().sum().sqrt()).T @ e["audio"]
+        torch.testing.assert_close(x[m].grad, expected, rtol=1e-9, atol=1e-9)
 
 
 def pulls(e, inverse, stop):
@@ -235,10 +279,11 @@ def test_without_stop_gradient_the_minimum_is_pulled_towards_the_others():
     assert torch.all(pull["text"][~video_least] < 0)
 
 
+@pytest.mark.parametrize("distance", losses.DISTANCES)
 @pytest.mark.parametrize("inverse", ["own", "minimum"])
-def test_the_consensus_loss_of_a_single_other_modality_is_zero(inverse):
+def test_the_consensus_loss_of_a_single_other_modality_is_zero(inverse, distance):
     e = {m: v.requires_grad_() for m, v in unit(20, ("audio", "video"), dtype=torch.float32).items()}
-    loss = losses.consensus(e, "audio", ALPHA, inverse, stop_gradient=False)
+    loss = losses.consensus(e, "audio", ALPHA, inverse, stop_gradient=False, distance=distance)
     loss.backward()
     assert loss.item() == 0.0
     assert float(e["video"].grad.abs().max()) == 0.0
@@ -248,18 +293,19 @@ def test_modalities_that_agree_on_every_sample_cost_nothing():
     e = unit(10)
     e["text"] = e["video"].clone()
     equal = {"video": 0.5, "text": 0.5}
-    assert float(losses.consensus(e, "audio", equal, "own")) == pytest.approx(0.0, abs=1e-12)
-    assert float(losses.consensus(e, "audio", equal, "minimum")) == 0.0
+    for inverse, distance in product(("own", "minimum"), ("absolute", "squared")):
+        assert float(losses.consensus(e, "audio", equal, inverse, distance=distance)) == 0.0
 
 
 @pytest.mark.parametrize(("inverse", "stop"), READINGS)
 @pytest.mark.parametrize("beyond", [0.0, 1e-6])
-def test_gradients_stay_finite_at_opposite_and_equal_vectors(inverse, stop, beyond):
+@pytest.mark.parametrize("distance", losses.DISTANCES)
+def test_gradients_stay_finite_at_opposite_and_equal_vectors(inverse, stop, beyond, distance):
     audio = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     ends = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]) * (1 + beyond)
     e = {"audio": audio, "video": audio * ends[:, :1], "text": audio * ends[:, 1:]}
     e = {m: v.clone().requires_grad_() for m, v in e.items()}
-    loss = losses.consensus(e, "audio", ALPHA, inverse, stop)
+    loss = losses.consensus(e, "audio", ALPHA, inverse, stop, distance)
     loss.backward()
     assert math.isfinite(loss.item())
     for m, v in e.items():
@@ -277,8 +323,10 @@ def test_losses_under_autocast_are_those_of_float32():
 
 def test_a_wrong_reading_anchor_or_missing_exponent_is_named():
     e = unit(3)
-    with pytest.raises(ConfigError, match=r"'median'.*own, minimum, linear"):
+    with pytest.raises(ConfigError, match=r"inverse is 'median'.*minimum, own, linear"):
         losses.consensus(e, "audio", ALPHA, "median")
+    with pytest.raises(ConfigError, match=r"distance is 'cubic'.*absolute, squared, frobenius"):
+        losses.consensus(e, "audio", ALPHA, distance="cubic")
     with pytest.raises(ConfigError, match="'smell'"):
         losses.consensus(e, "smell", ALPHA)
     with pytest.raises(ConfigError, match="exponent for 'audio'"):
@@ -294,9 +342,9 @@ WORLDS = {"two": [6, 6], "three": [4, 4, 4], "three, uneven": [5, 5, 2]}
 def whole_loss(weights, x, rows=None):
     e = {m: torch.nn.functional.normalize(x[m] @ w, dim=1) for m, w in weights.items()}
     keys, offset, share = losses.gather(e, rows)
-    return share * (
-        losses.contrastive(e, PAIRS, 0.1, keys, offset) + 3 * losses.consensus(e, "audio", ALPHA, "own", False)
-    )
+    consensus = 3 * losses.consensus(e, "audio", ALPHA, "own", False)
+    whole = 2 * losses.consensus(keys, "audio", ALPHA, "linear", False, "frobenius")
+    return share * (losses.contrastive(e, PAIRS, 0.1, keys, offset) + consensus + whole)
 
 
 def problem():

@@ -68,6 +68,10 @@ def points() -> pd.DataFrame:
     return pd.DataFrame({"checkpoint": ["align stage", "MC3"] * 30, "region": ["I", "II", "I"] * 20, **values})
 
 
+def diagonal() -> pd.DataFrame:
+    return pd.DataFrame({"al": [-1.0, 1.0], "av": [-1.0, 1.0]})
+
+
 def retrieved() -> pd.DataFrame:
     rows = [(d, 0, k, k, k == 1, 1) for d in ("video → audio", "audio → text") for k in (1, 2, 3)]
     return pd.DataFrame(rows, columns=["direction", "query", "retrieved", "rank", "correct", "first_correct"])
@@ -150,8 +154,8 @@ FIGURES = {
     "confusion": lambda: plots.confusion(
         pd.DataFrame({"class_id": [1, 0], "name": ["$x$ <b>", "water"], "n": [50, 5], "1": [0.9, 0.2], "0": [0.1, 0.8]})
     ),
-    "regions": lambda: plots.regions(regions()),
-    "consensus": lambda: plots.consensus(points()),
+    "regions": lambda: plots.regions(regions(), diagonal()),
+    "consensus": lambda: plots.consensus(points(), diagonal()),
     "real_audio": lambda: extra_plots.real_audio(
         pd.DataFrame(
             {
@@ -281,7 +285,7 @@ def test_a_studys_gaps_are_labelled_by_method_and_drawn_at_their_mean() -> None:
 
 def test_titles_of_checkpoints_are_beside_each_other_and_little_of_the_page_is_empty() -> None:
     names = ["align stage", "w/o consensus", "MC3", "Peers"]
-    figure = plots.consensus(pd.concat([points().assign(checkpoint=name) for name in names]))
+    figure = plots.consensus(pd.concat([points().assign(checkpoint=name) for name in names]), diagonal())
     figure.draw_without_rendering()
     titles = [ax.title.get_window_extent() for ax in figure.axes]
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(titles))

@@ -107,7 +107,7 @@ def test_each_ablation_has_the_profiles_own_setting_once_and_it_is_the_pipelines
 
 @pytest.mark.parametrize(
     ("group", "own_clips", "own_align"),
-    [("anchor", False, False), ("alpha", False, False), ("reading", False, False), ("weight", False, False),
+    [("anchor", False, False), ("alpha", False, False), ("weight", False, False),
      ("temperature", False, True), ("duration", True, True), ("frames", True, True)],
 )  # fmt: skip
 def test_clips_and_align_stage_are_made_anew_where_a_setting_decides_them(profile, group, own_clips, own_align):
@@ -252,9 +252,11 @@ def test_a_finished_sweep_trains_nothing_and_leaves_the_pipelines_files_alone(pi
     table = pd.read_csv("figures/x/trials.csv", dtype={"setting": str}).set_index("setting")
     assert table["profile"].tolist() == [True, False, False]
     for setting, trial in zip(table.index, planned("x", pipeline), strict=True):
-        expected = store.validation_rocs(trial.config_of("mc3"), "mc3", 0)
-        assert table.loc[setting, "validation_av_roc"] == pytest.approx(expected["av_roc"], abs=1e-5)
-        assert table.loc[setting, "selection"] == pytest.approx(np.mean(list(expected.values())), abs=1e-5)
+        expected = store.validation_scores(trial.config_of("mc3"), "mc3", 0)
+        for name in ("av_roc", "al_roc", "av_similarity", "al_similarity", "vl_similarity"):
+            assert table.loc[setting, f"validation_{name}"] == pytest.approx(expected[name], abs=1e-5)
+        rocs = expected["av_roc"], expected["al_roc"]
+        assert table.loc[setting, "selection"] == pytest.approx(np.mean(rocs), abs=1e-5)
     about = json.loads(Path("figures/x/origin.json").read_text())
     assert about["sweep"]["settings"] == settings
     assert {p: p.stat().st_mtime_ns for p in before if p.is_file()} == {p: t for p, t in before.items() if p.is_file()}

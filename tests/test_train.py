@@ -181,8 +181,24 @@ def test_best_is_the_checkpoint_of_the_epoch_with_the_highest_mean_roc(settings)
         model = MC3.load((config.paths.run("align", SEED) if kind == "best" else folder) / kind)
         held_out = open_clips(config, "validation", model.tokenizer, ("audio", "video", "text"))
         found[kind] = train.validate(model, held_out, {"audio", "video", "text"}, 5)
-    assert found["best"] == pytest.approx({"av_roc": best["av_roc"], "al_roc": best["al_roc"]})
-    assert found["final"] == pytest.approx({"av_roc": rocs[-1]["av_roc"], "al_roc": rocs[-1]["al_roc"]})
+    names = [f"{pair}_{score}" for score in ("roc", "similarity") for pair in ("av", "al", "vl")]
+    names.remove("vl_roc")
+    assert found["best"] == pytest.approx({name: best[name] for name in names})
+    assert found["final"] == pytest.approx({name: rocs[-1][name] for name in names})
+
+
+def test_validation_logs_the_mean_cosine_of_the_labelled_clips(settings):
+    config = configured(settings)
+    model = MC3.load(train.run(config, "align", SEED) / "final")
+    clips = open_clips(config, "validation", model.tokenizer, ("audio", "video", "text"))
+    found = train.validate(model, clips, {"audio", "video", "text"}, 5)
+    labelled = clips.index["positive"].notna().to_numpy().nonzero()[0]
+    with torch.no_grad():
+        batch = torch.utils.data.default_collate([clips[i] for i in labelled])
+        e = model({m: batch[m] for m in ("audio", "video", "text")})
+    for name, (i, j) in {"av": ("audio", "video"), "al": ("audio", "text"), "vl": ("video", "text")}.items():
+        cosines = torch.cosine_similarity(e[i], e[j])
+        assert found[f"{name}_similarity"] == pytest.approx(cosines.mean().item(), abs=1e-5)
 
 
 def test_validation_covers_only_trained_modalities(settings):

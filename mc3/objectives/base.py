@@ -90,8 +90,9 @@ class Objective(nn.Module):
         return losses.pairwise(queries, self.stage.pairs, self.temperature, keys, offset)
 
     def consensus(self, embeddings: Embeddings, keys: Embeddings) -> Tensor:
-        """Eq. 3 of this process's rows."""
-        return losses.consensus(embeddings, **as_dict(self.settings.consensus))
+        """Eq. 3 of this process's rows, or of the whole batch where its distance compares all samples with all."""
+        settings = self.settings.consensus
+        return losses.consensus(keys if settings.distance == "frobenius" else embeddings, **as_dict(settings))
 
     def after_step(self, model: MC3) -> None:
         """Update the state after an update of `model`, the encoders that learn."""

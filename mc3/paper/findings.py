@@ -159,18 +159,38 @@ def by_region(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def agreement(points: pd.DataFrame) -> pd.DataFrame:
-    """Figure 3 in numbers, by checkpoint and region.
+    """Figure 3 in numbers, by checkpoint and region; the region "all" is all clips.
 
-    Columns: checkpoint, region, n, gap (mean distance of the two similarities to audio), consensus (mean of the
-    smaller one, Eq. 2 with both exponents 1), correlation (of the two over the clips).
+    Columns: checkpoint, region, n, av, al and vl (mean similarities), gap (mean distance of the two similarities to
+    audio), consensus (mean of the smaller one, Eq. 2 with both exponents 1), correlation (of the two over the clips).
     """
     rows = []
     for checkpoint, stage in points.groupby("checkpoint", sort=False):
-        for region, part in stage.groupby("region"):
+        for region, part in [("all", stage), *stage.groupby("region")]:
             av, al = part["av"], part["al"]
-            row = {"checkpoint": checkpoint, "region": region, "n": len(part), "gap": (av - al).abs().mean()}
-            rows.append({**row, "consensus": np.minimum(av, al).mean(), "correlation": av.corr(al)})
+            row = {"checkpoint": checkpoint, "region": region, "n": len(part), **part[[*evaluate.PAIRS]].mean()}
+            row |= {"gap": (av - al).abs().mean(), "consensus": np.minimum(av, al).mean(), "correlation": av.corr(al)}
+            rows.append(row)
     return pd.DataFrame(rows)
+
+
+def zero_loss(config: Config, points: int = 801) -> pd.DataFrame:
+    """The curve in Figure 3 on which the consensus loss of the profile's reading is zero, found on a grid.
+
+    Columns: al, and the av of that curve; NaN where no av has zero loss, and everywhere if the anchor is not audio.
+    """
+    import torch  # slow to import, and no other figure needs it
+
+    from mc3 import losses
+
+    reading, grid = config.loss.consensus, torch.linspace(-1, 1, points, dtype=torch.float64)
+    if reading.anchor != "audio":
+        return pd.DataFrame({"al": grid, "av": np.nan})
+    x = torch.cartesian_prod(grid, grid)  # al, av
+    alpha = x.new_tensor([reading.alpha["text"], reading.alpha["video"]])
+    loss = (x - losses.consensus_score(x, alpha, reading.inverse)).abs().sum(dim=1).reshape(points, points)
+    lowest, at = loss.min(dim=1)
+    return pd.DataFrame({"al": grid, "av": grid[at].where(lowest <= 2 / (points - 1), torch.nan)})
 
 
 def clusters(config: Config, method: str, seed: int, top: int = 8) -> pd.DataFrame:

@@ -18,10 +18,10 @@ ABOUT = ["group", "setting", "profile", "method", "label"]  # columns of a trial
 
 
 def scores(config: Config, method: str, seed: int, kinds: Collection[str]) -> dict[str, float]:
-    """The scores of one training: "validation" and "test" ROCs, "retrieval" recall in percent at every cut-off."""
+    """The scores of one training: "test" ROCs, "retrieval" recall in percent, "validation" ROCs and similarities."""
     found: dict[str, float] = {}
     if "validation" in kinds:
-        found |= {f"validation_{n}": value for n, value in store.validation_rocs(config, method, seed).items()}
+        found |= {f"validation_{n}": value for n, value in store.validation_scores(config, method, seed).items()}
     if "test" in kinds:
         found |= {n: value for n, value in tables.discovery(config, method, seed).items() if n.endswith("_roc")}
     if "retrieval" in kinds:
@@ -37,7 +37,7 @@ def summary(trials: pd.DataFrame, reference: str | None, choose: bool) -> pd.Dat
     interval over seeds (Student's t). With `choose`, `chosen` marks the first setting of each method with the highest
     `selection`; it is a `ValueError` if methods or settings have different numbers of seeds.
     """
-    trials = trials.assign(selection=trials.filter(regex="^validation_").mean(axis=1))
+    trials = trials.assign(selection=trials.filter(regex="^validation_.*_roc$").mean(axis=1))
     baseline = trials[trials["method"] == reference].set_index("seed")["selection"]
     rows = []
     for about, part in trials.groupby(ABOUT, sort=False, dropna=False):

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mc3.paper.plots.style import DASHED, DOTTED, GREY, NO, PAGE, YES, figure, legend, line_styles, panels, styled
+from mc3.paper.tables import pair_name
 
 
 @styled
@@ -43,10 +44,11 @@ def training(curves: pd.DataFrame) -> Figure:
 
 
 @styled
-def regions(table: pd.DataFrame) -> Figure:
+def regions(table: pd.DataFrame, zero: pd.DataFrame) -> Figure:
     """Figure 2 measured: similarity of each modality pair by Venn region and checkpoint, as quartile boxes.
 
-    `table`: checkpoint, pair, region, q05 and q95 (the whiskers), q25, median, q75, mean (the white dot).
+    `table`: checkpoint, pair, region, q05 and q95 (the whiskers), q25, median, q75, mean (the white dot). `zero`: the
+    curve (al, av) of zero consensus loss; a line in the audio-video panel at the av that belongs to the mean al.
     """
     page = figure(PAGE, 2.5)
     checkpoints, where = table["checkpoint"].unique(), table["region"].unique()
@@ -59,17 +61,22 @@ def regions(table: pd.DataFrame) -> Figure:
             ax.bar(x, rows["q75"] - rows["q25"], 0.68 / n, rows["q25"], color=colour, label=checkpoint)
             ax.hlines(rows["median"], x - 0.34 / n, x + 0.34 / n, color="white", linewidth=0.9)
             ax.plot(x, rows["mean"], "o", markersize=2.2, color="white", markeredgecolor="black", markeredgewidth=0.4)
+            if pair == pair_name("av"):
+                text = table[(table["checkpoint"] == checkpoint) & (table["pair"] == pair_name("al"))]
+                target = np.interp(text.set_index("region")["mean"].reindex(where), zero["al"], zero["av"])
+                label = "no consensus loss, given the mean audio-text similarity"
+                ax.hlines(target, x - 0.4 / n, x + 0.4 / n, color="black", linewidth=0.9, label=label)
         ax.set(title=pair, xlabel="region of Figure 2", xticks=range(len(where)), xticklabels=where)
         ax.grid(axis="x", visible=False)
-    legend(page, "upper center", ncols=n)
+    legend(page, "upper center", ncols=n + 1)
     return page
 
 
 @styled
-def consensus(points: pd.DataFrame) -> Figure:
+def consensus(points: pd.DataFrame, zero: pd.DataFrame) -> Figure:
     """Figure 3 measured: each clip's audio-video against its audio-text similarity, one panel a checkpoint.
 
-    `points`: checkpoint, av, al, region. The consensus loss pulls clips to the diagonal, where both are equal.
+    `points`: checkpoint, av, al, region. `zero`: the curve (al, av) to which the consensus loss pulls clips.
     """
     page = figure(PAGE, PAGE / points["checkpoint"].nunique() + 0.72)
     similarities = points[["av", "al"]].to_numpy()
@@ -80,7 +87,7 @@ def consensus(points: pd.DataFrame) -> Figure:
         for side, c, label in sides:
             ax.scatter(side["al"], side["av"], s=3, color=c, alpha=0.35, linewidths=0, rasterized=True, label=label)
             ax.plot(side["al"].mean(), side["av"].mean(), "o", color=c, markeredgecolor="white", markersize=6)
-        ax.plot(ends, ends, color="black", linewidth=0.7, linestyle=DASHED, label="both similarities equal")
+        ax.plot(zero["al"], zero["av"], color="black", linewidth=0.7, linestyle=DASHED, label="no consensus loss")
         gap = (part["av"] - part["al"]).abs().mean()
         ax.set_title(f"{checkpoint.split(' (')[0]}\nmean gap {gap:.3f}")
         ax.set(xlim=ends, ylim=ends, xlabel="audio-text similarity", aspect="equal")
