@@ -51,7 +51,8 @@ def test_each_row_is_its_clip_embedded_alone(settings: config.Config) -> None:
     assert index.index.tolist() == list(range(48))
     rows = {}
     for split in ("validation", "test"):
-        dataset = ClipDataset(settings.paths.shards, split=split, tokenizer=model.tokenizer)
+        length = settings.model.text.max_length
+        dataset = ClipDataset(settings.paths.shards, split=split, tokenizer=model.tokenizer, max_length=length)
         rows |= {clip: (dataset, i) for i, clip in enumerate(dataset.index["clip_id"])}
     for row in (0, 15, 16, 47):
         dataset, i = rows[index["clip_id"][row]]

@@ -10,8 +10,9 @@ LAYERS = (
     ("encoders", "model"),
     ("store", "objectives", "data", "checkpoint", "cost", "discover"),
     ("train", "embed", "paper.probe", "paper.tables", "paper.findings", "paper.bootstrap", "paper.claims",
-     "paper.plots", "paper.measure", "paper.provenance", "paper.summary"),
-    ("paper.notebook", "paper.compare", "paper.repro", "paper.report", "paper.trials", "paper.sweep"),
+     "paper.plots", "paper.measure", "paper.provenance", "paper.pretrain"),
+    ("paper.notebook", "paper.compare", "paper.repro", "paper.report", "paper.trials", "paper.sweep",
+     "paper.jobs", "paper.retrain"),
     ("world", "extra"),
     ("cli",),
 )  # fmt: skip

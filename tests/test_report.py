@@ -67,12 +67,6 @@ def test_the_contents_say_what_the_numbers_are_of_and_how_many_claims_hold(setti
     assert "small generated world" in page
     sentence = claims.sentence(pd.read_csv(figures / "claims.csv"))
     assert html.escape(sentence) in page
-    assert "seeds.html" not in page
-    (figures / "seeds").mkdir()
-    shutil.copy(figures / "claims.csv", figures / "seeds")
-    page = report.write(settings, figures).read_text()
-    assert page.count(html.escape(sentence)) == 2
-    assert 'href="seeds.html"' in page
 
 
 def test_written_twice_everything_is_the_same_bytes(settings: Config, figures: Path) -> None:

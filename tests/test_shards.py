@@ -28,7 +28,8 @@ def build(folder: Path, workers: int = 1, train: int = 3, clips_per_shard: int =
     """Raw files, manifest and configuration of a small set whose raw files are in `folder`/world."""
     profile = settings.as_dict(settings.load(Path(__file__).parents[1] / "profiles" / "mini.yaml"))
     profile["paths"] = {"raw": str(folder / "world"), "shards": str(folder / "shards"), "work": str(folder)}
-    profile["clips"] |= {"workers": workers, "clips_per_shard": clips_per_shard}
+    profile["clips"] |= {"workers": workers, "clips_per_shard": clips_per_shard, "frame_size": 64}
+    profile["model"]["text"]["tokenizer"] = "train"
     built = settings.build(Config, profile)
     if not built.paths.raw.exists():
         write_raw(built, train=train)
@@ -123,7 +124,7 @@ def test_a_clip_has_the_pictures_the_sound_and_the_text_of_its_window(written: C
         assert [number_of(picture) for picture in clip["video"].numpy()] == expected
         assert clip["video"].shape == (4, 64, 64, 3)
         assert clip["video"].dtype == torch.uint8
-        assert clip["audio"].shape == (148, 128)
+        assert clip["audio"].shape == (148, written.clips.mel_bins)
         assert clip["audio"].dtype == torch.float16
         assert clip["text"].dtype == torch.int64
         assert clip["index"] == i
@@ -172,7 +173,7 @@ def test_the_log_mel_is_that_of_the_stored_sound_and_the_sound_that_of_the_file(
             samples, rate = data.waveform(i)
             assert (samples.dtype, rate) == (np.int16, 16000)
             assert len(samples) == round((row["end_sec"] - row["start_sec"]) * 16000)
-            assert (data.fbank(i) == fbank(samples / np.float32(32768)).astype(np.float16)).all()
+            assert (data.fbank(i) == fbank(samples / np.float32(32768), mel_bins=64).astype(np.float16)).all()
             loud = np.flatnonzero(np.abs(samples) > 16000)
             times = row["start_sec"] + loud[np.diff(loud, prepend=-999) > 200] / 16000
             clicks = [2.0] if dataset == "epic_sounds" else np.arange(0.5, 12.0)
@@ -303,7 +304,7 @@ def test_a_named_tokenizer_is_copied_or_its_absence_explained(tmp_path: Path, mi
     assert copied.get_vocab() == published.get_vocab()
     assert len(copied.encode("C cuts").ids) < 9
     absent = dataclasses.replace(text, tokenizer="nobody/no-such-model")
-    with pytest.raises(DataError, match=r"`hf download nobody/no-such-model tokenizer\.json` fetches it"):
+    with pytest.raises(DataError, match=r"`hf download nobody/no-such-model tokenizer\.json` fetches one"):
         tokenizer.make(absent, [])
 
 
