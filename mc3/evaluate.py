@@ -210,9 +210,7 @@ def random_retrieval(query_groups: ArrayLike, pool_groups: ArrayLike, ks: Sequen
 def retrieval_bounds(query_groups: ArrayLike, pool_groups: ArrayLike, ks: Sequence[int] = (1, 5, 10)) -> Metrics:
     """The most that any ranking reaches in `retrieval`: min(k, g) / g for a group with g clips in the pool; a hit 1."""
     *_, sizes = _group_codes(query_groups, pool_groups)
-    return dict.fromkeys([f"hit@{k}" for k in ks], 1.0) | {
-        f"recall@{k}": float(np.mean(np.minimum(k, sizes) / sizes)) for k in ks
-    }
+    return {f"hit@{k}": 1.0 for k in ks} | {f"recall@{k}": float(np.mean(np.minimum(k, sizes) / sizes)) for k in ks}
 
 
 def clusters(embeddings: ArrayLike, n: int, at_most: int = 40_000) -> Rows:

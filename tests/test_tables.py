@@ -90,6 +90,9 @@ def test_retrieval_uses_sounding_test_clips_only_and_prints_percent(work: Config
     assert table.loc["random", "v2a_r5"] == pytest.approx(100 * 5 / len(pool_rows))
     assert table.loc["mc3", "paper_a2l_r10"] == 73.8
     assert (table["l2a_hit10"].dropna() >= table["l2a_r10"].dropna() - 1e-9).all()
+    numbers = table.filter(regex="_(r|hit)[0-9]+$").filter(regex="^(?!paper)")
+    assert (numbers.drop("bound").max() <= numbers.loc["bound"] + 1e-9).all()
+    assert (numbers.loc["bound"].filter(like="hit") == 100).all()
     found = load_file(work.paths.embeddings("clap", 0))
     one = evaluate.retrieval(
         found["text"][query_rows], found["audio"][pool_rows], groups[query_rows], groups[pool_rows]
@@ -137,6 +140,21 @@ def test_a_cell_prints_ours_deviation_the_papers_and_the_difference(work: Config
     assert "2 seeds, 700 events" in tables.note(table)
     assert tables.cells(tables.table2(work))["AV ROC"].tolist()[1] == "–"
     assert list(tables.cells(tables.table3(work), ["v2a_r1", "a2l_hit10"]))[-2:] == ["V→A @1", "A→L hit@10"]
+
+
+def test_a_table_of_one_seed_says_so_and_one_of_several_prints_deviations(work: Config) -> None:
+    for make in (tables.table2, tables.table3, tables.table4):
+        one, two = make(dataclasses.replace(work, seeds=[1])), make(work)
+        assert "ours, of one seed: another would differ" in tables.note(one)
+        assert "±" not in tables.cells(one).to_csv()
+        assert "ours ± standard deviation over seeds" in tables.note(two)
+        printed = tables.cells(two)[(two["seeds"] > 0).to_numpy()].drop(
+            columns=["Method", "A", "V", "L"], errors="ignore"
+        )
+        numbers = printed.drop(columns="Protocol", errors="ignore").to_numpy().ravel()
+        assert all("±" in cell for cell in numbers if cell != "–")
+    frame = tables.overview(tables.table2(work), tables.table3(work))
+    assert not set(frame["method"]) & {"Random", "Bound"}
 
 
 def test_html_is_well_formed_and_has_a_caption(work: Config) -> None:

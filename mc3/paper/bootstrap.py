@@ -50,8 +50,8 @@ def measure(config: Config, draws: int = 1000, figures: Path = Path("figures")) 
     """The numbers of `SOURCES` on all test clips and on `draws` resamples of them; in percent where the paper is."""
     makers = {"table1": _table1, "table3": _table3, "table4": _table4, "figure2": _figure2, "figure6": _figure6}
     found = _table2_and_figure5(config, draws) | {name: make(config, draws) for name, make in makers.items()}
-    more = {"deviation": _deviation(found["table2"]), "ablations": _ablations(config, draws, figures / "ablations")}
-    return found | more
+    found["ablations"] = _ablations(config, draws, figures / "ablations")
+    return found | {"deviation": _deviation(found["table2"])}
 
 
 def contrast(total: NDArray[np.float64], videos: int) -> tuple[float, float, float]:
