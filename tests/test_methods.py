@@ -108,7 +108,7 @@ def test_an_unknown_loss_or_setting_is_named_with_the_known_ones(monkeypatch, lo
 
 
 def test_an_unknown_method_modality_or_key_is_named(monkeypatch):
-    with pytest.raises(ConfigError, match=r"no method 'mc4'.*known: align, clap"):
+    with pytest.raises(ConfigError, match=r"no method 'mc4'.*known: align, ssast, clap"):
         methods.get("mc4")
     with pytest.raises(ConfigError, match="'smell'"):
         odd(monkeypatch, pairs=["audio-smell"])

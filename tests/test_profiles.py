@@ -44,7 +44,7 @@ def test_a_profiles_parts_fit_each_other(name):
     assert set(profile.init) == set(methods.MODALITIES)
     assert set(profile.train.epochs) == {"align", "refine"}
     assert set(profile.ego4d.labels) == {"validation", "test"}
-    assert set(profile.probe.finetune_methods) <= set(methods.METHODS)
+    assert set(profile.probe.finetune_methods) <= {"ssast", *methods.METHODS}
     assert set(profile.probe.official_methods) <= {"untrained", *methods.METHODS}
     for recipe in (profile.probe.linear, profile.probe.official, profile.probe.finetune):
         assert len(recipe.milestones) == len(recipe.factors)
