@@ -154,7 +154,7 @@ def write_labels(raw: Path, files: config.Ego4DFiles, real: list[str]) -> None:
 
 
 def write_checkpoints(folder: Path, model: config.ModelConfig) -> None:
-    """egovlp.pth, DeiT's and SSAST's files and DistilBERT's tokenizer.json, as the publishers name things and of their sizes."""
+    """egovlp.pth, DeiT's and SSAST's files and DistilBERT's tokenizer.json, with the publishers' names and sizes."""
     torch.manual_seed(0)
     text, width = model.text, model.embedding_dim
     sizes = DistilBertConfig(dim=text.dim, hidden_dim=4 * text.dim, n_layers=text.depth, n_heads=text.heads)
@@ -351,9 +351,9 @@ def test_tables_have_a_row_for_each_method_with_numbers_where_it_has_the_modalit
     table = pd.read_csv(figures / "table4_epic_sounds.csv")
     linear = table[table["protocol"] == "linear-probe"].set_index("method")
     assert set(linear.index) >= {"ssast", "untrained", *methods.METHODS}
-    assert np.isfinite(linear.loc[["ssast", "untrained", *methods.METHODS], ["top1", "top5", "mca", "map", "mauc"]]).all(
-        axis=None
-    )
+    assert np.isfinite(
+        linear.loc[["ssast", "untrained", *methods.METHODS], ["top1", "top5", "mca", "map", "mauc"]]
+    ).all(axis=None)
     assert {"ssast", "untrained", "mc3"} <= set(table.loc[table["protocol"] == "fine-tune", "method"])
 
 
