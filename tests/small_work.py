@@ -165,6 +165,7 @@ def _probe(folder: Path, raw: Path, index: pd.DataFrame, rng: np.random.Generato
     for protocol, names in (
         ("linear-probe", ("untrained", *(n for n in methods.METHODS if "audio" in methods.get(n).modalities))),
         ("fine-tune", ("untrained", "mc3")),
+        ("linear-probe", ("ssast",)),
     ):
         for k, name in enumerate(names):
             logits = rng.normal(size=(len(truth), 44)) + (1 + 0.2 * k) * np.eye(44)[truth]

@@ -17,6 +17,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 from mc3 import config, evaluate, methods, store
@@ -241,7 +242,7 @@ def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = config.load(params)
     shards = settings.paths.shards
     tokenizer.train(pd.read_parquet(shards / "index.parquet")["text"], 512).save(str(shards / "tokenizer.json"))
-    for seed, name in enumerate(methods.METHODS, 1):
+    for seed, name in enumerate(["ssast", *methods.METHODS], 1):
         MC3.initial(settings, seed).save(settings.paths.final(name, 0))
     return params
 
@@ -252,7 +253,7 @@ def test_a_run_writes_metrics_that_follow_from_its_scores_and_the_same_bytes_aga
     bytes_of = [f.read_bytes() for f in (file, file.with_suffix(".safetensors"))]
     result, scores = store.probe_metrics(settings, 0), store.probe_scores(settings, 0)
     events = store.events(settings)
-    assert list(result["metrics"]["linear-probe"]) == ["untrained", *methods.METHODS]
+    assert list(result["metrics"]["linear-probe"]) == ["ssast", "untrained", *methods.METHODS]
     assert list(result["metrics"]["linear-probe-official"]) == settings.probe.official_methods
     assert list(result["metrics"]["fine-tune"]) == ["untrained", *settings.probe.finetune_methods]
     assert scores["labels"].tolist() == events["class_id"].tolist()
@@ -287,6 +288,26 @@ def test_test_events_are_scored_beside_the_validation_events_whose_scores_stay_t
     assert on_test.keys() == before.keys() - {"labels"}
     for key, values in on_test.items():
         np.testing.assert_allclose(values, scores[key][::-1], atol=1e-6)  # the same sounds in reverse order
+
+
+def test_an_ssast_is_probed_from_its_training_or_a_converted_file_or_not_at_all(params: Path, tmp_path: Path) -> None:
+    settings = config.override(config.load(params), {"probe.finetune_methods": ["ssast"]})
+    probe.run(settings, 0)
+    trained = store.probe_scores(settings, 0)
+    weights = load_file(settings.paths.final("ssast", 0) / "model.safetensors")
+    start, converted = "encoders.audio.trunk.", tmp_path / "audio.safetensors"
+    trunk = {n.removeprefix("encoders.audio."): tensor for n, tensor in weights.items() if n.startswith(start)}
+    save_file(trunk, converted)
+    probe.run(config.override(settings, {"probe.ssast": str(converted)}), 0)
+    read = store.probe_scores(settings, 0)
+    assert read.keys() == trained.keys() >= {"linear-probe/ssast", "fine-tune/ssast"}
+    assert all(np.array_equal(read[key], trained[key]) for key in trained)
+    probe.run(config.override(settings, {"probe.ssast": None}), 0)
+    without = store.probe_scores(settings, 0)
+    assert trained.keys() - without.keys() == {"linear-probe/ssast", "fine-tune/ssast"}
+    assert all(np.array_equal(without[key], trained[key]) for key in without)
+    with pytest.raises(DataError, match=r"no weights at .*none\.safetensors; `mc3 weights convert` makes it"):
+        probe.run(config.override(settings, {"probe.ssast": str(tmp_path / "none.safetensors")}), 0)
 
 
 @pytest.mark.parametrize("setting", ["official_methods", "finetune_methods"])

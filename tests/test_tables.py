@@ -111,6 +111,21 @@ def test_table_4_joins_the_paper_by_protocol_and_keeps_its_reference_rows(work: 
     assert rows.loc[("asf", "fine-tune"), "paper_mauc"] == 0.873
     assert np.isnan(rows.loc[("asf", "fine-tune"), "top1"])
     assert (rows.loc[("mc3", "linear-probe"), ["top1", "map"]] == [50.0, 0.5]).all()
+    assert np.isnan(rows.loc[("ssast", "linear-probe"), "top1"])
+    assert "A row (published) is the paper's alone" in tables.note(table)
+
+
+def test_an_ssast_that_was_probed_replaces_the_papers_row(work: Config) -> None:
+    for seed in work.seeds:
+        file = work.paths.probe_metrics(seed)
+        result = json.loads(file.read_text())
+        result["metrics"]["linear-probe"]["ssast"] = result["metrics"]["linear-probe"]["mc3"]
+        file.write_text(json.dumps(result))
+    rows = tables.table4(work).set_index(["method", "protocol"]).loc["ssast"]
+    assert rows["label"].tolist() == ["SSAST", "SSAST (published)"]
+    assert rows["audio"].tolist() == [1, 0]
+    assert rows.loc["linear-probe", ["top1", "paper_top1"]].tolist() == [50.0, 28.74]
+    assert tables.published()[tables.Cell("ssast", "mca", "fine-tune")] == 20.22
 
 
 def test_a_method_of_the_users_own_appears_in_every_table(work: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,8 +88,8 @@ def pretrain(args: Arguments) -> None:
 
 
 @REPRODUCE.command("mc3 train --method mc3 --seed 0",
-    option("--method", help="a row of mc3/methods.py, or `align` for the shared first stage (default: all that are "
-           "not up to date, of all seeds)"), SEED,
+    option("--method", help="a row of mc3/methods.py, `align` (the shared first stage) or `ssast` (default: all that "
+           "are not up to date, of all seeds)"), SEED,
     option("--dry-run", action="store_true", help="only print parameters, steps, memory and hours"),
     option("--processes", type=int, default=1, help="of a dry run, a device each (default: 1)"),
     option("--peak-tflops", type=float, help="of a dry run's device (default: that of the GPU here)"))  # fmt: skip
