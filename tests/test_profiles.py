@@ -1,6 +1,7 @@
 """Every profile is complete, consistent with itself and the encoders, and the pipeline resolves with it."""
 
 import dataclasses
+import inspect
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import torch
 import yaml
 from conftest import ROOT
 
-from mc3 import cli, config, methods, train
+from mc3 import cli, config, evaluate, methods, train
+from mc3.data import media
 from mc3.encoders import audio
 from mc3.errors import ConfigError
 from mc3.model import ENCODERS
+from mc3.paper import findings
 
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
 
@@ -37,6 +40,8 @@ def test_a_profiles_parts_fit_each_other(name):
     assert cli.parser().parse_args(profile.source.command.split()).command.__doc__
     assert (profile.source.command == "world") == (profile.world is not None)
     assert clips.frames % model.video.frames == 0
+    negatives = profile.loss.active_negatives
+    assert profile.train.batch_size < negatives.negatives < negatives.pool < profile.ego4d.train_clips
     assert clips.frame_size >= model.video.image_size
     assert clips.mel_bins == model.audio.mel_bins
     samples = round((clips.before_sec + clips.after_sec) * clips.sample_rate)
@@ -64,16 +69,80 @@ def test_the_settings_in_use_are_a_profile():
     assert (ROOT / "params.yaml").read_bytes() in [(ROOT / "profiles" / f"{n}.yaml").read_bytes() for n in PROFILES]
 
 
-def test_the_ego4d_profile_is_the_papers_setting():
+MC3 = methods.get("mc3").stages[0]
+PRINTED = {  # what the paper prints of its setting: ours and the paper's
+    "Sec. 4.2: the contrastive loss is the sum over all pairs": lambda p: (MC3.contrastive, 1),
+    "Sec. 4.4: there are six pairwise contrastive losses": lambda p: (2 * len(MC3.pairs), 6),
+    "Eq. 2: one scalar c^t a sample, brought back by the K of the modality with the minimum": lambda p: (
+        p.loss.consensus.inverse, "minimum"),
+    "Eq. 4: L_MC3 is the sum of both losses": lambda p: (MC3.consensus * p.loss.consensus_weight, 1),
+    "Sec. 4.4: audio as the anchor": lambda p: (p.loss.consensus.anchor, "audio"),
+    "Sec. 4.4: alpha_l and alpha_v are 1 and 0.5": lambda p: (p.loss.consensus.alpha, {"text": 1, "video": 0.5}),
+    "Sec. 4.4: video and language start from [34], audio from ImageNet": lambda p: (
+        {m: path.parent.name for m, path in p.init.items()}, {"video": "egovlp", "text": "egovlp", "audio": "deit"}),
+    "Sec. 4.4: we train all encoders": lambda p: ((set(MC3.train), p.train.freeze), (set(methods.MODALITIES), [])),
+    "Sec. 4.4: 8 GPUs": lambda p: (
+        yaml.safe_load((ROOT / "profiles" / "launch" / "8gpu.yaml").read_text())["num_processes"], 8),
+    "Sec. 4.4: a learning rate of 3e-5, no schedule": lambda p: (
+        {train.learning_rate(p.train, step, 4880) for step in (0, 1, 2440, 4879)}, {3e-5}),
+    "Sec. 4.4: a batch size of 256": lambda p: (p.train.batch_size, 256),
+    "Sec. 4.4: 5 epochs for both stages": lambda p: (p.train.epochs, {"align": 5, "refine": 5}),
+    "Sec. 4.4: the Adam optimizer": lambda p: ((p.train.optimizer, p.train.weight_decay), ("adam", 0)),
+    "Sec. 4.4: the final checkpoint": lambda p: (p.paths.final("mc3", 0).name, "final"),
+    "Sec. 5: from 0.5 s before to 1 s after the timestamp": lambda p: (
+        (p.clips.before_sec, p.clips.after_sec), (0.5, 1.0)),
+    "Sec. 5: 1.5 s": lambda p: (p.clips.before_sec + p.clips.after_sec, 1.5),
+    "Sec. 5: a training set of 250K clips": lambda p: (p.ego4d.train_clips, 250_000),
+    "Sec. 5: labels for validation and for test": lambda p: (set(p.ego4d.labels), {"validation", "test"}),
+    "Table 2: five times with different seeds": lambda p: (len(set(p.seeds)), 5),
+    "Sec. 6.1: 20 clusters": lambda p: (p.evaluate.clusters, 20),
+    "Figure 6: the top 8 clips": lambda p: (inspect.signature(findings.clusters).parameters["top"].default, 8),
+    "Sec. 6.1: of 30K test clips, none is left out of the linkage": lambda p: (
+        inspect.signature(evaluate.clusters).parameters["at_most"].default >= 30_000, True),
+    "Table 3: recall at 5 and 10, at 1 in the supplement": lambda p: (p.evaluate.recall_at, [1, 5, 10]),
+    "Sec. 6.2: groups of more than two, halved into 7,559 queries and a pool of 7,032": lambda p: (
+        tuple(map(len, evaluate.split_groups(ODD + EVEN + ["pair"] * 2))), (7559, 7032)),
+    "Sec. 6.3: linear probe and fine-tuning of MC3": lambda p: ("mc3" in p.probe.finetune_methods, True),
+    "Sec. 6.3: the input of EPIC-Sounds' own baselines, to compare with them": lambda p: (
+        p.probe.features, "epic_sounds"),
+}  # fmt: skip
+# As many odd groups as there are more queries than pool clips (527), and the others in even ones.
+ODD = [f"odd {i}" for i in range(7559 - 7032) for _ in range(3)]
+EVEN = [f"even {i // 10}" for i in range(7559 + 7032 - len(ODD))]
+
+
+@pytest.mark.parametrize("sentence", PRINTED)
+def test_the_ego4d_profile_has_what_the_paper_prints_of_its_setting(sentence):
+    ours, papers = PRINTED[sentence](load("ego4d"))
+    assert ours == papers
+
+
+def test_the_ego4d_profile_takes_egovlps_frames():
+    """Frames of equal segments, in evaluation their middles, and nearly all of a 16:9 picture; 256-d embeddings."""
     profile = load("ego4d")
-    assert (profile.ego4d.train_clips, len(profile.seeds), profile.model.embedding_dim) == (250_000, 5, 256)
-    recipe = profile.train
-    assert (recipe.optimizer, recipe.learning_rate, recipe.batch_size) == ("adam", 3e-5, 256)
-    assert recipe.epochs == {"align": 5, "refine": 5}
-    assert {train.learning_rate(recipe, step, 4880) for step in (0, 1, 2440, 4879)} == {3e-5}
-    consensus = profile.loss.consensus
-    assert (consensus.anchor, consensus.alpha) == ("audio", {"video": 0.5, "text": 1.0})
-    assert (profile.clips.before_sec, profile.clips.after_sec) == (0.5, 1.0)
+    clips, video = profile.clips, profile.model.video
+    assert (video.frames, video.image_size, profile.model.embedding_dim) == (4, 224, 256)
+    each = clips.frames // video.frames
+    stored, segments = (media.frame_times(-0.5, 1.0, n) for n in (clips.frames, video.frames))
+    assert each >= 3
+    assert stored[each // 2 :: each] == pytest.approx(segments)
+    assert clips.frame_size * 16 / 9 - 2 < clips.frame_width <= clips.frame_size * 16 / 9
+    assert profile.train.crop_scale == [0.5, 1.0]
+
+
+def test_mini_stores_squares_and_the_models_frames():
+    clips, video = load("mini").clips, load("mini").model.video
+    assert (clips.frames, clips.frame_width) == (video.frames, clips.frame_size)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"clips.frames": 6}, r"clips\.frames is 6; it must be a multiple of model\.video\.frames, 4"),
+     ({"clips.max_aspect": 0.5}, r"clips\.max_aspect is 0\.5; it must be 1")],
+)  # fmt: skip
+def test_frames_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        config.override(load("mini"), changes)
 
 
 def test_the_ego4d_encoders_have_the_published_checkpoints_sizes():
@@ -129,7 +198,7 @@ def test_settings_differ_between_profiles_only_in_values():
 
 
 def test_dvcs_cache_and_the_outputs_share_the_disk(tmp_path):
-    """A run of `ego4d` leaves 160 GB of shards and checkpoints, which must not exist twice."""
+    """A run of `ego4d` leaves 270 GB of shards and checkpoints, which must not exist twice."""
     (tmp_path / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", tmp_path / ".dvc")
     (tmp_path / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
