@@ -18,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(list(sys.argv[1:] if argv is None else argv) or ["--help"], Arguments())
     args.main = main
     try:
-        return args.command(args) or 0
+        code = args.command(args) or 0
+        sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
+        return code
     except BrokenPipeError:  # the reader of our output, `head` for example, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
