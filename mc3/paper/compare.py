@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import shorten
 
@@ -29,7 +29,6 @@ TOLERANCE = 1.0001e-4  # absolute, above 1 relative; the last of four decimals m
 LIMIT = 4.0  # standard deviations
 RUN = "discovery.provenance.json"  # has the seeds
 ALL = "everything"
-PER_SEED = "seeds/per_seed.csv"  # Tables 2-4 by seed
 
 TABLES = {
     "table2_discovery.csv": ("Table 2, sounding-action discovery: area under the ROC curve", ["av_roc", "al_roc"]),
@@ -43,7 +42,7 @@ To use mc3 and dvc in this shell: source .venv/bin/activate"""
 def run(figures: Path, rest: Path) -> int:
     """Print the verdict in at most 15 lines, write all numbers that deviate to `rest` and return the exit code."""
     git = ("git", "-C", str(figures))
-    names = (output(*git, "ls-tree", "-r", "--name-only", "-z", "HEAD", "./") or "").split("\0")
+    names = (output(*git, "ls-tree", "--name-only", "-z", "HEAD", "./") or "").split("\0")
     committed = {name: (output(*git, "show", f"HEAD:./{name}") or "").encode() for name in filter(_is_compared, names)}
     ours = {path.name: path.read_bytes() for path in figures.glob("*") if _is_compared(path.name)}
     code, lines, deviating = compare(ours, committed)
@@ -82,8 +81,7 @@ def compare(ours: Files, committed: Files) -> tuple[int, list[str], pd.DataFrame
     """Exit code, at most 14 lines of which the first is the verdict, and the numbers that deviate, the worst first.
 
     The last is indexed by file, row and column: ours, committed, gap and deviations (the gap in standard deviations,
-    NaN if unknown). If the two sides have different seeds, the committed numbers of ours are those of `PER_SEED`, where
-    its means over the committed seeds are the committed numbers, and only these must agree to be equal.
+    NaN if unknown).
     """
     mine, theirs = numbers(ours), numbers(committed)
     if not theirs:
@@ -95,13 +93,10 @@ def compare(ours: Files, committed: Files) -> tuple[int, list[str], pd.DataFrame
     std = std.rename(lambda column: column.removesuffix("_std"), level="column")
     std = std.groupby(level=["file", "column"]).transform("max").reindex(index)
 
-    whose, required = "", pd.Series(True, index)
+    whose = ""
     seeds = [json.loads(side[RUN])["settings"]["seeds"] for side in (ours, committed) if RUN in side]
     if len(seeds) == 2 and seeds[0] != seeds[1]:
         whose = " (seeds {}; committed {})".format(*(", ".join(map(str, side)) for side in seeds))
-        own, usual = (_mean(committed, side, index) for side in seeds)
-        if (known := own.notna() & _agree(usual, table["committed"])).any():
-            required, table["committed"] = known, own.where(known, table["committed"])
 
     agree, table["gap"] = _agree(table["ours"], table["committed"]), (table["ours"] - table["committed"]).abs()
     table["deviations"] = (table["gap"].fillna(np.inf) / std).where(~agree, 0)
@@ -109,8 +104,8 @@ def compare(ours: Files, committed: Files) -> tuple[int, list[str], pd.DataFrame
     present = deviating.loc[[key in mine for key in deviating.index]]
     worst = [f"missing: {name}" for name in missing] + [_describe(*row) for row in present.head(10).itertuples()]
     far, counted, others = (present["deviations"] > LIMIT).sum(), std.count(), (std.isna() & ~agree).sum()
-    if agree[required].all() and not missing:
-        code, lines = EQUAL, [f"equal{whose}: {required.sum():,} numbers agree with the committed ones to 1e-4"]
+    if agree.all() and not missing:
+        code, lines = EQUAL, [f"equal{whose}: {len(agree):,} numbers agree with the committed ones to 1e-4"]
     elif counted and not far and not missing:
         furthest = worst[0] if present["deviations"].max() > 0 else "none deviates"
         code, lines = WITHIN, [f"within the spread of seeds{whose}; furthest of {counted:,} numbers: {furthest}"]
@@ -138,7 +133,7 @@ def numbers(files: Files) -> dict[Key, float]:
     A row's name is its text before the first number, without `label`, and its count among rows of the same name.
     """
     found: dict[Key, float] = {}
-    for file in sorted(files.keys() - {RUN, PER_SEED}):
+    for file in sorted(files.keys() - {RUN}):
         table = pd.read_csv(io.BytesIO(files[file]))
         if (numeric := table.select_dtypes("number")).empty:
             continue
@@ -161,16 +156,6 @@ def _only(these: Iterable[Key], others: Iterable[Key]) -> list[str]:
     return [f"{n} in {', '.join(files) if len(files) < 4 else f'{len(files)} files'}" for n, files in where.items()]
 
 
-def _mean(committed: Files, seeds: Collection[int], index: pd.MultiIndex) -> pd.Series:
-    """The committed numbers of Tables 2-4 over `seeds`; NaN where one is missing, and of all others."""
-    if PER_SEED not in committed:
-        return pd.Series(np.nan, index)
-    table = pd.read_csv(io.BytesIO(committed[PER_SEED]), dtype={"protocol": str}).fillna({"protocol": ""})
-    rows = (table["method"] + " / " + table["protocol"]).str.removesuffix(" / ")
-    by_seed = table.pivot_table("value", [table["table"] + ".csv", rows, "metric"], "seed")
-    return by_seed.reindex(columns=seeds).mean(axis=1, skipna=False).reindex(index)
-
-
 def _agree(ours: pd.Series, committed: pd.Series) -> pd.Series:
     close = (ours - committed).abs() <= TOLERANCE * committed.abs().clip(lower=1)
     return close | (ours.isna() & committed.isna())
@@ -187,4 +172,4 @@ def _describe(key: Key, ours: float, committed: float, gap: float, deviations: f
 
 
 def _is_compared(name: str) -> bool:
-    return name in (RUN, PER_SEED) or (name.endswith(".csv") and "/" not in name)
+    return name == RUN or name.endswith(".csv")
