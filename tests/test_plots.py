@@ -292,6 +292,21 @@ def test_titles_of_checkpoints_are_beside_each_other_and_little_of_the_page_is_e
     assert figure.bbox.y1 - max(title.y1 for title in titles) < 0.1 * figure.dpi
 
 
+def test_zero_consensus_loss_is_drawn_where_it_is_in_both_figures() -> None:
+    zero = pd.DataFrame({"al": [-1.0, 0.0, 1.0], "av": [-1.0, -0.5, 1.0]})
+    figure = plots.consensus(points(), zero)
+    for ax in figure.axes:
+        (line,) = [line for line in ax.lines if line.get_label() == "no consensus loss"]
+        assert line.get_xydata().tolist() == zero.to_numpy().tolist()
+    table = regions()
+    first, *others = plots.regions(table, zero).axes
+    drawn = [c for c in first.collections if c.get_label() == "no consensus loss"]
+    assert len(drawn) == table["checkpoint"].nunique()
+    for marks in drawn:
+        assert {y for path in marks.get_paths() for y in path.vertices[:, 1]} == {-0.5 + 1.5 * 0.2}  # the mean al is .2
+    assert not [c for ax in others for c in ax.collections if c.get_label() == "no consensus loss"]
+
+
 def test_bars_are_as_long_as_the_rates() -> None:
     figure = FIGURES["sounding_rates"]()
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.9, 0.05]

@@ -11,6 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from mc3.paper.plots.style import DASHED, DOTTED, GREY, NO, PAGE, YES, figure, legend, line_styles, panels, styled
 from mc3.paper.tables import pair_name
 
+NO_LOSS = "no consensus loss"
+
 
 @styled
 def precision_recall(curves: pd.DataFrame, prevalence: dict[str, float]) -> Figure:
@@ -64,11 +66,10 @@ def regions(table: pd.DataFrame, zero: pd.DataFrame) -> Figure:
             if pair == pair_name("av"):
                 text = table[(table["checkpoint"] == checkpoint) & (table["pair"] == pair_name("al"))]
                 target = np.interp(text.set_index("region")["mean"].reindex(where), zero["al"], zero["av"])
-                label = "no consensus loss, given the mean audio-text similarity"
-                ax.hlines(target, x - 0.4 / n, x + 0.4 / n, color="black", linewidth=0.9, label=label)
+                ax.hlines(target, x - 0.4 / n, x + 0.4 / n, color="black", linewidth=0.9, label=NO_LOSS)
         ax.set(title=pair, xlabel="region of Figure 2", xticks=range(len(where)), xticklabels=where)
         ax.grid(axis="x", visible=False)
-    legend(page, "upper center", ncols=n + 1)
+    legend(page, "upper center", [*checkpoints, NO_LOSS], ncols=n + 1)
     return page
 
 
@@ -87,7 +88,7 @@ def consensus(points: pd.DataFrame, zero: pd.DataFrame) -> Figure:
         for side, c, label in sides:
             ax.scatter(side["al"], side["av"], s=3, color=c, alpha=0.35, linewidths=0, rasterized=True, label=label)
             ax.plot(side["al"].mean(), side["av"].mean(), "o", color=c, markeredgecolor="white", markersize=6)
-        ax.plot(zero["al"], zero["av"], color="black", linewidth=0.7, linestyle=DASHED, label="no consensus loss")
+        ax.plot(zero["al"], zero["av"], color="black", linewidth=0.7, linestyle=DASHED, label=NO_LOSS)
         gap = (part["av"] - part["al"]).abs().mean()
         ax.set_title(f"{checkpoint.split(' (')[0]}\nmean gap {gap:.3f}")
         ax.set(xlim=ends, ylim=ends, xlabel="audio-text similarity", aspect="equal")
