@@ -82,7 +82,7 @@ def profile(args: Arguments) -> None:
 
 
 @REPRODUCE.command("mc3 train --method mc3 --seed 0",
-    option("--method", required=True, help="a row of mc3/methods.py, `align` (the shared first stage) or `ssast`"), SEED,
+    option("--method", required=True, help="a row of mc3/methods.py, `align` (the first stage) or `ssast`"), SEED,
     option("--dry-run", action="store_true", help="only print parameters, steps, memory and hours"),
     option("--processes", type=int, default=1, help="of a dry run, a device each (default: 1)"),
     option("--peak-tflops", type=float, help="of a dry run's device (default: that of the GPU here)"))  # fmt: skip
