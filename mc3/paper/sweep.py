@@ -250,7 +250,8 @@ def _inputs(trial: Trial, step: str, method: str) -> str:
     else:  # the probe, and what is linked
         paths = trial.pipeline.paths if step == "link" else config.paths
         facts = [settings["probe"], code_identity("mc3.paper.probe")]
-        facts += [sha256(paths.final(name, seed) / "model.safetensors") for name in methods.METHODS]
+        names = [*methods.METHODS, *["ssast"] * (step == "probe" and config.probe.ssast == "train")]
+        facts += [sha256(paths.final(name, seed) / "model.safetensors") for name in names]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
