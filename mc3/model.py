@@ -31,7 +31,7 @@ from mc3.encoders import text
 from mc3.encoders.audio import AudioEncoder
 from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import Block as VideoBlock
-from mc3.encoders.video import VideoEncoder
+from mc3.encoders.video import VideoEncoder, fit_frames
 from mc3.errors import ConfigError, DataError
 from mc3.methods import MODALITIES
 
@@ -87,6 +87,8 @@ class MC3(nn.Module):
             tensors = _read(Path(path), "`mc3 weights convert` makes it from a published checkpoint")
             if not any(name.startswith("projection.") for name in tensors):
                 tensors |= {n: t for n, t in encoder.state_dict().items() if n.startswith("projection.")}
+            if (name := "trunk.temporal_embed") in tensors:
+                tensors[name] = fit_frames(tensors[name], self.config.video.frames)
             _load(encoder, tensors, Path(path))
 
     def save(self, folder: str | Path, stored: str = "float32") -> None:

@@ -17,7 +17,7 @@ from mc3 import cli
 from mc3.config import AudioConfig, ModelConfig, TextConfig, VideoConfig
 from mc3.encoders.audio import AudioEncoder
 from mc3.encoders.text import TextEncoder
-from mc3.encoders.video import VideoEncoder
+from mc3.encoders.video import VideoEncoder, fit_frames
 from mc3.errors import ConfigError, DataError
 from mc3.extra import weights
 
@@ -142,8 +142,8 @@ def test_converted_text_weights_compute_distilbert(tmp_path):
 
 def test_temporal_positions_keep_the_first_four_of_sixteen_and_fill_sixteen_with_zeros():
     sixteen, four = random(1, 16, DIM), random(1, 4, DIM)
-    assert torch.equal(weights.fit_frames(sixteen, 4), sixteen[:, :4])
-    longer = weights.fit_frames(four, 16)
+    assert torch.equal(fit_frames(sixteen, 4), sixteen[:, :4])
+    longer = fit_frames(four, 16)
     assert torch.equal(longer[:, :4], four)
     assert longer.shape == (1, 16, DIM)
     assert not longer[:, 4:].any()

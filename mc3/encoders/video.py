@@ -14,7 +14,7 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, linear, scaled_dot_product_attention
+from torch.nn.functional import interpolate, linear, pad, scaled_dot_product_attention
 
 from mc3.config import VideoConfig
 from mc3.encoders import Encoder
@@ -165,6 +165,14 @@ class VideoEncoder(Encoder):
         if frames.shape[1] > self.config.frames:
             raise ConfigError(f"clips have {frames.shape[1]} frames, but model.video.frames is {self.config.frames}")
         return self.trunk(resize_and_crop(frames, self.config.image_size))
+
+
+def fit_frames(embedding: Tensor, frames: int) -> Tensor:
+    """Temporal positions [1, F, D] -> [1, frames, D]: the first ones, or padded with zeros.
+
+    EgoVLP trains its first four; the others keep their initial zeros.
+    """
+    return pad(embedding[:, :frames], (0, 0, 0, max(0, frames - embedding.shape[1])))
 
 
 def resize_and_crop(frames: Tensor, size: int) -> Tensor:

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from mc3.config import ModelConfig
 from mc3.encoders.audio import fit_grid, patch_grid
+from mc3.encoders.video import fit_frames
 from mc3.errors import ConfigError, DataError
 from mc3.files import sha256, write_atomic
 from mc3.model import ENCODERS, mismatch, some
@@ -156,14 +156,6 @@ def read(source: Path) -> dict[str, Tensor]:
     if not isinstance(data, dict) or not all(isinstance(t, Tensor) for t in data.values()):
         raise DataError(f"{source} holds no state_dict of tensors")
     return data
-
-
-def fit_frames(embedding: Tensor, frames: int) -> Tensor:
-    """Temporal positions [1, F, D] -> [1, frames, D]: the first ones, or padded with zeros.
-
-    EgoVLP trains its first four; the others keep their initial zeros.
-    """
-    return pad(embedding[:, :frames], (0, 0, 0, max(0, frames - embedding.shape[1])))
 
 
 def _fitted(

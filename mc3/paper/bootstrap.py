@@ -8,7 +8,6 @@ clips, because clips of one video share hands, room and noise and err together. 
 Two sources have no clips: "deviation", Table 2's over seeds, and "ablations", what figures/ablations/trials.csv has.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi2, norm, t
 
 from mc3 import evaluate, methods, store
-from mc3.config import Config, as_dict
+from mc3.config import Config
 from mc3.errors import DataError
-from mc3.paper import findings, tables
+from mc3.paper import findings, provenance, tables
 from mc3.paper.tables import PERCENT, RANDOM, Cell
 
 SOURCES = ("table1", "table2", "deviation", "figure5", "table3", "table4", "figure2", "figure6", "ablations")
@@ -217,9 +216,8 @@ def _ablations(config: Config, draws: int, folder: Path) -> Measured:
 
     Those of other settings than `config` are left out.
     """
-    file, seeds, cells, rng = folder / "origin.json", 0, {}, np.random.default_rng(0)
-    settings, ours = json.loads(file.read_text())["settings"] if file.exists() else {}, as_dict(config)
-    if all(settings.get(key) == ours[key] for key in ("world", "clips", "model", "init", "loss")):
+    seeds, cells, rng = 0, {}, np.random.default_rng(0)
+    if provenance.is_current(folder / "origin.json", config):
         trials = pd.read_csv(folder / "trials.csv", dtype={"setting": str})
         seeds = int(trials["seeds"].min())
         for row, metric in product(trials.to_dict("records"), ("av_roc", "al_roc", "selection")):

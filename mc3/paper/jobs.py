@@ -4,6 +4,7 @@ What a result was made from stands in a file beside it, work/made/STEP/METHOD-SE
 """
 
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from mc3 import embed, methods, store, train
 from mc3.config import Config, override
-from mc3.errors import DataError
+from mc3.errors import ConfigError, DataError
 from mc3.paper import probe, repro
 from mc3.progress import Forecast
 
@@ -59,6 +60,8 @@ def processes(config: Config) -> int:
 
 def make(config: Config, step: str) -> None:
     """Bring `step` of the align stage, all rows and all seeds of the profile up to date; prints what it does."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(f"several processes do one {step} at a time; name it with --method and --seed")
     names = ["align", *methods.METHODS]
     if step == "train" and config.probe.ssast == "train":
         names.append(store.SSAST)

@@ -50,6 +50,12 @@ def write(path: Path, facts: Mapping[str, Any]) -> None:
     write_atomic(path, f"{json.dumps(facts, indent=1, sort_keys=True)}\n".encode())
 
 
+def is_current(file: Path, config: Config) -> bool:
+    """Whether the result with this provenance was made in the present world, by the present model and losses."""
+    before, now = json.loads(file.read_text())["settings"] if file.exists() else {}, settings.as_dict(config)
+    return all(before.get(key) == now[key] for key in ("world", "clips", "model", "init", "loss"))
+
+
 def describe_commit(facts: Mapping[str, Any]) -> str:
     """The commit of `origin` in words."""
     commit, changed = facts["commit"], " with uncommitted changes" if facts["dirty"] else ""

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from mc3.config import Config
 from mc3.errors import DataError
 from mc3.files import write_atomic
-from mc3.paper import bootstrap, claims, notebook, plots, tables
+from mc3.paper import bootstrap, claims, notebook, plots, provenance, tables
 
 TABLES = {"table2_discovery": "discovery", "table3_retrieval": "retrieval", "table4_epic_sounds": "epic_sounds"}
 
@@ -26,6 +26,7 @@ this repository reproduces it. Each page below is an executed notebook of `noteb
 **The numbers are of {world}.** Profile `{profile}`, {seeds}.
 """
 
+EARLIER = " **Made with earlier settings, to be run again.**"
 NOTES = """## How to read the pages
 
 - In tables, each cell is our number, then in brackets the paper's number and the difference.
@@ -49,7 +50,8 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     for name in notebook.pages():
         if (figures / "report" / f"{name}.html").exists():
             title, sentence = notebook.heading(config.paths.work / "sources" / f"{name}.ipynb")
-            contents.append(f"- [{title}]({name}.html). {sentence}")
+            current = name in required or provenance.is_current(figures / f"{name}.provenance.json", config)
+            contents.append(f"- [{title}]({name}.html). {sentence}{'' if current else EARLIER}")
         elif name in required:
             raise DataError(f"{figures}/report/{name}.html is missing; `dvc repro {name}` makes it")
     overview = tables.overview(found["table2_discovery"], found["table3_retrieval"])

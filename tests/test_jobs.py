@@ -1,0 +1,123 @@
+"""The pipeline's trainings side by side, what they start from, and training anew: against single runs and by hand."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_training
+import small_work
+import yaml
+from safetensors.numpy import load_file, save_file
+
+from mc3 import config, methods, store, train
+from mc3.config import Config, override
+from mc3.errors import DataError
+from mc3.model import MC3
+from mc3.paper import jobs, pretrain, retrain
+
+
+@pytest.fixture
+def made(tmp_path: Path, mini_settings: dict, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A pipeline of seconds with two rows, one of which starts from the align stage, and SSAST's."""
+    names = ("mc3", "clap")  # the row that waits stands first
+    monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in names})
+    settings = small_training.settings(mini_settings, small_training.make_shards(tmp_path / "clips"))
+    return small_training.configured({**settings, "seeds": [0, 1]})
+
+
+def weights(of: Config) -> dict[str, bytes]:
+    found = (of.paths.work / "checkpoints").glob("*/final/model.safetensors")
+    return {file.parts[-3]: file.read_bytes() for file in sorted(found)}
+
+
+def test_all_rows_and_seeds_are_trained_as_one_by_one_and_only_once(made, monkeypatch, capsys):
+    jobs.make(made, "train")
+    together = weights(made)
+    assert set(together) == {f"{name}-{seed}" for name in ("align", "mc3", "clap", "ssast") for seed in (0, 1)}
+    alone = override(made, {"paths.work": str(made.paths.work / "alone")})
+    for name in ("align", "mc3", "clap", "ssast"):
+        train.run(alone, name, 1)
+    assert weights(alone) == {name: data for name, data in together.items() if name.endswith("-1")}
+    runs: list[str] = []
+    monkeypatch.setattr(train, "run", lambda of, method, seed: runs.append(f"{method}-{seed}"))
+    capsys.readouterr()
+    jobs.make(made, "train")
+    assert runs == []
+    assert "8 results were up to date" in capsys.readouterr().out
+    shutil.rmtree(made.paths.checkpoint("clap", 0))
+    jobs.make(made, "train")
+    assert runs == ["clap-0"]
+    runs.clear()
+    jobs.make(override(made, {"train.learning_rate": 1e-3}), "train")
+    assert sorted(runs) == sorted(together)
+
+
+def test_a_row_whose_align_checkpoint_changes_is_not_up_to_date_and_others_are(made):
+    jobs.make(override(made, {"seeds": [0]}), "train")
+    MC3.initial(made, 7).save(made.paths.final("align", 0))
+    assert not jobs.is_done(made, "train", "mc3", 0)
+    assert jobs.is_done(made, "train", "clap", 0)
+
+
+def test_two_at_a_time_give_the_weights_of_one_at_a_time(made):
+    jobs.make(override(made, {"seeds": [0]}), "train")
+    both = override(made, {"paths.work": str(made.paths.work / "both"), "seeds": [0], "train.threads": 2})
+    rows = {f"train {name}-0": jobs.partial(jobs._do, both, "train", name, 0) for name in ("align", "clap")}
+    assert set(jobs.run(rows, dict.fromkeys(rows, 1.0), threads=2, processes=2)) == set(rows)
+    assert weights(both) == {name: weights(made)[name] for name in ("align-0", "clap-0")}
+
+
+def test_published_weights_are_checked_and_a_missing_one_is_named(made, tmp_path):
+    published = override(made, {"pretrain": None, "init.video": str(tmp_path / "egovlp" / "video.safetensors")})
+    with pytest.raises(DataError, match=r"egovlp/video.safetensors of `init` is missing; `mc3 weights convert`"):
+        pretrain.write(published)
+    assert list(pretrain.write(override(published, {"init.video": None})).iterdir()) == []
+
+
+def test_pretraining_aligns_video_and_text_on_videos_of_its_own_for_every_seed(repository):
+    settings = yaml.safe_load((repository / "params.yaml").read_text())
+    settings["model"]["embedding_dim"] = 16
+    for encoder in ("audio", "video", "text"):
+        settings["model"][encoder] |= {"dim": 16, "depth": 1, "heads": 2}
+    for group in ("world", "clips"):
+        settings[group]["workers"] = 1
+    settings["train"] |= {"threads": 1, "batch_size": 16, "epochs": {"pretrain": 1, "align": 1, "refine": 1}}
+    settings["world"] |= {"seconds": 20.0, "silent_videos": 1}
+    settings["pretrain"]["world.videos"] = {"train": 4, "validation": 1, "test": 2}
+    made = config.build(Config, settings)
+    folder = pretrain.write(made)
+    assert sorted(path.name for path in folder.iterdir()) == ["text.safetensors", "tokenizer.json", "video.safetensors"]
+    assert not (made.paths.work / "pretraining").exists()
+    made.paths.shards.mkdir()
+    shutil.copy(folder / "tokenizer.json", made.paths.shards)
+    one, two = (MC3.initial(made, seed).encoders.state_dict() for seed in (0, 1))
+    same = {name.split(".")[0] for name in one if (one[name] == two[name]).all()}
+    learnt = {name.split(".")[0] for name in one if not (one[name] == two[name]).all()}
+    assert learnt == {"audio"}
+    assert {"video", "text"} <= same
+
+
+def test_training_anew_is_compared_in_weights_and_in_every_printed_digit(tmp_path, capsys):
+    released = config.load(small_work.make(tmp_path / "top"))
+    released = override(released, {"seeds": [0]})
+    again = override(released, {"paths.work": str(tmp_path / "again")})
+    for name in ("embeddings", "probe"):
+        shutil.copytree(released.paths.work / name, again.paths.work / name)
+    rng = np.random.default_rng(0)
+    for name in ("align", *methods.METHODS):
+        values = {"x": rng.normal(size=99).astype(np.float16)}
+        for of in (released, again):
+            of.paths.final(name, 0).mkdir(parents=True)
+            save_file(values, of.paths.final(name, 0) / "model.safetensors")
+    assert retrain.compare(released, again)
+    assert "all weights are equal" in capsys.readouterr().out
+    save_file({"x": values["x"] * np.float16(1.5)}, again.paths.final("peers", 0) / "model.safetensors")
+    file = again.paths.embeddings("mc3", 0)
+    tensors = load_file(file)
+    store.write_tensors(file, tensors | {"video": np.roll(tensors["video"], 1, axis=0)}, {})
+    assert not retrain.compare(released, again)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "weights differ by at most 5.0e-01 of their norm (peers-0)"
+    assert any(line.startswith("  Table 2, MC3, AV ROC: ") for line in printed)
+    assert len(printed) <= 12
