@@ -36,6 +36,7 @@ def make(folder: Path, clips: int = 240, events: int = 120, dim: int = 16) -> Pa
     }  # fmt: skip
     settings["source"]["out"] = str(folder / "world")
     settings["init"] = dict.fromkeys(settings["init"])
+    settings["seeds"] = [0]
     settings["evaluate"]["clusters"] = 5
     folder.mkdir(parents=True, exist_ok=True)
     params = folder / "params.yaml"

@@ -464,6 +464,7 @@ def test_a_chosen_setting_and_the_profiles_are_measured_on_test_and_no_other(pip
         return found | ({"av_roc": 0.9} if "test" in kinds else {})
 
     embedded: list[float] = []
+    monkeypatch.setattr(sweep, "_require_current", lambda *arguments: None)
     monkeypatch.setattr(measure, "scores", scores)
     monkeypatch.setattr(embed, "run", lambda of, method, seed, cache: embedded.append(of.train.learning_rate))
     assert sweep.run("x", pipeline)

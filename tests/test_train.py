@@ -64,7 +64,7 @@ def steps_of(folder: Path) -> list[dict]:
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(settings):
     config = configured(settings)
     first = output(train.run(config, "align", SEED))
-    assert set(first) >= {"final/model.safetensors", "final/config.json", "best/model.safetensors", "metrics.jsonl"}
+    assert set(first) >= {"final/model.safetensors", "final/config.json", "metrics.jsonl"}
     assert output(train.run(config, "align", SEED)) == first
     assert output(train.run(config, "align", 1))["final/model.safetensors"] != first["final/model.safetensors"]
 
@@ -253,12 +253,13 @@ def test_an_invalid_setting_is_named(settings, changes, named):
         train.run(configured(settings, **changes), "align", SEED)
 
 
-def test_the_loss_curves_are_the_recorded_ones(settings, request):
+def test_the_loss_curves_are_the_recorded_ones(settings):
     """Fails after a change of any loss, schedule, order, crop or initial weight; if intended, record the new curves.
 
-    The curves are of align and MC3 of `small_training` in float64, in which processors differ by less than 1e-9.
+    The curves are of align and MC3 (own inverse, weight 5) of `small_training` in float64, in which processors differ by less than 1e-9.
     """
-    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    settings["loss"] |= {"consensus_weight": 5.0}
+    settings["loss"]["consensus"] |= {"inverse": "own"}
     config = configured(settings, epochs={"align": 4, "refine": 4}, precision="fp64")
     found = {method: [row["loss"] for row in steps_of(train.run(config, method, SEED))] for method in ("align", "mc3")}
     recorded = json.loads(Path(__file__).with_name("golden_losses.json").read_text())

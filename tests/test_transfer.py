@@ -243,7 +243,7 @@ def test_pooled_features_are_the_mean_over_windows_cut_by_hand(mini_config):
     torch.manual_seed(0)
     encoder = AudioEncoder(mini_config.model.audio, 8).eval()
     rng = np.random.default_rng(0)
-    found = [rng.normal(-5, 3, (frames, 128)).astype(np.float32) for frames in (148, 248, 498)]
+    found = [rng.normal(-5, 3, (frames, 64)).astype(np.float32) for frames in (148, 248, 498)]
     pooled = transfer.pooled({"a": encoder}, found, 3, 2, torch.device("cpu"))["a"]
     for fbank, own in zip(found, pooled, strict=True):
         last = len(fbank) - 148
@@ -280,7 +280,7 @@ def test_a_run_writes_table_figure_and_provenance_and_names_missing_rows(work, m
     assert [name for name in absent if f"`mc3 train --method {name} --seed 0`" not in printed] == []
     encoders = ["untrained, 2 seeds", "CLAP", "MC3"]
     assert table["method"].tolist() == ["chance", "log-mel", *encoders, *encoders]
-    assert table["dim"].tolist() == [0, 256, 64, 64, 64, 320, 320, 320]
+    assert table["dim"].tolist() == [0, 128, 64, 64, 64, 192, 192, 192]
     assert table.set_index("method").loc["chance", "accuracy"] == pytest.approx(1 / 3)
     assert (table["clips"] == 30).all()
     written = {path.name: path.read_bytes() for path in Path("figures").iterdir()}
