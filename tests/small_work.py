@@ -148,7 +148,7 @@ def _embeddings(folder: Path, index: pd.DataFrame, truth: pd.DataFrame, rng: np.
     centre = rng.normal(size=(len(names), dim))[[names.index(g) for g in ego["action_group"]]][kept]
     region = truth["region"].to_numpy()[kept]
     for k, name in enumerate(["align", *methods.METHODS]):
-        noise = 1.4 - 0.08 * k
+        noise = 1.2 - 0.07 * k
         tensors = {}
         for modality, stranger in (("audio", "III"), ("video", "IV"), ("text", "II")):
             if modality in methods.get(name).modalities:

@@ -84,7 +84,7 @@ def cut(mini_config: Config) -> tuple[Config, dict[str, np.ndarray]]:
     with h5py.File(raw / mini_config.epic_sounds.audio, "w") as file:
         for video, samples in sound.items():
             file[video] = samples
-    one = dataclasses.replace(mini_config, clips=dataclasses.replace(mini_config.clips, workers=1, mel_bins=128))
+    one = override(mini_config, {"clips.workers": 1, "clips.mel_bins": 128, "model.audio.mel_bins": 128})
     manifest.write(one)
     prepare.write(one)
     return dataclasses.replace(one, probe=dataclasses.replace(one.probe, features="epic_sounds")), sound

@@ -256,7 +256,8 @@ def test_an_invalid_setting_is_named(settings, changes, named):
 def test_the_loss_curves_are_the_recorded_ones(settings):
     """Fails after a change of any loss, schedule, order, crop or initial weight; if intended, record the new curves.
 
-    The curves are of align and MC3 (own inverse, weight 5) of `small_training` in float64, in which processors differ by less than 1e-9.
+    The curves are of align and MC3 (own inverse, weight 5) of `small_training` in float64, in which processors differ
+    by less than 1e-9.
     """
     settings["loss"] |= {"consensus_weight": 5.0}
     settings["loss"]["consensus"] |= {"inverse": "own"}
