@@ -59,7 +59,12 @@ def test_the_contents_list_every_page_with_the_first_words_of_its_notebook(setti
     assert html.escape(title) in page
     assert html.escape(sentence) in page
     (figures / "report" / "tuning.html").touch()
-    assert links(report.write(settings, figures).read_text()) == ["claims.html", "discovery.html", "tuning.html"]
+    page = report.write(settings, figures).read_text()
+    assert links(page) == ["claims.html", "discovery.html", "tuning.html"]
+    assert page.count("Made with earlier settings") == 1
+    facts = {"settings": config.as_dict(settings)}
+    (figures / "tuning.provenance.json").write_text(json.dumps(facts))
+    assert "earlier settings" not in report.write(settings, figures).read_text()
 
 
 def test_the_contents_say_what_the_numbers_are_of_and_how_many_claims_hold(settings: Config, figures: Path) -> None:

@@ -1,5 +1,6 @@
 """`mc3 repro`: which stage runs, how long the rest takes, and DVC's own output and exit code."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,32 @@ def test_repro_shows_the_stages_and_their_own_output_and_passes_dvcs_exit_code_o
     assert failed.returncode != 0
     assert "[2/2] second" in failed.stdout
     assert "[1/2]" not in failed.stdout
+
+
+def test_released_weights_are_fetched_before_the_stages_that_would_make_them(repository, mini_settings):
+    mini_settings["paths"]["work"] = "work"
+    Path("params.yaml").write_text(yaml.safe_dump(mini_settings))
+    stages = {
+        name: {"cmd": f"mkdir -p work/{out} && echo {name} > work/{out}/a && echo ran >> {name}.log",
+               "outs": [{f"work/{out}": {"remote": "release"}}]}
+        for name, out in (("pretrain", "pretrained"), ("train", "checkpoints"))
+    }  # fmt: skip
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_bytes((ROOT / ".dvc" / "config").read_bytes())
+    Path("data/release").mkdir(parents=True)
+    made = mc3_process("repro", cwd=repository)
+    assert "no released weights of these settings; they are trained now" in made.stdout
+    subprocess.run([sys.executable, "-m", "dvc", "push", "-q", "pretrain", "train"], check=True)
+    assert list(Path("data/release").rglob("*.dir"))
+    for folder in ("work", ".dvc/cache"):
+        shutil.rmtree(folder)
+    fetched = mc3_process("repro", cwd=repository)
+    assert fetched.returncode == 0, fetched.stderr
+    assert "released weights fetched" in fetched.stdout
+    assert "0 of 2 stages ran" in fetched.stdout
+    assert [Path(f"{name}.log").read_text() for name in stages] == ["ran\n", "ran\n"]
+    assert Path("work/checkpoints/a").read_text() == "train\n"
 
 
 @pytest.mark.parametrize("link", [True, False])
