@@ -92,6 +92,13 @@ def fingerprint(config: Config, method: str, seed: int) -> str:
     settings = {name: values for name, values in as_dict(config).items() if name in ("model", "init", "loss", "train")}
     for name in ("workers", "threads", "checkpoint_every", "log_every"):
         del settings["train"][name]
+    loss = settings["loss"]
+    if not any(stage.consensus for stage in recipe.stages):  # other losses have an anchor too
+        loss |= {"consensus": loss["consensus"]["anchor"], "consensus_weight": None}
+    if all(stage.loss != "active_negatives" for stage in recipe.stages):
+        loss["active_negatives"] = None
+    if all(stage.temperature for stage in recipe.stages):
+        loss["temperature"] = None
     facts = json.dumps([settings, repr(recipe), seed, code_identity("mc3.train")], sort_keys=True)
     files = [config.paths.shards / name for name in ("index.parquet", "tokenizer.json")]
     if recipe.start == "align":
