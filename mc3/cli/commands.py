@@ -9,6 +9,7 @@ from mc3.errors import ConfigError
 from mc3.files import write_atomic
 
 core, data, paper, extra = map(Lazy, ("mc3", "mc3.data", "mc3.paper", "mc3.extra"))
+ONE_SEED = option("--seed", type=int, default=0, help="of a --method (default: 0)")
 LEVEL: dict[str, Any] = {"type": int, "metavar": "N"}
 FOLDERS = {  # commands that have commands, and their help
     "data": "What a data set's publisher ships: what of it is needed, and whether it is whole.",
@@ -87,7 +88,7 @@ def pretrain(args: Arguments) -> None:
 
 @REPRODUCE.command("mc3 train --method mc3 --seed 0",
     option("--method", help="a row of mc3/methods.py, `align` (the shared first stage) or `ssast` (default: all that "
-           "are not up to date, of all seeds)"), SEED,
+           "are not up to date, of all seeds)"), ONE_SEED,
     option("--dry-run", action="store_true", help="only print parameters, steps, memory and hours"),
     option("--processes", type=int, default=1, help="of a dry run, a device each (default: 1)"),
     option("--peak-tflops", type=float, help="of a dry run's device (default: that of the GPU here)"))  # fmt: skip
@@ -105,7 +106,7 @@ def train(args: Arguments) -> None:
 
 @REPRODUCE.command("mc3 embed --method mc3 --seed 0",
     option("--method", help="a row of mc3/methods.py, or `align` (default: all that are not up to date, of all seeds)"),
-    SEED)  # fmt: skip
+    ONE_SEED)  # fmt: skip
 def embed(args: Arguments) -> None:
     """Embed the validation and test clips with one checkpoint, or with all."""
     if args.method is None:
