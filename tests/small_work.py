@@ -37,6 +37,7 @@ def make(folder: Path, clips: int = 240, events: int = 120, dim: int = 16) -> Pa
     settings["source"]["out"] = str(folder / "world")
     settings["init"] = dict.fromkeys(settings["init"])
     settings["seeds"] = [0]
+    settings["clips"]["frame_size"] = 64
     settings["evaluate"]["clusters"] = 5
     folder.mkdir(parents=True, exist_ok=True)
     params = folder / "params.yaml"

@@ -45,6 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top = tmp_path_factory.mktemp("top")
     settings = yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
     settings["paths"] = {"raw": "work/raw", "shards": "work/shards", "work": "work"}
+    settings["seeds"] = [0]
     before = Path.cwd()
     os.chdir(top)
     try:
@@ -193,7 +194,8 @@ def test_louder_actions_are_louder_by_as_many_decibels(profile):
     worlds = {trial.setting: trial.config.world for trial in planned("study", profile)}
     both = zip(plans.plan_videos(worlds["as generated"])[:5], plans.plan_videos(worlds["signal_db 6"])[:5], strict=True)
     for before, after in both:
-        assert [a.level + 6.0 for a in before.actions] == pytest.approx([a.level for a in after.actions])
+        louder = 6.0 - profile.world.rates.signal_db
+        assert [a.level + louder for a in before.actions] == pytest.approx([a.level for a in after.actions])
 
 
 # ------------------------------------------------------------------------------------------------------ mistakes
@@ -250,7 +252,7 @@ def test_a_finished_sweep_trains_nothing_and_leaves_the_pipelines_files_alone(pi
     settings = {"weight": {"5": {}, "2": {"loss.consensus_weight": 2.0}}, "tau": {"0.09": {"loss.temperature": 0.09}}}
     write("x", settings=settings)
     assert sweep.run("x", pipeline)
-    assert runs == [("mc3", 0.05), ("align", 0.09), ("mc3", 0.09)]  # the profile's own setting is the pipeline's
+    assert runs == [("mc3", 0.07), ("align", 0.09), ("mc3", 0.09)]  # the profile's own setting is the pipeline's
     table = pd.read_csv("figures/x/trials.csv", dtype={"setting": str}).set_index("setting")
     assert table["profile"].tolist() == [True, False, False]
     for setting, trial in zip(table.index, planned("x", pipeline), strict=True):
@@ -271,7 +273,7 @@ def test_a_finished_sweep_trains_nothing_and_leaves_the_pipelines_files_alone(pi
     monkeypatch.setattr(train, "code_identity", lambda *entries: "other code")
     write("x", settings={"weight": {"2": {"loss.consensus_weight": 2.0}}})
     assert sweep.run("x", pipeline)
-    assert runs == [("mc3", 0.05)]
+    assert runs == [("mc3", 0.07)]
 
 
 def test_side_by_side_trainings_have_the_weights_of_sequential_ones(pipeline):

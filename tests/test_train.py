@@ -259,7 +259,7 @@ def test_the_loss_curves_are_the_recorded_ones(settings):
     The curves are of align and MC3 (own inverse, weight 5) of `small_training` in float64, in which processors differ
     by less than 1e-9.
     """
-    settings["loss"] |= {"consensus_weight": 5.0}
+    settings["loss"] |= {"consensus_weight": 5.0, "temperature": 0.05}
     settings["loss"]["consensus"] |= {"inverse": "own", "stop_gradient": True}
     config = configured(settings, epochs={"align": 4, "refine": 4}, precision="fp64")
     found = {method: [row["loss"] for row in steps_of(train.run(config, method, SEED))] for method in ("align", "mc3")}

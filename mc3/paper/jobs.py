@@ -81,7 +81,8 @@ def make(config: Config, step: str) -> None:
         jobs = {f"{step} {name}-{seed}": partial(_do, config, step, name, seed) for name, seed in todo}
         known_seconds = repro.typical_seconds(config)
         seconds = {job: known_seconds.get(job.rpartition("-")[0], 1.0) for job in jobs}
-        took = run(jobs, seconds, config.train.threads, processes(config))
+        at_once = processes(config) * (2 if step == "probe" and len(jobs) > 2 else 1)  # of three, the last is not alone
+        took = run(jobs, seconds, config.train.threads, at_once)
         repro.record_seconds(config, {job.rpartition("-")[0]: value for job, value in took.items()})
     print(f"{kept} results were up to date" if kept else f"{step}: done")
 
