@@ -75,8 +75,8 @@ def run(config: Config, arguments: list[str]) -> int:
             "nothing; clone the repository onto the disk that has the room (paths.raw may be anywhere)"
         )
     _ensure_repository()
-    _pull_released(config)
-    progress = Progress(stages(config), typical_seconds(config))
+    fetched = _pull_released(config)
+    progress = Progress(stages(config), typical_seconds(config) | ({"pretrain": 0.0, "train": 0.0} if fetched else {}))
     print(f"{len(progress.expected)} stages; those that are up to date are skipped", flush=True)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # stages call `mc3`
     command, environment = ["dvc", "repro", *arguments], os.environ | {"PYTHONUNBUFFERED": "1", "PATH": path}
@@ -144,12 +144,14 @@ def _ensure_repository() -> None:
         Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n")
 
 
-def _pull_released(config: Config) -> None:
-    """Fetch the weights of data/release, if they are of these settings and there are none here."""
-    if Path("data/release").exists() and not config.paths.pretrained.exists():
-        command = [sys.executable, "-m", "dvc", "pull", "--quiet", "pretrain", "train"]
-        found = subprocess.run(command, capture_output=True).returncode == 0 and config.paths.pretrained.exists()
-        print("released weights fetched" if found else "no released weights of these settings; they are trained now")
+def _pull_released(config: Config) -> bool:
+    """Fetch the weights of data/release, if they are of these settings and there are none here; whether it did."""
+    if config.paths.pretrained.exists() or not Path("data/release").exists():
+        return False
+    command = [sys.executable, "-m", "dvc", "pull", "--quiet", "pretrain", "train"]
+    found = subprocess.run(command, capture_output=True).returncode == 0 and config.paths.pretrained.exists()
+    print("released weights fetched" if found else "no released weights of these settings; they are trained now")
+    return found
 
 
 def _read(path: Path) -> dict[str, float]:
