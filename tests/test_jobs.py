@@ -8,6 +8,7 @@ import pytest
 import small_training
 import small_work
 import yaml
+from joblib.externals.loky import get_reusable_executor
 from safetensors.numpy import load_file, save_file
 
 from mc3 import config, methods, store, train
@@ -71,6 +72,7 @@ def test_two_at_a_time_give_the_weights_of_one_at_a_time(made):
     both = override(made, {"paths.work": str(made.paths.work / "both"), "seeds": [0], "train.threads": 2})
     rows = {f"train {name}-0": jobs.partial(jobs._do, both, "train", name, 0) for name in ("align", "clap")}
     assert set(jobs.run(rows, dict.fromkeys(rows, 1.0), threads=2, processes=2)) == set(rows)
+    get_reusable_executor().shutdown()  # whose processes would stay in the folder of this test
     assert weights(both) == {name: weights(made)[name] for name in ("align-0", "clap-0")}
 
 
