@@ -222,11 +222,8 @@ def sweep(args: Arguments) -> int:
     check_name("sweep", args.name, "experiments", known)
     if args.processes is not None and args.processes < 1:
         raise ConfigError(f"--processes {args.processes}: one process or more")
-    config = args.settings
-    import torch
-
-    processes = args.processes or (1 if torch.cuda.is_available() else config.train.threads)
-    complete = paper.sweep.run(args.name, config, args.seeds, processes, args.hours)
+    processes = args.processes or paper.jobs.processes(args.settings)
+    complete = paper.sweep.run(args.name, args.settings, args.seeds, processes, args.hours)
     return 0 if complete else 75  # sysexits.h EX_TEMPFAIL: run it again
 
 

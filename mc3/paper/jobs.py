@@ -81,7 +81,9 @@ def make(config: Config, step: str) -> None:
         jobs = {f"{step} {name}-{seed}": partial(_do, config, step, name, seed) for name, seed in todo}
         known_seconds = repro.typical_seconds(config)
         seconds = {job: known_seconds.get(job.rpartition("-")[0], 1.0) for job in jobs}
-        at_once = processes(config) * (2 if step == "probe" and len(jobs) > 2 else 1)  # of three, the last is not alone
+        at_once = processes(config)
+        if step == "probe" and at_once > 1:  # each has one thread; of three on two cores, the last is not alone
+            at_once *= 2
         took = run(jobs, seconds, config.train.threads, at_once)
         repro.record_seconds(config, {job.rpartition("-")[0]: value for job, value in took.items()})
     print(f"{kept} results were up to date" if kept else f"{step}: done")
