@@ -308,7 +308,8 @@ def test_make_repro_succeeds_whatever_the_verdict(code, tmp_path):
     stub = tmp_path / "python"
     stub.write_text(f'#!/bin/sh\necho "$@"\n[ "$3" != compare ] || exit {code}\n')
     stub.chmod(0o755)
-    made = subprocess.run(["make", "-o", "setup", "repro", f"PY={stub}"], cwd=ROOT, capture_output=True, text=True)
+    command = ["make", "--no-print-directory", "-o", "setup", "repro", f"PY={stub}"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (made.returncode, made.stderr) == (0, "")
     assert made.stdout.splitlines()[-1] == "-m mc3.cli compare --tables"
 
