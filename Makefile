@@ -84,7 +84,7 @@ study: setup
 
 test: lint
 	@echo '== tests (about 10 minutes)'
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -m 'not slow'
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-slow: lint
 	@echo '== all tests, the slow ones too (20 to 60 minutes; needs 25 GB of disk while it runs)'

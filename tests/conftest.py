@@ -18,6 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("MC3_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
 torch.set_num_threads(1)
+FIRST = "test_pipeline"  # the longest, so that no other process waits for it at the end
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the file of `FIRST` first."""
+    items.sort(key=lambda item: item.path.stem != FIRST)
 
 
 @pytest.fixture(scope="session")
