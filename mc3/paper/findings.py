@@ -132,7 +132,7 @@ def by_region(points: pd.DataFrame) -> pd.DataFrame:
     for (checkpoint, part), pair in product(points.groupby("checkpoint", sort=False), evaluate.PAIRS):
         inside = part.loc[part["region"] == "I", pair]
         for region, here in part[pair].groupby(part["region"]):
-            row = {"checkpoint": checkpoint, "pair": tables.pair_name(pair), "region": region, "n": len(here)}
+            row = {"checkpoint": checkpoint, "pair": "-".join(evaluate.PAIRS[pair]), "region": region, "n": len(here)}
             row |= {"mean": here.mean()} | {name: here.quantile(share) for name, share in QUANTILES.items()}
             labels = np.repeat([1, 0], [len(inside), len(here)])
             roc = evaluate.discovery(np.r_[inside, here], labels)["roc"] if len(inside) else np.nan

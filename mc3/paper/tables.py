@@ -134,11 +134,6 @@ def label(method: str) -> str:
     return methods.get(method).label if known else "Random" if method == RANDOM else method
 
 
-def pair_name(pair: str) -> str:
-    """A pair of modalities in print: "av" is "audio-video"."""
-    return "-".join(evaluate.PAIRS[pair])
-
-
 def note(table: pd.DataFrame, significant: Cells | None = None) -> str:
     """One sentence on the sample (seeds, clips) and on how to read a cell; on daggers, if `significant` is given."""
     seeds = int(table["seeds"].max())
@@ -199,14 +194,14 @@ def intervals(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def overview(table2: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
-    """The main columns of Tables 2 and 3, a row a cell; `separate_axis` where recall depends on the pool's size."""
+    """The main columns of Tables 2 and 3: method, metric, ours, std, paper, random, paper_random, separate_axis."""
     frames = []
     for metric in OVERVIEW:
         table = table2 if metric in table2 else table3
         random, rows = table[table["method"] == RANDOM].iloc[0], table[table["seeds"] > 0]
         ours = {"method": rows["label"], "metric": header(metric), "ours": rows[metric], "std": rows[f"{metric}_std"]}
         paper = {"paper": rows[f"paper_{metric}"], "random": random[metric], "paper_random": random[f"paper_{metric}"]}
-        frames.append(pd.DataFrame({**ours, **paper, "separate_axis": table is table3}))
+        frames.append(pd.DataFrame({**ours, **paper, "separate_axis": table is table3}))  # recall depends on the pool
     return pd.concat(frames, ignore_index=True)
 
 

@@ -49,10 +49,7 @@ def clip_cards(clips: "ClipDataset", rows: Sequence[int], notes: Sequence[str]) 
 
 @styled
 def clusters(clips: "ClipDataset", members: pd.DataFrame) -> Figure:
-    """Figure 6: each cluster's members as middle frame, log-mel and narration, nearest to the centre first.
-
-    `members`: cluster, row (of `clips`), title (one a cluster), in the order drawn.
-    """
+    """Figure 6: middle frame, log-mel, narration. `members`: cluster, row (of `clips`), title; in the order drawn."""
     groups = [rows for _, rows in members.groupby("cluster", sort=False)]
     page = figure(PAGE, 1.72 * len(groups))
     for panel, rows in zip(page.subfigures(len(groups), squeeze=False)[:, 0], groups, strict=True):
