@@ -138,13 +138,10 @@ def resamples(videos: ArrayLike, draws: int) -> NDArray[np.float32]:
 
 
 def classification(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32]) -> dict[str, NDArray]:
-    """`mc3.evaluate.classification`'s metrics on resamples, each [draws]; of the classes that a resample has.
-
-    `scores` are [N, C], `labels` [N], `weights` [draws, N] how often each event was drawn: exact below 2**24.
-    """
+    """`mc3.evaluate.classification` of scores [N, C] and labels [N], drawn `weights` [draws, N] times: each [draws]."""
     scores, labels = np.asarray(scores), np.asarray(labels)
     first = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, :5]
-    every = weights.sum(axis=1, dtype=np.float64)
+    every = weights.sum(axis=1, dtype=np.float64)  # float32 is exact for counts below 2**24
     found = {"top1": weights @ (first[:, 0] == labels).astype(np.float32) / every}
     found["top5"] = weights @ (first == labels[:, None]).any(axis=1).astype(np.float32) / every
     by_class: dict[str, list[NDArray]] = {"mca": [], "map": [], "mauc": []}
@@ -289,10 +286,7 @@ def _figure2(config: Config, draws: int) -> Measured:
 
 
 def _figure6(config: Config, draws: int) -> Measured:
-    """How often clips of different videos share verb and scenario, in the reference row's clusters and at random.
-
-    `same_verb` is the share of pairs, `agreement_verb` its excess over random pairs', 1 if all share it.
-    """
+    """`same_*`: how many pairs share it, in the reference row's clusters; `agreement_*`: their excess over random."""
     index = store.clips(config).query("split == 'test' and verb != ''")
     names = {"verb": index["verb"], "scenario": index["video_uid"].map(findings.scenarios(config)).dropna()}
     weights = resamples(index["video_uid"], draws)

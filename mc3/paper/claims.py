@@ -95,10 +95,7 @@ def load(file: Path = FILE) -> list[Claim]:
 
 
 def checks(measured: Mapping[str, Measured], claims: Sequence[Claim] | None = None) -> pd.DataFrame:
-    """Every check of every claim (those of `load`): claim, above and below (in words), margin, and its numbers.
-
-    They are paper (NaN where it prints none), and difference, low, high and seeds, NaN where this run lacks a row.
-    """
+    """Every check of every claim: claim, above, below, margin, paper, difference, low, high, seeds (NaN if missing)."""
     published, rows = tables.published(), []
     for claim in load() if claims is None else claims:
         for check in claim.checks:

@@ -77,8 +77,7 @@ def show(figures: Path, width: int | None = None) -> None:
 def compare(ours: Files, committed: Files) -> tuple[int, list[str], pd.DataFrame]:
     """Exit code, at most 14 lines of which the first is the verdict, and the numbers that deviate, the worst first.
 
-    The last is indexed by file, row and column: ours, committed, gap and deviations (the gap in standard deviations,
-    NaN if unknown).
+    These are by file, row and column: ours, committed, gap, deviations (gap in standard deviations, NaN if unknown).
     """
     mine, theirs = numbers(ours), numbers(committed)
     if not theirs:
@@ -89,12 +88,9 @@ def compare(ours: Files, committed: Files) -> tuple[int, list[str], pd.DataFrame
     std = table["committed"][index.get_level_values("column").str.endswith("_std")].dropna()
     std = std.rename(lambda column: column.removesuffix("_std"), level="column")
     std = std.groupby(level=["file", "column"]).transform("max").reindex(index)
-
-    whose = ""
-    seeds = [json.loads(side[RUN])["settings"]["seeds"] for side in (ours, committed) if RUN in side]
+    seeds, whose = [json.loads(side[RUN])["settings"]["seeds"] for side in (ours, committed) if RUN in side], ""
     if len(seeds) == 2 and seeds[0] != seeds[1]:
         whose = " (seeds {}; committed {})".format(*(", ".join(map(str, side)) for side in seeds))
-
     table["gap"] = (table["ours"] - table["committed"]).abs()
     agree = table["gap"] <= TOLERANCE * table["committed"].abs().clip(lower=1)
     agree |= table["ours"].isna() & table["committed"].isna()

@@ -113,8 +113,7 @@ def similarities(config: Config, seed: int, names: Sequence[str] | None = None) 
 def failures(config: Config, seed: int) -> tuple[list[int], list[str]]:
     """Where consensus failed: the row of each region's test clip that it moved furthest to the wrong side, and a note.
 
-    A clip's rank is the share of test clips whose audio-video similarity is not above its own. Ranks of region I should
-    rise from the control row to the reference row of `mc3.methods`, the others fall.
+    Ranks are by audio-video similarity; region I's should rise from the control to the reference row, the others fall.
     """
     region = clips(config).set_index("clip_id")["region"]
     names = (methods.with_role("control"), methods.with_role("reference"))
@@ -156,10 +155,7 @@ def agreement(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def zero_loss(config: Config, points: int = 801) -> pd.DataFrame:
-    """The curve in Figure 3 on which the consensus loss of the profile's reading is zero, found on a grid.
-
-    Columns: al, and the av of that curve; NaN where no av has zero loss, and everywhere if the anchor is not audio.
-    """
+    """The curve (al, av) of zero consensus loss in Figure 3; av is NaN where there is none or audio is no anchor."""
     import torch  # slow to import, and no other figure needs it
 
     from mc3 import losses
@@ -205,8 +201,7 @@ def purest_median_and_least(members: pd.DataFrame) -> pd.DataFrame:
 def retrieved(config: Config, method: str, seed: int) -> pd.DataFrame:
     """Figure 7: random queries with a correct clip among the first `DEPTH` (two of a direction) and without (one).
 
-    Columns: direction, query and retrieved (rows), rank, correct, first_correct (rank of the first correct clip),
-    share_hit (of all queries, those with a correct clip among the first `DEPTH`), and `_clip` and `_text` of the two.
+    Columns: direction, query and retrieved (rows; also their _clip, _text), rank, correct, first_correct, share_hit.
     """
     index, found = clips(config), store.embeddings(config, method, seed)
     groups, split = store.retrieval_split(config)
@@ -240,10 +235,7 @@ def training(config: Config, seed: int) -> pd.DataFrame:
 
 
 def class_results(config: Config, seed: int) -> pd.DataFrame:
-    """`mc3.evaluate.by_class` of each EPIC-Sounds class by the untrained encoder and the methods that are fine-tuned.
-
-    Columns: class_id, name, train and n (training and validation events), probe ("MC3, linear-probe"), recall, ap, auc.
-    """
+    """`mc3.evaluate.by_class` of the untrained and adapted encoders, with class_id, name, train (events) and probe."""
     scores = store.probe_scores(config, seed)
     truth, train = scores.pop("labels"), store.events(config, "train")["class_id"].value_counts()
     frames = []
@@ -258,10 +250,7 @@ def class_results(config: Config, seed: int) -> pd.DataFrame:
 
 
 def confusion(config: Config, seed: int, method: str, protocol: str) -> pd.DataFrame:
-    """Confusions of EPIC-Sounds classes, a row a true one that has events, the most frequent first.
-
-    Columns: class_id, name, n, and by its number each class: the share of the row's events that were predicted as it.
-    """
+    """Confusions, a row a true class, the most frequent first: class_id, name, n, and shares by predicted class."""
     scores = store.probe_scores(config, seed)
     truth, key = scores.pop("labels"), f"{protocol}/{method}"
     if key not in scores:

@@ -6,8 +6,7 @@
 - Fine-tuning: trunk and linear layer learn together.
 
 The last two see one random window an event and epoch, under SpecAugment. At test time the class probabilities of
-uniform windows are averaged, following the EPIC-Sounds protocol. The row "untrained" probes the seed's initial weights,
-"ssast" those of `probe.ssast`.
+uniform windows are averaged, as in the EPIC-Sounds protocol. Row "untrained" has the seed's initial weights.
 """
 
 import copy
@@ -83,8 +82,7 @@ def features(
 ) -> dict[str, NDArray[np.float32]]:  # fmt: skip
     """Trunk outputs [events, views, dim] of `views` uniform windows of every event, by encoder's name.
 
-    Each event is read once for all encoders. With a folder `scratch`, the outputs are memory-mapped on its disk: a
-    gigabyte an encoder for all of EPIC-Sounds.
+    Each event is read once for all encoders. In `scratch`, if given, outputs are memory-mapped: a gigabyte an encoder.
     """
     found = {name: _empty((len(events), views, encoder.config.dim), scratch) for name, encoder in encoders.items()}
     for begin in track(range(0, len(events), batch_size), f"features of {len(events)} events"):
@@ -119,11 +117,7 @@ def adapt(
     protocol: str, encoder: AudioEncoder, train: Views, classes: int, recipe: ProbeRecipe, seed: int,
     device: torch.device, title: str = "",
 ) -> nn.Module:  # fmt: skip
-    """Train a head and, in place, a part of `encoder`'s trunk, not its projection; returns the head.
-
-    `store.OFFICIAL` trains LayerNorm and linear layer with `OFFICIAL_LEARNED`, `store.FINETUNE` a linear layer with the
-    whole trunk.
-    """
+    """Train a head by `protocol` and, in place, a part of `encoder`'s trunk, not its projection; returns the head."""
     torch.manual_seed(seed)
     dim, trunk = encoder.config.dim, encoder.trunk
     if protocol == store.OFFICIAL:
@@ -167,8 +161,7 @@ def made_from(config: Config, method: str, seed: int) -> str:
 def run(config: Config, seed: int) -> Path:
     """Probe the initial weights, SSAST and every method of `seed` with an audio encoder, by the profile's protocols.
 
-    Events of a split "test" are scored too. Returns the file that `store.probe_metrics` reads; `store.probe_scores`
-    reads the class scores beside it.
+    Events of a split "test" are scored too. Returns the file of metrics, which has the class scores beside it.
     """
     adapted = {
         store.OFFICIAL: (config.probe.official, config.probe.official_methods),
@@ -250,8 +243,7 @@ def _fit(
     for epoch in track(range(recipe.epochs), title):
         batches = torch.randperm(len(targets), generator=generator).split(recipe.batch_size)
         for step, rows in enumerate(batches, 1):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, epoch + step / len(batches))
+            optimizer.param_groups[0]["lr"] = learning_rate(recipe, epoch + step / len(batches))
             loss = nn.functional.cross_entropy(logits(rows, generator), targets[rows.to(targets.device)])
             optimizer.zero_grad()
             loss.backward()

@@ -69,8 +69,8 @@ def clusters(clips: "ClipDataset", members: pd.DataFrame) -> Figure:
 def retrieval(clips: "ClipDataset", examples: pd.DataFrame) -> Figure:
     """Figure 7: queries and their first results, correct ones framed blue and wrong ones orange.
 
-    `examples`: direction ("video → audio" or "audio → text"), query and retrieved (rows of `clips`), rank (from 1),
-    correct, first_correct (rank of the first correct one), in the order drawn.
+    `examples`, in the order drawn: direction ("video → audio" or "audio → text"), query and retrieved (rows of
+    `clips`), rank (from 1), correct, first_correct (rank of the first correct one).
     """
     queries = list(examples.groupby(["direction", "query"], sort=False))
     depth = max(len(results) for _, results in queries)
@@ -80,9 +80,8 @@ def retrieval(clips: "ClipDataset", examples: pd.DataFrame) -> Figure:
     text = clips.index["text"]
     for panel, ((direction, query), results) in zip(panels, queries, strict=True):
         grid = panel.add_gridspec(1, 1 + depth, width_ratios=[1.75, *[1] * depth])
-        left = panel.add_subplot(grid[0])
+        left, to_audio = panel.add_subplot(grid[0]), direction.startswith("video")
         left.set_title(direction, loc="left", pad=2, fontsize=6.5)
-        to_audio = direction.startswith("video")
         if to_audio:
             frames = clips.frames(query)
             _picture(left, frames[[len(frames) // 4, (3 * len(frames)) // 4]])

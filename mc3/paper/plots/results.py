@@ -45,8 +45,7 @@ def training(curves: pd.DataFrame) -> Figure:
 def regions(table: pd.DataFrame, zero: pd.DataFrame) -> Figure:
     """Figure 2 measured: similarity of each modality pair by Venn region and checkpoint, as quartile boxes.
 
-    `table`: checkpoint, pair, region, q05 to q95, mean (the white dot). `zero`: the curve (al, av) of zero consensus
-    loss; a line in the audio-video panel at the av that belongs to the mean al.
+    `table`: checkpoint, pair, region, q05 to q95, mean (white dot). `zero`: the curve (al, av) of zero consensus loss.
     """
     page = figure(PAGE, 2.5)
     checkpoints, where = table["checkpoint"].unique(), table["region"].unique()
