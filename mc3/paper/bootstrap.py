@@ -1,9 +1,8 @@
 """Paired bootstrap over videos and seeds: intervals of differences between rows of Tables 1-4 and Figures 2, 5, 6.
 
-`measure` takes every number that a claim may be about on the test clips and on resamples of them: the clips of
-Table 2, the queries of Table 3 (the pool stays), the events of Table 4. A resample draws whole videos with all their
-clips, because clips of one video share hands, room and noise and err together. All rows and seeds share the resamples.
-`contrast` resamples seeds as well, the same for all rows: seed s starts every method from the same weights.
+A resample draws videos with all their clips (Table 2), queries (Table 3, whose pool stays) or events (Table 4), because
+clips of one video share hands, room and noise and err together. All rows and seeds share the resamples; `contrast`
+resamples seeds as well, the same for all rows, as seed s starts every method from the same weights.
 
 Two sources have no clips: "deviation", Table 2's over seeds, and "ablations", what figures/ablations/trials.csv has.
 """
@@ -57,9 +56,8 @@ def contrast(total: NDArray[np.float64], videos: int) -> tuple[float, float, flo
     """Mean over seeds of a number, or of a sum or difference of numbers, and its 95 % interval over videos and seeds.
 
     `total` is [seeds, 1 + draws], the first column of all clips. With one seed the interval is over videos only; with
-    one of `videos` it is NaN. Draws of videos and of seeds are crossed. The plain bootstrap of n videos or seeds finds
-    (n - 1) / n of their variance, so deviations are scaled by the root of n / (n - 1). As a variance estimated from few
-    is uncertain, the interval is widened from the normal's to Student's t with Satterthwaite's degrees of freedom.
+    one of `videos` it is NaN. A bootstrap of n videos or seeds finds (n - 1) / n of their variance, so deviations are
+    scaled by the root of n / (n - 1), and widened to Student's t with Satterthwaite's degrees of freedom.
     """
     seeds, value, drawn = len(total), float(total[:, 0].mean()), total[:, 1:]
     if videos < 2:
@@ -78,11 +76,10 @@ def contrast(total: NDArray[np.float64], videos: int) -> tuple[float, float, flo
 
 
 def differences(measured: Mapping[str, Measured]) -> pd.DataFrame:
-    """The reference row minus every other row of Tables 2-4 in every metric, with 95 % intervals.
+    """The reference row minus every other row of Tables 2-4 in every metric and protocol, with 95 % intervals.
 
-    Columns: table, protocol (of Table 4, within which rows are compared, else ""), metric, method, label, one named
-    after the reference row ("mc3") and other (means over seeds), difference, low, high, seeds, n, unit ("clips",
-    "queries", "events") and videos. Without a reference row it is a `DataError`.
+    Columns: table, protocol, metric, method, label, one named after the reference row and `other` (means over seeds),
+    difference, low, high, seeds, and the sample's n, unit and videos. Without a reference row it is a `DataError`.
     """
     reference, rows = methods.with_role("reference"), []
     for name in ("table2", "table3", "table4"):
@@ -115,15 +112,11 @@ def note(differences: pd.DataFrame) -> str:
 
 
 def forest(differences: pd.DataFrame) -> pd.DataFrame:
-    """Data of `mc3.paper.plots.differences`: the trained rows in the paper's metrics, in the order of panels.
-
-    Columns: line (of panels: a table, or table and cut-off), panel, label, row (orders labels), difference, low, high.
-    """
+    """Data of `mc3.paper.plots.differences`: the trained rows in the paper's metrics, in the order of panels."""
     cut = differences["metric"].str.extract(r"_r(\d+)$")[0]
     shown = differences[(differences["method"] != RANDOM) & (cut.isna() | cut.isin(["5", "10"]))]
     short = shown["label"].str.split(" (", regex=False).str[0]
-    ambiguous = shown.groupby(short)["method"].nunique() > 1  # labels that differ in their brackets alone
-    short = short.where(~short.map(ambiguous), shown["label"])
+    short = short.where(shown.groupby(short)["method"].transform("nunique") == 1, shown["label"])  # else ambiguous
     columns = {name: number for number, name in enumerate([*evaluate.DISCOVERY, *evaluate.DIRECTIONS])}
     rows, protocols = [*store.PROBED, *methods.METHODS], ["", store.LINEAR, store.OFFICIAL, store.FINETUNE]
     shown = shown.assign(
@@ -145,14 +138,10 @@ def resamples(videos: ArrayLike, draws: int) -> NDArray[np.float32]:
 
 
 def classification(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.float32]) -> dict[str, NDArray]:
-    """`mc3.evaluate.classification`'s metrics on resamples, each [draws]; of the classes that a resample has.
-
-    `scores` are [N, C], `labels` [N] class numbers, and `weights` [draws, N] say how often each event was drawn. Counts
-    below 2**24 are exact in float32.
-    """
+    """`mc3.evaluate.classification` of scores [N, C] and labels [N], drawn `weights` [draws, N] times: each [draws]."""
     scores, labels = np.asarray(scores), np.asarray(labels)
     first = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, :5]
-    every = weights.sum(axis=1, dtype=np.float64)
+    every = weights.sum(axis=1, dtype=np.float64)  # float32 is exact for counts below 2**24
     found = {"top1": weights @ (first[:, 0] == labels).astype(np.float32) / every}
     found["top5"] = weights @ (first == labels[:, None]).any(axis=1).astype(np.float32) / every
     by_class: dict[str, list[NDArray]] = {"mca": [], "map": [], "mauc": []}
@@ -212,10 +201,7 @@ def _deviation(table2: Measured) -> Measured:
 
 
 def _ablations(config: Config, draws: int, folder: Path) -> Measured:
-    """Scores of "group setting", means over unpaired seeds (Student's t): no interval of one seed, none if not run.
-
-    Those of other settings than `config` are left out.
-    """
+    """Scores of "group setting", means over unpaired seeds (Student's t); none if not run with these settings."""
     seeds, cells, rng = 0, {}, np.random.default_rng(0)
     if provenance.is_current(folder / "origin.json", config):
         trials = pd.read_csv(folder / "trials.csv", dtype={"setting": str})
@@ -241,8 +227,7 @@ def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
     for metric, pair in product(chance, evaluate.DISCOVERY):
         cells[Cell(RANDOM, f"{pair}_{metric}")] = [chance[metric]] * len(config.seeds)
     points = {cell: cells.pop(cell) for cell in list(cells) if not cell.metric.endswith(("_roc", "_pr"))}
-    parts = {"table2": cells, "figure5": points}
-    return {name: _measured("clips", clips["video_uid"], part) for name, part in parts.items()}
+    return {n: _measured("clips", clips["video_uid"], part) for n, part in (("table2", cells), ("figure5", points))}
 
 
 def _table3(config: Config, draws: int) -> Measured:
@@ -301,10 +286,7 @@ def _figure2(config: Config, draws: int) -> Measured:
 
 
 def _figure6(config: Config, draws: int) -> Measured:
-    """How often clips of different videos share verb and scenario, in the reference row's clusters and at random.
-
-    `same_verb` is the share of pairs, `agreement_verb` its excess over random pairs', 1 if all share it.
-    """
+    """`same_*`: how many pairs share it, in the reference row's clusters; `agreement_*`: their excess over random."""
     index = store.clips(config).query("split == 'test' and verb != ''")
     names = {"verb": index["verb"], "scenario": index["video_uid"].map(findings.scenarios(config)).dropna()}
     weights = resamples(index["video_uid"], draws)

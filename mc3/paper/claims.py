@@ -95,11 +95,7 @@ def load(file: Path = FILE) -> list[Claim]:
 
 
 def checks(measured: Mapping[str, Measured], claims: Sequence[Claim] | None = None) -> pd.DataFrame:
-    """Every check of every claim (those of `load`), one row each.
-
-    Columns: claim, above and below (in words), margin, paper (its own difference, NaN where it prints none), and
-    difference, low, high (95 % interval over videos and seeds) and seeds, NaN where this run lacks a row or region.
-    """
+    """Every check of every claim: claim, above, below, margin, paper, difference, low, high, seeds (NaN if missing)."""
     published, rows = tables.published(), []
     for claim in load() if claims is None else claims:
         for check in claim.checks:
@@ -114,19 +110,18 @@ def checks(measured: Mapping[str, Measured], claims: Sequence[Claim] | None = No
 
 
 def table(checked: pd.DataFrame, claims: Sequence[Claim] | None = None) -> pd.DataFrame:
-    """The claims with their verdicts.
+    """The claims with their verdicts, which the weakest check decides: its interval reaches furthest against the claim.
 
-    Columns: claim, section, text, in_paper (how many checks hold between numbers that the paper prints), checks (how
-    many hold here, of those measured), weakest (the check whose interval reaches furthest against the claim, which
-    decides), paper, difference, low, high (of that check), verdict, note (why it is not measured) and seeds.
+    Columns: claim, section, text, in_paper (how many checks hold in the paper's numbers), checks (how many of those
+    measured hold here), weakest, its paper, difference, low, high, verdict, note (why it is not measured) and seeds.
     """
     rows = []
     for claim in load() if claims is None else claims:
         own = checked[checked["claim"] == claim.name]
         found, printed = own[own["difference"].notna()], own[own["paper"].notna()]
+        note = claim.reason or MISSING.get(claim.source, "its rows or regions are not in this run")
         row: dict[str, Any] = {"claim": claim.name, "section": claim.section, "text": claim.text}
-        row |= {**dict.fromkeys(WORDS, ""), "verdict": UNMEASURED}
-        row["note"] = claim.reason or MISSING.get(claim.source, "its rows or regions are not in this run")
+        row |= {**dict.fromkeys(WORDS, ""), "verdict": UNMEASURED, "note": note}
         if len(printed):
             row["in_paper"] = f"{(printed['paper'] > printed['margin']).sum()} of {len(printed)}"
         if len(found):
@@ -183,7 +178,6 @@ def _claim(name: str, entry: Mapping[str, Any], groups: Mapping[str, list[str]])
 
 
 def _checks(item: Any, groups: Mapping[str, list[str]]) -> list[Check]:
-    """The checks of one entry, such as {"over": {"rows": "mc3", "others": ..., "metrics": ...}}."""
     if not isinstance(item, dict) or len(item) != 1 or not set(item) <= set(SHAPES):
         raise ValueError(f"a check is one of {', '.join(SHAPES)} with its arguments, not {item!r}")
     ((shape, arguments),) = item.items()
@@ -200,7 +194,6 @@ def _cell(row: str, metric: str) -> Cell:
 
 
 def _total(values: Mapping[Cell, Any], check: Check) -> Any:
-    """Sum of the cells above less the sum of those below; NaN where one is missing."""
     if not values.keys() >= {*check.above, *check.below}:
         return np.nan
     return sum(values[cell] for cell in check.above) - sum(values[cell] for cell in check.below)

@@ -2,8 +2,7 @@
 
 Numbers are equal (to 1e-4), within the spread of seeds (no number that has a standard deviation is more than four from
 the committed one) or different. The deviation is the largest of its column in the committed table: a row's own, of
-three seeds, is often near zero by chance. With it, any other seed of five had 5 to 55 of 289 numbers beyond four
-deviations; with the column's largest, 29 of 30 choices of seeds had none. `metrics.json` only repeats the tables.
+three seeds, is often near zero by chance, and other seeds then had 5 to 55 of 289 numbers beyond four deviations.
 """
 
 import io
@@ -16,9 +15,13 @@ from textwrap import shorten
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from mc3.errors import DataError
 from mc3.files import write_atomic
+from mc3.paper import tables
 from mc3.paper.provenance import output
 
 Files = dict[str, bytes]  # name -> content
@@ -56,12 +59,6 @@ def run(figures: Path, rest: Path) -> int:
 
 def show(figures: Path, width: int | None = None) -> None:
     """Print those of Tables 2 and 3 that are in `figures`, and where to go from there; `DataError` if neither is."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from mc3.paper import tables
-
     found = [name for name in TABLES if (figures / name).exists()]
     if not found:
         raise DataError(f"no {' or '.join(TABLES)} in {figures}/; `mc3 repro` makes them")
@@ -80,8 +77,7 @@ def show(figures: Path, width: int | None = None) -> None:
 def compare(ours: Files, committed: Files) -> tuple[int, list[str], pd.DataFrame]:
     """Exit code, at most 14 lines of which the first is the verdict, and the numbers that deviate, the worst first.
 
-    The last is indexed by file, row and column: ours, committed, gap and deviations (the gap in standard deviations,
-    NaN if unknown).
+    These are by file, row and column: ours, committed, gap, deviations (gap in standard deviations, NaN if unknown).
     """
     mine, theirs = numbers(ours), numbers(committed)
     if not theirs:
@@ -92,13 +88,12 @@ def compare(ours: Files, committed: Files) -> tuple[int, list[str], pd.DataFrame
     std = table["committed"][index.get_level_values("column").str.endswith("_std")].dropna()
     std = std.rename(lambda column: column.removesuffix("_std"), level="column")
     std = std.groupby(level=["file", "column"]).transform("max").reindex(index)
-
-    whose = ""
-    seeds = [json.loads(side[RUN])["settings"]["seeds"] for side in (ours, committed) if RUN in side]
+    seeds, whose = [json.loads(side[RUN])["settings"]["seeds"] for side in (ours, committed) if RUN in side], ""
     if len(seeds) == 2 and seeds[0] != seeds[1]:
         whose = " (seeds {}; committed {})".format(*(", ".join(map(str, side)) for side in seeds))
-
-    agree, table["gap"] = _agree(table["ours"], table["committed"]), (table["ours"] - table["committed"]).abs()
+    table["gap"] = (table["ours"] - table["committed"]).abs()
+    agree = table["gap"] <= TOLERANCE * table["committed"].abs().clip(lower=1)
+    agree |= table["ours"].isna() & table["committed"].isna()
     table["deviations"] = (table["gap"].fillna(np.inf) / std).where(~agree, 0)
     deviating = table[~agree].sort_values(["deviations", "gap"], ascending=False)
     present = deviating.loc[[key in mine for key in deviating.index]]
@@ -115,9 +110,8 @@ def compare(ours: Files, committed: Files) -> tuple[int, list[str], pd.DataFrame
         lost = f", {len(missing)} files, rows or columns are missing" if missing else ""
         code, lines = DIFFERENT, [f"different{whose}: {beyond}{lost}; the worst:", *worst[:10]]
     if others:
-        lines.append(
-            f"{others:,} of {std.isna().sum():,} numbers without a standard deviation (curves, clusters) deviate"
-        )
+        unknown = f"{std.isna().sum():,} numbers without a standard deviation (curves, clusters)"
+        lines.append(f"{others:,} of {unknown} deviate")
     if new:
         lines.append(shorten(f"new: {', '.join(new)}", 160, placeholder=" ..."))
     now, then = (_verdicts(side) for side in (ours, committed))
@@ -155,11 +149,6 @@ def _only(these: Iterable[Key], others: Iterable[Key]) -> list[str]:
         if name == ALL or ((ALL, file) in names[1] and not re.search(r"\(\d+\)$", name)):
             where.setdefault(name, []).append(file)
     return [f"{n} in {', '.join(files) if len(files) < 4 else f'{len(files)} files'}" for n, files in where.items()]
-
-
-def _agree(ours: pd.Series, committed: pd.Series) -> pd.Series:
-    close = (ours - committed).abs() <= TOLERANCE * committed.abs().clip(lower=1)
-    return close | (ours.isna() & committed.isna())
 
 
 def _verdicts(files: Files) -> dict[str, str]:

@@ -54,25 +54,21 @@ def short(label: str) -> str:
 
 
 def sounding_rates(index: pd.DataFrame) -> pd.DataFrame:
-    """Table 1: how often each verb group sounds, in the paper's order, then our other verbs by rate.
-
-    Columns: verb, sounding_rate, paper (NaN for verbs that are not among its ten examples), n (labelled clips).
-    """
+    """Table 1: verb, sounding_rate, paper (NaN outside its ten verbs, which come first), n (labelled clips)."""
     labelled = index[index["positive"].notna() & (index["verb"] != "")]
-    ours = labelled.groupby("verb")["positive"].agg(sounding_rate="mean", n="size").reset_index()
+    ours = labelled.groupby("verb")["positive"].agg(sounding_rate="mean", n="size").reset_index(names="label")
+    ours = ours.assign(verb=ours["label"].map(short), sounding_rate=ours["sounding_rate"].astype(float))
     paper = pd.read_csv(tables.PAPER / "table1_verb_groups.csv").rename(columns={"sounding_rate": "paper"})
-    ours = ours.assign(key=ours["verb"].map(short), sounding_rate=ours["sounding_rate"].astype(float))
-    joined = ours.merge(paper.rename(columns={"verb": "key"}).reset_index(names="order"), on="key", how="left")
-    joined = joined.sort_values(["order", "sounding_rate", "verb"], ascending=[True, False, True], ignore_index=True)
-    return joined.assign(verb=joined["key"])[["verb", "sounding_rate", "paper", "n"]]
+    joined = ours.merge(paper.reset_index(names="order"), on="verb", how="left")
+    joined = joined.sort_values(["order", "sounding_rate", "label"], ascending=[True, False, True], ignore_index=True)
+    return joined[["verb", "sounding_rate", "paper", "n"]]
 
 
 def long_tail(index: pd.DataFrame) -> pd.DataFrame:
     """Figure 4: sounding clips of each action group (verb and noun), the most frequent first: action_group, count."""
     groups = index.loc[index["positive"].eq(1).fillna(False) & (index["action_group"] != ""), "action_group"]
-    counts = groups.value_counts().rename_axis("action_group").reset_index(name="count")
-    counts = counts.sort_values(["count", "action_group"], ascending=[False, True], ignore_index=True)
-    return counts.assign(action_group=counts["action_group"].map(short))
+    counts = groups.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    return pd.DataFrame({"action_group": counts.index.map(short), "count": counts.to_numpy()})
 
 
 def one_of_each(index: pd.DataFrame) -> tuple[list[int], list[str]]:
@@ -89,10 +85,7 @@ def one_of_each(index: pd.DataFrame) -> tuple[list[int], list[str]]:
 
 
 def curves(config: Config, seed: int, points: int = 200) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Figure 5: precision at the highest threshold to reach each of `points` recalls, and the prevalence by pair.
-
-    Columns: pair, method, recall, precision.
-    """
+    """Figure 5: pair, method, recall, precision at the highest threshold that reaches it; and prevalence by pair."""
     grid, frames, prevalence = np.arange(1, points + 1) / points, [], {}
     for method in map(methods.get, methods.METHODS):
         scored = store.discovery_scores(config, method.name, seed)
@@ -106,10 +99,7 @@ def curves(config: Config, seed: int, points: int = 200) -> tuple[pd.DataFrame, 
 
 
 def similarities(config: Config, seed: int, names: Sequence[str] | None = None) -> pd.DataFrame:
-    """Figures 2 and 3: each test clip's three pairwise cosines at each checkpoint, `checkpoints()` if none is named.
-
-    Columns: clip_id, region, positive, av, al, vl, checkpoint.
-    """
+    """Figures 2 and 3: the cosines av, al and vl of each test clip (clip_id, region, positive) by checkpoint."""
     index = clips(config)
     test, frames = (index["split"] == "test").to_numpy(), []
     about = index.loc[test, ["clip_id", "region", "positive"]]
@@ -123,62 +113,49 @@ def similarities(config: Config, seed: int, names: Sequence[str] | None = None) 
 def failures(config: Config, seed: int) -> tuple[list[int], list[str]]:
     """Where consensus failed: the row of each region's test clip that it moved furthest to the wrong side, and a note.
 
-    A clip's rank is the share of test clips whose audio-video similarity is not above its own. Ranks of region I should
-    rise from the control row to the reference row of `mc3.methods`, the others fall.
+    Ranks are by audio-video similarity; region I's should rise from the control to the reference row, the others fall.
     """
-    index = clips(config).set_index("clip_id", drop=False)
+    region = clips(config).set_index("clip_id")["region"]
     names = (methods.with_role("control"), methods.with_role("reference"))
-    points = similarities(config, seed, names)
-    ranks = points.groupby("checkpoint")["av"].rank(pct=True, method="max")
-    by_clip = points.assign(rank=ranks).pivot(index="clip_id", columns="checkpoint", values="rank")
-    old, new = (by_clip[methods.get(name).label] for name in names)
-    region = index["region"].reindex(by_clip.index)
-    wrong = (new - old) * np.where(region == "I", -1, 1)
-    worst = [str(wrong[region == name].idxmax()) for name in sorted(region.unique())]
+    cosines = similarities(config, seed, names).pivot(index="clip_id", columns="checkpoint", values="av")
+    old, new = (cosines[methods.get(name).label].rank(pct=True, method="max") for name in names)
+    wrong = (new - old) * np.where(region[cosines.index] == "I", -1, 1)
+    worst = wrong.groupby(region[cosines.index]).idxmax()
     notes = [f"region {region[c]}: rank {old[c]:.0%} w/o consensus, {new[c]:.0%} with it" for c in worst]
-    return [index.index.get_loc(clip) for clip in worst], notes
+    return [region.index.get_loc(clip) for clip in worst], notes
 
 
 def by_region(points: pd.DataFrame) -> pd.DataFrame:
-    """Summary of `similarities`: quantiles, and how well each pair's similarity separates region I from each other.
-
-    Columns: checkpoint, pair (in print), region, n, mean, q05, q25, median, q75, q95, and roc (region I against this).
-    """
+    """`similarities` by checkpoint, pair (in print) and region: n, mean, quantiles, roc (region I against this one)."""
     rows = []
-    for checkpoint, part in points.groupby("checkpoint", sort=False):
-        for pair in evaluate.PAIRS:
-            values = part[pair]
-            inside = values[part["region"] == "I"]
-            for region, here in values.groupby(part["region"]):
-                row = {"checkpoint": checkpoint, "pair": tables.pair_name(pair), "region": region, "n": len(here)}
-                row |= {"mean": here.mean()} | {name: here.quantile(share) for name, share in QUANTILES.items()}
-                labels = np.repeat([1, 0], [len(inside), len(here)])
-                row["roc"] = evaluate.discovery(np.r_[inside, here], labels)["roc"] if len(inside) else np.nan
-                rows.append(row)
+    for (checkpoint, part), pair in product(points.groupby("checkpoint", sort=False), evaluate.PAIRS):
+        inside = part.loc[part["region"] == "I", pair]
+        for region, here in part[pair].groupby(part["region"]):
+            row = {"checkpoint": checkpoint, "pair": "-".join(evaluate.PAIRS[pair]), "region": region, "n": len(here)}
+            row |= {"mean": here.mean()} | {name: here.quantile(share) for name, share in QUANTILES.items()}
+            labels = np.repeat([1, 0], [len(inside), len(here)])
+            roc = evaluate.discovery(np.r_[inside, here], labels)["roc"] if len(inside) else np.nan
+            rows.append({**row, "roc": roc})
     return pd.DataFrame(rows)
 
 
 def agreement(points: pd.DataFrame) -> pd.DataFrame:
-    """Figure 3 in numbers, by checkpoint and region; the region "all" is all clips.
+    """Figure 3 in numbers by checkpoint and region ("all" too): n, mean av, al, vl, and gap, consensus, correlation.
 
-    Columns: checkpoint, region, n, av, al and vl (mean similarities), gap (mean distance of the two similarities to
-    audio), consensus (mean of the smaller one, Eq. 2 with both exponents 1), correlation (of the two over the clips).
+    Of av and al: the mean distance, the mean of the smaller (Eq. 2 with both exponents 1), the correlation over clips.
     """
     rows = []
     for checkpoint, stage in points.groupby("checkpoint", sort=False):
         for region, part in [("all", stage), *stage.groupby("region")]:
             av, al = part["av"], part["al"]
             row = {"checkpoint": checkpoint, "region": region, "n": len(part), **part[[*evaluate.PAIRS]].mean()}
-            row |= {"gap": (av - al).abs().mean(), "consensus": np.minimum(av, al).mean(), "correlation": av.corr(al)}
-            rows.append(row)
+            gap, consensus = (av - al).abs().mean(), np.minimum(av, al).mean()
+            rows.append({**row, "gap": gap, "consensus": consensus, "correlation": av.corr(al)})
     return pd.DataFrame(rows)
 
 
 def zero_loss(config: Config, points: int = 801) -> pd.DataFrame:
-    """The curve in Figure 3 on which the consensus loss of the profile's reading is zero, found on a grid.
-
-    Columns: al, and the av of that curve; NaN where no av has zero loss, and everywhere if the anchor is not audio.
-    """
+    """The curve (al, av) of zero consensus loss in Figure 3; av is NaN where there is none or audio is no anchor."""
     import torch  # slow to import, and no other figure needs it
 
     from mc3 import losses
@@ -196,21 +173,20 @@ def zero_loss(config: Config, points: int = 801) -> pd.DataFrame:
 def clusters(config: Config, method: str, seed: int, top: int = 8) -> pd.DataFrame:
     """Figure 6: the `top` clips nearest to the centre of each cluster of the test clips' video embeddings.
 
-    Columns: cluster (0 the largest), size, verb (its most frequent one), purity (the share of that verb),
-    sounding (share of labelled clips that sound), rank, row, clip_id, text, title.
+    With the cluster (0 the largest), its size, most frequent verb, purity (the share of that verb) and sounding (the
+    share of labelled clips that sound), and of each clip rank, row, clip_id, text, title.
     """
     index = clips(config).query("split == 'test'")
-    video, n = store.embeddings(config, method, seed)["video"][index.index], config.evaluate.clusters
-    labels = evaluate.clusters(video, n)
-    found = []
-    for cluster in range(n):
+    video = store.embeddings(config, method, seed)["video"][index.index]
+    labels, found = evaluate.clusters(video, config.evaluate.clusters), []
+    for cluster in range(config.evaluate.clusters):
         inside = index[labels == cluster]
         verbs, sounding = inside["verb"].value_counts(), inside["positive"].astype("Float64").mean()
-        about = {"cluster": cluster, "size": len(inside), "verb": verbs.index[0], "purity": verbs.iloc[0] / len(inside)}
-        mostly = f"{about['purity']:.0%} {verbs.index[0] or 'without a verb'}"
-        title = f"Cluster {cluster}: {len(inside)} clips, {mostly}, {sounding:.0%} sounding"
+        verb, size, purity = verbs.index[0], len(inside), verbs.iloc[0] / len(inside)
+        title = f"Cluster {cluster}: {size} clips, {purity:.0%} {verb or 'without a verb'}, {sounding:.0%} sounding"
+        about = {"cluster": cluster, "size": size, "verb": verb, "purity": purity, "sounding": sounding, "title": title}
         part = index.iloc[evaluate.members(video, labels, cluster, top)]
-        found.append(part.assign(**about, sounding=sounding, rank=range(1, len(part) + 1), row=part.index, title=title))
+        found.append(part.assign(**about, rank=range(1, len(part) + 1), row=part.index))
     columns = ["cluster", "size", "verb", "purity", "sounding", "rank", "row", "clip_id", "text", "title"]
     return pd.concat(found, ignore_index=True)[columns]
 
@@ -225,8 +201,7 @@ def purest_median_and_least(members: pd.DataFrame) -> pd.DataFrame:
 def retrieved(config: Config, method: str, seed: int) -> pd.DataFrame:
     """Figure 7: random queries with a correct clip among the first `DEPTH` (two of a direction) and without (one).
 
-    Columns: direction, query and retrieved (rows), rank, correct, first_correct (rank of the first correct clip),
-    share_hit (of all queries, those with a correct clip among the first `DEPTH`), and `_clip` and `_text` of the two.
+    Columns: direction, query and retrieved (rows; also their _clip, _text), rank, correct, first_correct, share_hit.
     """
     index, found = clips(config), store.embeddings(config, method, seed)
     groups, split = store.retrieval_split(config)
@@ -239,8 +214,8 @@ def retrieved(config: Config, method: str, seed: int) -> pd.DataFrame:
         for query in (*hits[:2], *misses[:1]):
             for rank, neighbour in enumerate(near[query], start=1):
                 ends = {"query": int(split[0][query]), "retrieved": int(split[1][neighbour])}
-                correct = bool(groups[ends["query"]] == groups[ends["retrieved"]])
-                row = {"direction": " → ".join(evaluate.DIRECTIONS[name]), **ends, "rank": rank, "correct": correct}
+                row = {"direction": " → ".join(evaluate.DIRECTIONS[name]), **ends, "rank": rank}
+                row |= {"correct": bool(groups[ends["query"]] == groups[ends["retrieved"]])}
                 row |= {"first_correct": int(first[query]), "share_hit": len(hits) / len(first)}
                 for end, at in ends.items():
                     row |= {f"{end}_clip": index["clip_id"].iloc[at], f"{end}_text": index["text"].iloc[at]}
@@ -249,26 +224,18 @@ def retrieved(config: Config, method: str, seed: int) -> pd.DataFrame:
 
 
 def training(config: Config, seed: int) -> pd.DataFrame:
-    """Discovery on the validation clips after each epoch, of every method and of the align stage.
-
-    Columns: method, metric ("AV ROC", "AL ROC"), step (counted from the start of the align stage), value.
-    """
+    """Validation ROCs after each epoch: method (or align stage), metric, step (from the align stage's start), value."""
     rows, aligned = [], max(line["step"] for line in store.training_log(config, "align", seed))
     for method in map(methods.get, ("align", *methods.METHODS)):
         first = aligned if method.start == "align" else 0
         for line, name in product(store.training_log(config, method.name, seed), ("av_roc", "al_roc")):
             if name in line:
-                row = {"method": method.label, "metric": tables.header(name), "step": first + line["step"]}
-                rows.append({**row, "value": line[name]})
-    return pd.DataFrame(rows)
+                rows.append((method.label, tables.header(name), first + line["step"], line[name]))
+    return pd.DataFrame(rows, columns=["method", "metric", "step", "value"])
 
 
 def class_results(config: Config, seed: int) -> pd.DataFrame:
-    """Recognition of each EPIC-Sounds class by the untrained encoder and by the methods that are fine-tuned.
-
-    One row a class and probe; columns: class_id, name, train and n (training and validation events), probe such as
-    "MC3, linear-probe", and recall, ap and auc of `mc3.evaluate.by_class`.
-    """
+    """`mc3.evaluate.by_class` of the untrained and adapted encoders, with class_id, name, train (events) and probe."""
     scores = store.probe_scores(config, seed)
     truth, train = scores.pop("labels"), store.events(config, "train")["class_id"].value_counts()
     frames = []
@@ -276,18 +243,14 @@ def class_results(config: Config, seed: int) -> pd.DataFrame:
         protocol, method = key.split("/")
         if method in (store.UNTRAINED, *config.probe.official_methods, *config.probe.finetune_methods):
             table = evaluate.by_class(scores[key], truth)
-            about = {"class_id": table.index, "name": class_names(config, table.index)}
+            about = {"class_id": table.index, "name": _class_names(config, table.index)}
             about |= {"train": train.reindex(table.index, fill_value=0).astype(int), "n": table.pop("n")}
             frames.append(pd.DataFrame({**about, "probe": f"{tables.label(method)}, {protocol}"}).join(table))
     return pd.concat(frames, ignore_index=True)
 
 
 def confusion(config: Config, seed: int, method: str, protocol: str) -> pd.DataFrame:
-    """Confusions of EPIC-Sounds classes, true ones with events as rows, the most frequent first.
-
-    Columns: class_id, name, n, and by its number each class: the share of the row's events that were predicted as it.
-    It is a `DataError` if `method` has no scores of `protocol`.
-    """
+    """Confusions, a row a true class, the most frequent first: class_id, name, n, and shares by predicted class."""
     scores = store.probe_scores(config, seed)
     truth, key = scores.pop("labels"), f"{protocol}/{method}"
     if key not in scores:
@@ -295,13 +258,12 @@ def confusion(config: Config, seed: int, method: str, protocol: str) -> pd.DataF
     shares = evaluate.confusion(scores[key], truth)
     counts = np.bincount(truth, minlength=len(shares))
     order = np.argsort(-counts, kind="stable")
-    about = pd.DataFrame({"class_id": order, "name": class_names(config, order), "n": counts[order]})
+    about = pd.DataFrame({"class_id": order, "name": _class_names(config, order), "n": counts[order]})
     table = about.join(pd.DataFrame(shares[np.ix_(order, order)], columns=[str(number) for number in order]))
     return table[table["n"] > 0].reset_index(drop=True)
 
 
-def class_names(config: Config, numbers: Iterable[int]) -> list[str]:
-    """EPIC-Sounds' names of these classes, from the annotation files that have classes."""
+def _class_names(config: Config, numbers: Iterable[int]) -> list[str]:
     files = [config.paths.raw / config.epic_sounds.annotations[split] for split in ("train", "validation")]
     annotations = pd.concat([pd.read_csv(file, usecols=["class_id", "class"]) for file in files])
     names = annotations.groupby("class_id")["class"].agg(lambda given: given.mode()[0])

@@ -6,8 +6,7 @@
 - Fine-tuning: trunk and linear layer learn together.
 
 The last two see one random window an event and epoch, under SpecAugment. At test time the class probabilities of
-uniform windows are averaged, following the EPIC-Sounds protocol. The row "untrained" probes the seed's initial weights,
-"ssast" those of `probe.ssast`.
+uniform windows are averaged, as in the EPIC-Sounds protocol. Row "untrained" has the seed's initial weights.
 """
 
 import copy
@@ -83,8 +82,7 @@ def features(
 ) -> dict[str, NDArray[np.float32]]:  # fmt: skip
     """Trunk outputs [events, views, dim] of `views` uniform windows of every event, by encoder's name.
 
-    Each event is read once for all encoders, `batch_size` at once; one no longer than a window repeats it. With a
-    folder `scratch`, the outputs are memory-mapped on its disk: a gigabyte an encoder for all of EPIC-Sounds.
+    Each event is read once for all encoders. In `scratch`, if given, outputs are memory-mapped: a gigabyte an encoder.
     """
     found = {name: _empty((len(events), views, encoder.config.dim), scratch) for name, encoder in encoders.items()}
     for begin in track(range(0, len(events), batch_size), f"features of {len(events)} events"):
@@ -103,10 +101,7 @@ def linear_probe(
     train: NDArray[np.float32], labels: NDArray[np.int64], classes: int, recipe: ProbeRecipe, seed: int,
     device: torch.device, title: str = store.LINEAR,
 ) -> nn.Linear:  # fmt: skip
-    """A linear layer trained on frozen features [N, views, D] and labels [N], a random view of each event an epoch.
-
-    `seed` decides the layer's weights and the order; `title` is the progress bar's.
-    """
+    """A linear layer trained on frozen features [N, views, D] and labels [N], a random view of each event an epoch."""
     torch.manual_seed(seed)
     head = nn.Linear(train.shape[2], classes).to(device)
 
@@ -122,11 +117,7 @@ def adapt(
     protocol: str, encoder: AudioEncoder, train: Views, classes: int, recipe: ProbeRecipe, seed: int,
     device: torch.device, title: str = "",
 ) -> nn.Module:  # fmt: skip
-    """Train a head and, in place, a part of `encoder`'s trunk, not its projection; returns the head.
-
-    `store.OFFICIAL` trains LayerNorm and linear layer with `OFFICIAL_LEARNED`, `store.FINETUNE` a linear layer with the
-    whole trunk. `seed` decides the head's weights, the order, the windows and SpecAugment.
-    """
+    """Train a head by `protocol` and, in place, a part of `encoder`'s trunk, not its projection; returns the head."""
     torch.manual_seed(seed)
     dim, trunk = encoder.config.dim, encoder.trunk
     if protocol == store.OFFICIAL:
@@ -148,7 +139,7 @@ def adapt(
 
 
 def probabilities(head: nn.Module, found: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
-    """Class probabilities [events, classes] of features [events, views, D], mean over the views, to five decimals.
+    """Class probabilities [events, classes] of features [events, views, D], mean over views, to five decimals.
 
     The heads of two processors differ by less, so their files are the same.
     """
@@ -158,10 +149,7 @@ def probabilities(head: nn.Module, found: NDArray[np.float32], device: torch.dev
 
 
 def made_from(config: Config, method: str, seed: int) -> str:
-    """A hash of everything that determines the probe of a seed: settings, events, checkpoints, initial weights, code.
-
-    `method` is `ALL`.
-    """
+    """A hash of all that determines a seed's probe (`ALL`): settings, events, checkpoints, initial weights, code."""
     facts = [as_dict(config.probe), seed, code_identity("mc3.paper.probe")]
     facts += [sha256(config.paths.shards / "index.parquet")]
     names = [*methods.METHODS, *[store.SSAST] * (config.probe.ssast == "train")]
@@ -173,8 +161,7 @@ def made_from(config: Config, method: str, seed: int) -> str:
 def run(config: Config, seed: int) -> Path:
     """Probe the initial weights, SSAST and every method of `seed` with an audio encoder, by the profile's protocols.
 
-    Where `epic_sounds.annotations` has a split "test", its events are scored too. Returns the file of metrics, which
-    `store.probe_metrics` reads; `store.probe_scores` reads the class scores beside it.
+    Events of a split "test" are scored too. Returns the file of metrics, which has the class scores beside it.
     """
     adapted = {
         store.OFFICIAL: (config.probe.official, config.probe.official_methods),
@@ -256,8 +243,7 @@ def _fit(
     for epoch in track(range(recipe.epochs), title):
         batches = torch.randperm(len(targets), generator=generator).split(recipe.batch_size)
         for step, rows in enumerate(batches, 1):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, epoch + step / len(batches))
+            optimizer.param_groups[0]["lr"] = learning_rate(recipe, epoch + step / len(batches))
             loss = nn.functional.cross_entropy(logits(rows, generator), targets[rows.to(targets.device)])
             optimizer.zero_grad()
             loss.backward()

@@ -65,25 +65,18 @@ def table2(config: Config) -> pd.DataFrame:
 
 
 def table3(config: Config) -> pd.DataFrame:
-    """Table 3, retrieval, in percent: set recall `{direction}_r{k}` and hit rate `{direction}_hit{k}`.
-
-    The second row, "bound", has the most that any ranking of this pool reaches.
-    """
+    """Table 3 in percent: `{direction}_r{k}` (set recall), `{direction}_hit{k}`; "bound" is the most of any ranking."""
     rows = [_row(name, [retrieval(config, name, seed) for seed in config.seeds]) for name in methods.METHODS]
     groups, (queries, pool) = store.retrieval_split(config)
     ks, levels = config.evaluate.recall_at, (evaluate.random_retrieval, evaluate.retrieval_bounds)
     found = [dict.fromkeys(evaluate.DIRECTIONS, level(groups[queries], groups[pool], ks)) for level in levels]
     random, bound = (_retrieval_columns(each, ks) for each in found)
-    rows.insert(0, {"method": "bound", "label": "Bound", "paper": "", "seeds": 0, **bound})
-    return _table(rows, random, PUBLISHED[3]).assign(queries=len(queries), pool=len(pool))
+    bounds = {"method": "bound", "label": "Bound", "paper": "", "seeds": 0, **bound}
+    return _table([bounds, *rows], random, PUBLISHED[3]).assign(queries=len(queries), pool=len(pool))
 
 
 def table4(config: Config) -> pd.DataFrame:
-    """Table 4, EPIC-Sounds classification by protocol: top-1, top-5 and mCA in percent, mAP and mAUC as fractions.
-
-    ASF has no number of ours, SSAST none where it is not probed; "untrained" and the official linear probe none of the
-    paper's.
-    """
+    """Table 4, EPIC-Sounds classification by protocol: top-1, top-5 and mCA in percent, mAP and mAUC as fractions."""
     results = [store.probe_metrics(config, seed) for seed in config.seeds]
     rows: list[dict[str, Any]] = []
     for protocol in (store.LINEAR, store.OFFICIAL, store.FINETUNE):
@@ -117,9 +110,10 @@ def cells(table: pd.DataFrame, metrics: Sequence[str] | None = None, significant
 
     `metrics` are those that the paper has, if not given. The `significant` cells get a dagger.
     """
+    table = table.fillna({"protocol": ""})
     shown = pd.DataFrame({"Method": table["label"].astype(str)})
     if "protocol" in table:
-        shown["Protocol"] = table["protocol"].fillna("").astype(str)
+        shown["Protocol"] = table["protocol"].astype(str)
     for letter, modality in zip("AVL", methods.MODALITIES, strict=True):
         if modality in table and "protocol" not in table:
             shown[letter] = np.where(table[modality] == 1, "✓", "")
@@ -138,11 +132,6 @@ def label(method: str) -> str:
     """A row's name in print; of a method that is not in mc3/methods.py (any more), its key."""
     known = method in ("align", store.SSAST, *methods.METHODS)
     return methods.get(method).label if known else "Random" if method == RANDOM else method
-
-
-def pair_name(pair: str) -> str:
-    """A pair of modalities in print: "av" is "audio-video"."""
-    return "-".join(evaluate.PAIRS[pair])
 
 
 def note(table: pd.DataFrame, significant: Cells | None = None) -> str:
@@ -172,7 +161,7 @@ def to_markdown(table: pd.DataFrame, significant: Cells | None = None) -> str:
 
 def to_html(table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Cells | None = None) -> str:
     """`cells` as an HTML table, escaped, with `note` as its caption."""
-    text = cells(table, metrics, significant or ()).to_html(index=False, border=0, escape=True, na_rep="")
+    text = cells(table, metrics, significant or ()).to_html(index=False, border=0, na_rep="")
     return _with_caption(text, note(table, significant)) + "\n"
 
 
@@ -189,7 +178,7 @@ def show(table: pd.DataFrame, caption: str = "") -> Any:
     from IPython.display import HTML
 
     table = table.rename(columns=lambda name: header(str(name)))
-    text = table.to_html(index=False, border=0, escape=True, float_format=format_number, na_rep="–")
+    text = table.to_html(index=False, border=0, float_format=format_number, na_rep="–")
     return HTML(_with_caption(text, caption))
 
 
@@ -205,31 +194,26 @@ def intervals(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def overview(table2: pd.DataFrame, table3: pd.DataFrame) -> pd.DataFrame:
-    """The main columns of Tables 2 and 3: method, metric, ours, std, paper, random, paper_random, separate_axis.
-
-    `separate_axis`: whether the paper's numbers need their own axis: recall depends on the size of the pool.
-    """
+    """The main columns of Tables 2 and 3: method, metric, ours, std, paper, random, paper_random, separate_axis."""
     frames = []
     for metric in OVERVIEW:
         table = table2 if metric in table2 else table3
         random, rows = table[table["method"] == RANDOM].iloc[0], table[table["seeds"] > 0]
         ours = {"method": rows["label"], "metric": header(metric), "ours": rows[metric], "std": rows[f"{metric}_std"]}
         paper = {"paper": rows[f"paper_{metric}"], "random": random[metric], "paper_random": random[f"paper_{metric}"]}
-        frames.append(pd.DataFrame({**ours, **paper, "separate_axis": table is table3}))
+        frames.append(pd.DataFrame({**ours, **paper, "separate_axis": table is table3}))  # recall depends on the pool
     return pd.concat(frames, ignore_index=True)
 
 
 def ranks(table: pd.DataFrame) -> pd.DataFrame:
     """MC3's rank among the paper's own methods, here and in the paper, in those columns of `OVERVIEW` that it has."""
     own = [name for name in table["method"] if name in methods.METHODS and methods.get(name).paper]
-    rows = table.set_index("method").loc[own]
-    found, reference = [], methods.with_role("reference")
-    for metric in rows.columns.intersection(OVERVIEW):
-        rank = {"Column": header(metric)}
-        for who, column in (("Here", metric), ("In the paper", f"paper_{metric}")):
-            values = rows[column].dropna()
-            rank[who] = f"{1 + int((values > values[reference]).sum())} of {len(values)}"
-        found.append(rank)
+    rows = table.set_index("method").loc[own].select_dtypes("number")
+    rank, of = rows.rank(ascending=False, method="min").loc[methods.with_role("reference")], rows.count()
+    metrics = [metric for metric in OVERVIEW if metric in rows]
+    found = {"Column": [header(metric) for metric in metrics]}
+    for who, prefix in (("Here", ""), ("In the paper", "paper_")):
+        found[who] = [f"{rank[prefix + metric]:.0f} of {of[prefix + metric]}" for metric in metrics]
     return pd.DataFrame(found)
 
 
@@ -277,6 +261,5 @@ def _cell(row: Mapping[Any, Any], metric: str, significant: Cells) -> str:
     if pd.isna(ours):
         return f"({paper:.{places}f})" if pd.notna(paper) else "–"
     text = f"{ours:.{places}f}" + (f" ± {spread:.{places}f}" if pd.notna(spread) else "")
-    protocol = row.get("protocol", "")
-    text += "†" * (Cell(row["method"], metric, protocol if isinstance(protocol, str) else "") in significant)
+    text += "†" * (Cell(row["method"], metric, row.get("protocol", "")) in significant)
     return text + (f" ({paper:.{places}f}, {ours - paper:+.{places}f})" if pd.notna(paper) else "")

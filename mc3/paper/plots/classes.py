@@ -76,10 +76,7 @@ def per_class(table: pd.DataFrame) -> Figure:
 
 @styled
 def confusion(table: pd.DataFrame) -> Figure:
-    """EPIC-Sounds confusions as a heat map. `table`: class_id, name, n, then a column of shares a class.
-
-    Rows are true classes and columns predicted ones, both in the table's order; each row sums to 1.
-    """
+    """EPIC-Sounds confusions. `table`: a row a true class; class_id, name, n, then shares by predicted class."""
     numbers = table.columns.drop(["class_id", "name", "n"])
     names = dict(zip(table["class_id"].astype(str), table["name"], strict=True))
     page = figure(PAGE, PAGE * (0.2 + 0.72 * len(table) / len(numbers)))

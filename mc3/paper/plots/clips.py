@@ -49,10 +49,7 @@ def clip_cards(clips: "ClipDataset", rows: Sequence[int], notes: Sequence[str]) 
 
 @styled
 def clusters(clips: "ClipDataset", members: pd.DataFrame) -> Figure:
-    """Figure 6: each cluster's members as middle frame, log-mel and narration, nearest to the centre first.
-
-    `members`: cluster, row (of `clips`), title (one a cluster), in the order drawn.
-    """
+    """Figure 6: middle frame, log-mel, narration. `members`: cluster, row (of `clips`), title; in the order drawn."""
     groups = [rows for _, rows in members.groupby("cluster", sort=False)]
     page = figure(PAGE, 1.72 * len(groups))
     for panel, rows in zip(page.subfigures(len(groups), squeeze=False)[:, 0], groups, strict=True):
@@ -72,8 +69,8 @@ def clusters(clips: "ClipDataset", members: pd.DataFrame) -> Figure:
 def retrieval(clips: "ClipDataset", examples: pd.DataFrame) -> Figure:
     """Figure 7: queries and their first results, correct ones framed blue and wrong ones orange.
 
-    `examples`: direction ("video → audio" or "audio → text"), query and retrieved (rows of `clips`), rank (from 1),
-    correct, first_correct (rank of the first correct one), in the order drawn.
+    `examples`, in the order drawn: direction ("video → audio" or "audio → text"), query and retrieved (rows of
+    `clips`), rank (from 1), correct, first_correct (rank of the first correct one).
     """
     queries = list(examples.groupby(["direction", "query"], sort=False))
     depth = max(len(results) for _, results in queries)
@@ -83,9 +80,8 @@ def retrieval(clips: "ClipDataset", examples: pd.DataFrame) -> Figure:
     text = clips.index["text"]
     for panel, ((direction, query), results) in zip(panels, queries, strict=True):
         grid = panel.add_gridspec(1, 1 + depth, width_ratios=[1.75, *[1] * depth])
-        left = panel.add_subplot(grid[0])
+        left, to_audio = panel.add_subplot(grid[0]), direction.startswith("video")
         left.set_title(direction, loc="left", pad=2, fontsize=6.5)
-        to_audio = direction.startswith("video")
         if to_audio:
             frames = clips.frames(query)
             _picture(left, frames[[len(frames) // 4, (3 * len(frames)) // 4]])

@@ -9,17 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mc3.paper.plots.style import DASHED, DOTTED, GREY, NO, PAGE, YES, figure, legend, line_styles, panels, styled
-from mc3.paper.tables import pair_name
 
 NO_LOSS = "no consensus loss"
 
 
 @styled
 def precision_recall(curves: pd.DataFrame, prevalence: dict[str, float]) -> Figure:
-    """Figure 5, one panel a pair, with its prevalence (= Random) as a line.
-
-    `curves`: pair, method, recall, precision; one row a point. `prevalence`: share of positive clips, by pair.
-    """
+    """Figure 5, a panel a pair, its `prevalence` (= Random) a line. `curves`: pair, method, recall, precision."""
     page = figure(PAGE, 2.75)
     methods = curves["method"].unique()
     lowest = min(curves.loc[curves["recall"] > 0.03, "precision"].min(), *prevalence.values())
@@ -49,8 +45,7 @@ def training(curves: pd.DataFrame) -> Figure:
 def regions(table: pd.DataFrame, zero: pd.DataFrame) -> Figure:
     """Figure 2 measured: similarity of each modality pair by Venn region and checkpoint, as quartile boxes.
 
-    `table`: checkpoint, pair, region, q05 and q95 (the whiskers), q25, median, q75, mean (the white dot). `zero`: the
-    curve (al, av) of zero consensus loss; a line in the audio-video panel at the av that belongs to the mean al.
+    `table`: checkpoint, pair, region, q05 to q95, mean (white dot). `zero`: the curve (al, av) of zero consensus loss.
     """
     page = figure(PAGE, 2.5)
     checkpoints, where = table["checkpoint"].unique(), table["region"].unique()
@@ -63,8 +58,8 @@ def regions(table: pd.DataFrame, zero: pd.DataFrame) -> Figure:
             ax.bar(x, rows["q75"] - rows["q25"], 0.68 / n, rows["q25"], color=colour, label=checkpoint)
             ax.hlines(rows["median"], x - 0.34 / n, x + 0.34 / n, color="white", linewidth=0.9)
             ax.plot(x, rows["mean"], "o", markersize=2.2, color="white", markeredgecolor="black", markeredgewidth=0.4)
-            if pair == pair_name("av"):
-                text = table[(table["checkpoint"] == checkpoint) & (table["pair"] == pair_name("al"))]
+            if pair == "audio-video":
+                text = table[(table["checkpoint"] == checkpoint) & (table["pair"] == "audio-text")]
                 target = np.interp(text.set_index("region")["mean"].reindex(where), zero["al"], zero["av"])
                 ax.hlines(target, x - 0.4 / n, x + 0.4 / n, color="black", linewidth=0.9, label=NO_LOSS)
         ax.set(title=pair, xlabel="region of Figure 2", xticks=range(len(where)), xticklabels=where)
@@ -75,10 +70,7 @@ def regions(table: pd.DataFrame, zero: pd.DataFrame) -> Figure:
 
 @styled
 def consensus(points: pd.DataFrame, zero: pd.DataFrame) -> Figure:
-    """Figure 3 measured: each clip's audio-video against its audio-text similarity, one panel a checkpoint.
-
-    `points`: checkpoint, av, al, region. `zero`: the curve (al, av) to which the consensus loss pulls clips.
-    """
+    """Figure 3 measured. `points`: checkpoint (a panel), av, al, region. `zero`: the curve without consensus loss."""
     page = figure(PAGE, PAGE / points["checkpoint"].nunique() + 0.72)
     similarities = points[["av", "al"]].to_numpy()
     ends = float(similarities.min()) - 0.03, float(similarities.max()) + 0.03

@@ -50,10 +50,7 @@ def figure(width: float, height: float, **kwargs: Any) -> Figure:
 
 
 def save(figure: Figure, stem: str | Path, dpi: int = 200) -> Path:
-    """Write `stem`.png and `stem`.svg, byte for byte the same for the same figure; return the PNG's path.
-
-    A lower `dpi` keeps the PNG of a figure with pictures small; the SVG does not depend on it.
-    """
+    """Write `stem`.png (at `dpi`) and `stem`.svg, byte for byte the same for the same figure; return the PNG's path."""
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()  # lays out once; the two files share it

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from mc3.paper.plots.style import DOTTED, GREY, NO, PAGE, PALETTE, YES, emphasised, figure, legend, panels, styled, wrap
-from mc3.paper.tables import header, intervals, label, pair_name
+from mc3.paper.tables import header, intervals, label
 
 RATES = {"on_screen": "on-screen source", "off_screen": "off-screen source", "unseen": "actions not seen",
          "sounding": "sounding rate, × Table 1", "signal_db": "louder actions, dB", "misnarrated": "wrong narrations",
@@ -29,10 +29,7 @@ def gaps(table: pd.DataFrame) -> dict[str, str]:
 
 @styled
 def overview(table: pd.DataFrame) -> Figure:
-    """Every method's result beside the paper's, one panel a metric, as bars from chance (the grey line).
-
-    `table`: method, metric, ours, std (may be missing), paper, random, paper_random, separate_axis (of `paper`, above).
-    """
+    """Every method beside the paper's, as bars from chance, a panel a metric; `table`: `mc3.paper.tables.overview`."""
     methods = table["method"].unique()
     page = figure(PAGE, 0.21 * len(methods) + 1.05)
     y = np.arange(len(methods))
@@ -64,10 +61,7 @@ def overview(table: pd.DataFrame) -> Figure:
 
 @styled
 def differences(table: pd.DataFrame) -> Figure:
-    """The reference row minus each other row, with intervals: blue above 0, orange below, grey where 0 is inside.
-
-    `table`: line (whose panels share their rows), panel, label, row (orders labels), difference, low, high.
-    """
+    """The reference row minus others. `table`: line (of panels), panel, label, row (orders), difference, low, high."""
     lines = [part for _, part in table.groupby("line", sort=False)]
     heights = [0.115 * part["label"].nunique() + 0.42 for part in lines]
     page = figure(PAGE, sum(heights) + 0.25, dpi=200)  # laid out as it is saved: hinting widens the long labels
@@ -96,9 +90,8 @@ def differences(table: pd.DataFrame) -> Figure:
 def study(table: pd.DataFrame) -> Figure:
     """Gap curves over one rate at a time, and heat maps of rates that were varied together.
 
-    `table`: world ("on_screen 0.7", or two such with a comma), a column a rate, seed, and for each method
-    {pair}_{method}_gap with _low and _high; the first method is drawn strongest. A small mark is a seed with its 95 %
-    interval over videos, a line the mean over seeds; a cell of a heat map is the mean over seeds.
+    `table`: world ("on_screen 0.7", or two such with a comma), a column a rate, seed, and {pair}_{method}_gap with _low
+    and _high. A mark is a seed with its 95 % interval over videos; lines and cells of heat maps are means over seeds.
     """
     varied = table["world"].where(table["world"] != USUAL, "").str.replace(r" [-+.\d]+", "", regex=True)
     base, single = table[varied == ""], table[varied.str.fullmatch(r"\w+")]  # varied: "", a rate, or rates with commas
@@ -122,11 +115,8 @@ def study(table: pd.DataFrame) -> Figure:
 
 @styled
 def study_regions(table: pd.DataFrame) -> Figure:
-    """How well audio-video similarity separates region I from each other region, before and after refinement.
-
-    `table`: world, checkpoint, pair, region, roc; a row a seed, of which the mean is drawn.
-    """
-    here = table[(table["pair"] == pair_name("av")) & (table["region"] != "I")]
+    """Audio-video ROC of region I against each other. `table`: world, checkpoint, pair, region, roc; a row a seed."""
+    here = table[(table["pair"] == "audio-video") & (table["region"] != "I")]
     worlds, checkpoints = here["world"].unique(), here["checkpoint"].unique()
     page = figure(PAGE, 0.16 * len(worlds) + 1.0)
     looks = list(zip(checkpoints, "os^D", (GREY, PALETTE[1], PALETTE[0], PALETTE[2]), strict=False))
@@ -144,10 +134,7 @@ def study_regions(table: pd.DataFrame) -> Figure:
 
 @styled
 def ablations(table: pd.DataFrame) -> Figure:
-    """Test ROCs by setting, a panel an ablation on one scale, with a dotted line at the profile's own setting.
-
-    `table`: group (the ablation), setting, profile, av_roc, al_roc and their _std over seeds (NaN of one), a bar.
-    """
+    """Test ROCs by setting. `table`: group (a panel), setting, profile (dotted), av_roc, al_roc, and _std (a bar)."""
     values = table[["av_roc", "al_roc"]]
     span = (values.min(axis=None) - 0.01, values.max(axis=None) + 0.01)
     sizes = table.groupby("group", sort=False).size()
@@ -166,10 +153,9 @@ def ablations(table: pd.DataFrame) -> Figure:
 
 @styled
 def selection(table: pd.DataFrame) -> Figure:
-    """Validation ROCs of every trial, a row a method, the chosen trials filled; one panel a pair of modalities.
+    """Validation ROCs of every trial, a row a method, a panel a pair of modalities; the chosen trials are filled.
 
-    `table`: label, validation_av_roc, validation_al_roc and their _std over seeds, a bar; chosen, or else selection,
-    whose highest value is filled.
+    `table`: label, validation_av_roc, validation_al_roc and _std (a bar); chosen, or else selection (the highest).
     """
     labels = list(dict.fromkeys(table["label"]))
     chosen = table["chosen"] if "chosen" in table else table["selection"] == table["selection"].max()
