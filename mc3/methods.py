@@ -121,9 +121,7 @@ class Method:
 
 def get(name: str) -> Method:
     """The recipe called `name`; `ConfigError` if there is none, or it has a wrong key or modality."""
-    entries: dict[str, dict[str, Any]] = {
-        "pretrain": PRETRAIN, "align": ALIGN, "ssast": SSAST, **METHODS, **OTHERS,
-    }  # fmt: skip
+    entries = {"pretrain": PRETRAIN, "align": ALIGN, "ssast": SSAST, **METHODS, **OTHERS}
     if name not in entries:
         raise ConfigError(f"no method {name!r} in mc3/methods.py; known: {', '.join(entries)}")
     entry = entries[name]

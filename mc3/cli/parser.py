@@ -64,7 +64,6 @@ def option(*names: str, **settings: Any) -> Option:
 
 CONFIG = option("--config", default="params.yaml", metavar="FILE", help="the settings (params.yaml)")
 DEBUG = option("--debug", action="store_true", help="show the traceback of an error")
-SEED = option("--seed", type=int, required=True, help="one of the profile's seeds")
 
 
 class Group:
@@ -73,25 +72,24 @@ class Group:
     def __init__(self, title: str) -> None:
         self.title, self.commands = title, list[tuple[Command, str, tuple[Option, ...]]]()
 
-    def command(self, example: str, *options: Option, config: bool = True) -> Any:
+    def command(self, example: str, *options: Option) -> Any:
         """Makes a function a command of its name, described by its docstring."""
 
         def add(command: Command) -> Command:
-            self.commands.append((command, example, ((CONFIG, DEBUG) if config else (DEBUG,)) + options))
+            self.commands.append((command, example, (CONFIG, DEBUG, *options)))
             return command
 
         return add
 
-    def call(self, example: str, place: str, about: str, *options: Option) -> None:
-        """Makes a command of a function, "module.function" of this package, of the settings and these options."""
+    def call(self, example: str, place: str, about: str) -> None:
+        """Makes a command of "module.function" of this package, which takes the settings."""
 
         def command(args: Arguments) -> None:
             module, _, function = place.rpartition(".")
-            values = [getattr(args, names[0].removeprefix("--")) for names, _ in options]
-            getattr(import_module(f"mc3.{module}"), function)(args.settings, *values)
+            getattr(import_module(f"mc3.{module}"), function)(args.settings)
 
-        command.__name__, command.__doc__ = example.split(" --")[0].removeprefix("mc3 "), about
-        self.command(example, *options)(command)
+        command.__name__, command.__doc__ = example.removeprefix("mc3 "), about
+        self.command(example)(command)
 
     def add_to(self, places: Mapping[str, Any]) -> str:
         """Add the commands to the subparsers of `places`, by the words before a command's last; returns their help."""
