@@ -55,9 +55,9 @@ def training_flops(config: ModelConfig, stage: Stage) -> float:
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Peak operations a second of a GPU at `train.precision`, by its maker; None for a device that is not listed."""
+    """Peak operations a second of a GPU at `train.precision`, by its maker; None for those that are not listed."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    found = (tflops for key, tflops in PEAK_TFLOPS[precision].items() if re.search(rf"\b{key}\b", name))
+    found = (tflops for key, tflops in PEAK_TFLOPS.get(precision, {}).items() if re.search(rf"\b{key}\b", name))
     return next((1e12 * tflops for tflops in found), None)
 
 
