@@ -109,15 +109,12 @@ class EpicSoundsFiles:
 
 @dataclass(frozen=True)
 class Clips:
-    """The extent of a clip (Sec. 5: t - 0.5 s .. t + 1.0 s) and its storage format.
-
-    Of each of `model.video.frames` equal segments of the stored `frames`, training takes one at random, as EgoVLP does,
-    and evaluation the middle one.
-    """
+    """The extent of a clip (Sec. 5: t - 0.5 s .. t + 1.0 s) and its storage format."""
 
     before_sec: float
     after_sec: float
-    frames: int  # a multiple of `model.video.frames`
+    # Of each of `model.video.frames` segments, training takes a frame at random, as EgoVLP, evaluation the middle one.
+    frames: int
     frame_size: int  # the height of a stored picture
     max_aspect: float  # width over height of the widest; what exceeds it is cut off on both sides
     jpeg_quality: int

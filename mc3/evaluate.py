@@ -85,8 +85,7 @@ def resampled_discovery(
 ) -> dict[str, Floats]:
     """`roc` and `pr` of `discovery` on each of D resamples, [D]; NaN for a resample of one class.
 
-    `counts` [D, N]: how often a resample has each clip. Each of `recalls` adds `p{percent}`, the precision at the
-    highest threshold that reaches it.
+    `counts` [D, N] of clips; each of `recalls` adds `p{percent}`, the precision at the highest threshold that has it.
     """
     blocks = min(len(counts), -(-counts.size // _BLOCK))
     if blocks > 1:
@@ -123,8 +122,7 @@ def random_discovery(labels: ArrayLike) -> Metrics:
 def split_groups(groups: ArrayLike, seed: int = 0) -> tuple[Rows, Rows]:
     """Sec. 6.2: the clips of each action group with more than two sounding ones, half as queries, half as the gallery.
 
-    The odd clip is a query: the paper has 7,559 queries and a pool of 7,032. `groups` [N] has "" for excluded clips
-    (silent, or without a group). Returns the row numbers of queries and gallery, each ascending.
+    The odd clip is a query (paper: 7,559 and 7,032). `groups` [N], "" if excluded; returns row numbers, each ascending.
     """
     labels = np.asarray(groups).astype(str)
     rng = np.random.default_rng(seed)

@@ -144,16 +144,13 @@ def consensus(
     similarity of one of the modalities, and the loss is zero where all are equal. Whether gradients pass through c^t is
     left open. The other values of `inverse` and `distance` are variants; "own" is zero where all scaled ones are equal.
 
-    Args:
-        embeddings: [B, D] unit vectors by modality, the anchor among them; any number of others.
-        anchor: M_a, "audio" in the paper.
-        alpha: exponent of K_i for each modality but the anchor (paper: video 0.5, text 1).
-        inverse: the K^-1 of `consensus_score`.
-        stop_gradient: c^t is a constant target. Otherwise the modality with the minimum is pulled to the others too.
-        distance: "absolute", Eq. 3; "squared", a reconstruction error; or "frobenius", which compares every sample's
-            anchor with all samples, not only its own: the sum over modalities of the Frobenius norms of the [B, B]
-            differences, not divided by B. The code of https://arxiv.org/abs/2510.02313 has it so, with "linear",
-            gradients through c, the weight .5 and a third of L_contrastive.
+    `embeddings` are [B, D] unit vectors by modality, those of the `anchor` M_a ("audio" in the paper) and any number of
+    others, for each of which `alpha` has the exponent of K_i (paper: video 0.5, text 1). With `stop_gradient` c^t is a
+    constant target; otherwise the modality with the minimum is pulled to the others too. `distance` is "absolute",
+    Eq. 3; "squared", a reconstruction error; or "frobenius", which compares every sample's anchor with all samples: the
+    sum over modalities of the Frobenius norms of the [B, B] differences, not divided by B. The code of
+    https://arxiv.org/abs/2510.02313 has it so, with "linear", gradients through c, the weight .5 and a third of
+    L_contrastive.
 
     Returns a scalar, the mean over samples (but for "frobenius") of the sum over modalities; 0 with a single modality
     besides the anchor, except for "linear". `ConfigError`: no such anchor or reading, or no exponent for a modality.

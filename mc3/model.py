@@ -120,8 +120,7 @@ class MC3(nn.Module):
                 raise DataError(f"no checkpoint at {folder} ({name} is missing); {command}")
         tensors = _read(folder / WEIGHTS, command)
         try:
-            config = build(ModelConfig, json.loads((folder / CONFIG).read_text()))
-            model = cls(config, folder / TOKENIZER)
+            model = cls(build(ModelConfig, json.loads((folder / CONFIG).read_text())), folder / TOKENIZER)
         except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
             raise DataError(f"the checkpoint at {folder} is damaged ({error}); {command} again") from error
         _load(model, tensors, folder / WEIGHTS)

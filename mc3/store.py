@@ -1,7 +1,6 @@
 """Readers of the pipeline's outputs: clips, embeddings, pair scores, probe scores, training logs.
 
-Tables, figures, claims and notebooks read through this module, so that none of them imports code that trains, embeds or
-probes. Each reader raises `DataError` for a missing file (`mc3.config.Paths`), with the command that makes it.
+Each reader raises `DataError` for a missing file (`mc3.config.Paths`), with the command that makes it.
 """
 
 import json

@@ -107,8 +107,7 @@ def fingerprint(config: Config, method: str, seed: int) -> str:
 def validate(model: MC3, dataset: ClipDataset, modalities: set[str], batch_size: int) -> dict[str, float]:
     """Sec. 6.1's discovery on the labelled clips of `dataset`: {"av_roc", "al_roc"}, those that `modalities` allow.
 
-    And the mean similarity of each of their pairs ("av_similarity"). Empty without labels of both kinds. All processes
-    get the result. Leaves the model in `eval` mode.
+    And the mean similarity of each of their pairs ("av_similarity"). Empty without labels of both kinds.
     """
     labels = dataset.index["positive"]
     rows = np.flatnonzero(labels.notna())

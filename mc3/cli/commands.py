@@ -113,10 +113,8 @@ def embed(args: Arguments) -> None:
     core.embed.run(args.settings, args.method, args.seed)
 
 
-@REPRODUCE.command("mc3 probe")
-def probe(args: Arguments) -> None:
-    """Classify EPIC-Sounds with the audio encoders of all seeds: linear probe and fine-tuning."""
-    paper.jobs.make(args.settings, "probe")
+REPRODUCE.call("mc3 probe", "paper.jobs.make", "Classify EPIC-Sounds with the audio encoders of all seeds: linear "
+               "probe and fine-tuning.", "probe")  # fmt: skip
 
 
 @REPRODUCE.command("mc3 retrain --seeds 0",

@@ -12,13 +12,13 @@ from mc3.errors import ConfigError, DataError, suggest
 Command = Callable[["Arguments"], int | None]
 Option = tuple[tuple[str, ...], dict[str, Any]]
 
-MOVED = {
+MOVED = {  # commands of the previous release, and what they are now
     "ablate": "`dvc repro experiments/dvc.yaml:ablations`",
     "seeds": "`dvc repro experiments/dvc.yaml:seeds`",
     "study": "`dvc repro experiments/dvc.yaml:study`",
     "summary": "`mc3 compare --tables`",
     "tune": "`dvc repro experiments/dvc.yaml:tuning` (or :readings, :objectives)",
-}  # commands of the previous release, and what they are now
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,12 +81,12 @@ class Group:
 
         return add
 
-    def call(self, example: str, place: str, about: str) -> None:
-        """Makes a command of "module.function" of this package, which takes the settings."""
+    def call(self, example: str, place: str, about: str, *arguments: str) -> None:
+        """Makes a command of "module.function" of this package, which takes the settings and `arguments`."""
 
         def command(args: Arguments) -> None:
             module, _, function = place.rpartition(".")
-            getattr(import_module(f"mc3.{module}"), function)(args.settings)
+            getattr(import_module(f"mc3.{module}"), function)(args.settings, *arguments)
 
         command.__name__, command.__doc__ = example.removeprefix("mc3 "), about
         self.command(example)(command)

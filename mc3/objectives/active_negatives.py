@@ -97,12 +97,11 @@ class ActiveNegatives(Objective, kind="active_negatives"):
 
 
 def gradient_factors(candidates: Tensor, queries: Tensor, temperature: float) -> Tensor:
-    """The uncertainty of the batch about each candidate: p - y, [C, N].
+    """The uncertainty of a batch of queries [N, D] about each candidate [C, D]: p - y, [C, N].
 
     p is the softmax over the queries of their cosine to the candidate; y is 1 at its largest, the label that the model
     would give itself. (p - y) times the candidate is the gradient of that label's cross-entropy in a last layer whose
-    weights are the queries, as in BADGE (https://arxiv.org/abs/1906.03671). Candidates are unit embeddings [C, D] of
-    the keys' modality, queries those of a batch [N, D].
+    weights are the queries, as in BADGE (https://arxiv.org/abs/1906.03671).
     """
     p_CN = (candidates @ queries.T / temperature).softmax(dim=1)
     return p_CN - one_hot(p_CN.argmax(dim=1), p_CN.shape[1])
