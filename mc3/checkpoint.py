@@ -92,10 +92,10 @@ class Run:
         try:
             yield
         except (OSError, SafetensorError) as error:
-            states, reason = self.states(), getattr(error, "strerror", None) or error
+            states = self.states()
             kept = f"{states[0]} is intact, and the same command resumes from it" if states else "nothing was saved yet"
-            remedy = "free some space or fix its permissions"
-            raise DataError(f"cannot write to {self.folder} ({reason}); {remedy}: {kept}") from error
+            place = f"{self.folder} ({getattr(error, 'strerror', None) or error})"
+            raise DataError(f"cannot write to {place}; free some space or fix its permissions: {kept}") from error
 
     def log(self, rows: list[dict[str, Any]], timing: dict[str, float] | None = None) -> None:
         """Append rows, each with its `step`, to metrics.jsonl, and a timing to timings.jsonl; both to TensorBoard."""

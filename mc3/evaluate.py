@@ -83,9 +83,9 @@ def weighted_roc(scores: ArrayLike, labels: ArrayLike, weights: NDArray, strata:
 def resampled_discovery(
     scores: ArrayLike, labels: ArrayLike, counts: NDArray, recalls: Sequence[float] = ()
 ) -> dict[str, Floats]:
-    """`roc` and `pr` of `discovery` on each of D resamples, [D]; NaN for a resample of one class.
+    """`roc` and `pr` of `discovery` on D resamples with `counts` [D, N] of clips, [D]; NaN for one of a single class.
 
-    `counts` [D, N] of clips; each of `recalls` adds `p{percent}`, the precision at the highest threshold that has it.
+    Each of `recalls` adds `p{percent}`, the precision at the highest threshold that reaches it.
     """
     blocks = min(len(counts), -(-counts.size // _BLOCK))
     if blocks > 1:

@@ -40,8 +40,8 @@ def info_nce(
     >>> print(f"{info_nce(clips, clips, temperature=0.5):.4f}")  # log(1 + 3 exp(-2))
     0.3408
 
-    `queries` [B, D] and `keys` [N, D] are unit embeddings of modalities i and j; the own key of query t is row `offset`
-    + t. `excluded`, bool [B, N], is true where a key is no negative of a query; `weights` [B] are those of the queries'
+    `queries` [B, D] and `keys` [N, D] are unit embeddings of modalities i and j; row `offset + t` is query t's own key.
+    `excluded`, bool [B, N], is true where a key is no negative of a query; `weights` [B] are those of the queries'
     terms. Returns the mean over the queries, a scalar; log N when all logits are equal.
     """
     with torch.autocast(queries.device.type, enabled=False):

@@ -133,7 +133,7 @@ class Trainer:
         self.clips = open_clips(config, "train", model.tokenizer, tuple(self.members.values()))
         self.held_out = open_clips(config, "validation", model.tokenizer, recipe.modalities)
         size, count = config.train.batch_size, len(self.clips)
-        epochs = (config.train.length(stage.epochs) for stage in recipe.stages)
+        epochs = [config.train.length(stage.epochs) for stage in recipe.stages]
         self.plans = [batches.draw(count, size, n, seed, k) for k, n in enumerate(epochs)]
         self.epoch_steps = count // size
         processes = np.array_split(np.arange(size), accelerator.num_processes)
@@ -162,9 +162,9 @@ class Trainer:
 
     def begin(self, k: int) -> None:
         """Prepare the model and the objective for the first step of stage `k`."""
-        stage, seed = self.recipe.stages[k], batches.seed_of(self.seed, k)
+        stage = self.recipe.stages[k]
         freeze(self.model, stage.train, self.config.train.freeze)
-        made = objectives.make(self.config, stage, self.model, len(self.clips), seed)
+        made = objectives.make(self.config, stage, self.model, len(self.clips), batches.seed_of(self.seed, k))
         self.objective = made.to(self.accelerator.device)
 
     def train_stage(self, k: int, state: Values | None, stop: list[int], show: Callable[[int, str], None]) -> None:

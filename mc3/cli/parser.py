@@ -62,10 +62,6 @@ def option(*names: str, **settings: Any) -> Option:
     return names, settings
 
 
-CONFIG = option("--config", default="params.yaml", metavar="FILE", help="the settings (params.yaml)")
-DEBUG = option("--debug", action="store_true", help="show the traceback of an error")
-
-
 class Group:
     """Commands that the help lists under one title."""
 
@@ -76,7 +72,7 @@ class Group:
         """Makes a function a command of its name, described by its docstring."""
 
         def add(command: Command) -> Command:
-            self.commands.append((command, example, (CONFIG, DEBUG, *options)))
+            self.commands.append((command, example, options))
             return command
 
         return add
@@ -99,6 +95,8 @@ class Group:
             place, _, last = name.rpartition(" ")
             step = places[place].add_parser(last, description=text, epilog=f"example: {example}")
             step.set_defaults(command=command)
+            step.add_argument("--config", default="params.yaml", metavar="FILE", help="the settings (params.yaml)")
+            step.add_argument("--debug", action="store_true", help="show the traceback of an error")
             for names, settings in options:
                 step.add_argument(*names, **settings)
             short = text.split("\n")[0].split("; ")[0].split(": ")[0].rstrip(".")

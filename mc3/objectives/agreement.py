@@ -27,7 +27,7 @@ class Relative(Objective, kind="relative", takes=("softness",)):
 class Peers(Objective, kind="peers", takes=("trust",)):
     """Eq. 1 in which a clip's weight for the anchor and a modality is how much the other modalities agree on it.
 
-    With `trust` "retrieval" a modality counts as far as it finds its own clips in the batch; with "equal", as others.
+    With `trust` "retrieval" a modality counts as far as it finds its own clips in the batch; "equal": all alike.
     """
 
     @classmethod
