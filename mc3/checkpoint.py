@@ -2,11 +2,10 @@
 
 work/checkpoints/{name}/   the output, written as a whole; the same bytes for the same settings and machine
 work/runs/{name}/          what depends on the clock, tensorboard/ and timings.jsonl; the best weights, best/; and
-                           during a run its output so far and the two newest states
+                           during a run its output so far and the two newest states, state-{step}-{sha256}.pt
 
-A state's name contains its step and the hash of its bytes, state-00000050-{sha256}.pt, so that a truncated one is
-recognised. All randomness in training is drawn from numbers that name its position (`mc3.data.batches`), so a state
-contains no generators and does not depend on the number of processes.
+All randomness in training is drawn from numbers that name its position (`mc3.data.batches`), so a state contains no
+generators and does not depend on the number of processes.
 """
 
 import fcntl
@@ -29,7 +28,7 @@ from mc3.errors import DataError
 from mc3.files import sha256, write_atomic
 from mc3.model import MC3
 
-STATE = re.compile(r"state-(\d{8,})-([0-9a-f]{64})\.pt")
+STATE = re.compile(r"state-\d{8,}-[0-9a-f]{64}\.pt")  # the hash is of its bytes, so that a truncated one is recognised
 KEPT_STATES = 2
 
 

@@ -1,12 +1,13 @@
 """Settings: one YAML file, read into dataclasses that refuse what they do not know.
 
-`params.yaml` at the top of the repository is the profile in use, a copy of one of `profiles/*.yaml` made by `mc3
-profile NAME`. It has every setting; none has a default here, so that one file, which DVC tracks, says what a run used.
+`params.yaml`, made by `mc3 profile NAME` from `profiles/NAME.yaml`, has every setting; none has a default here, so that
+one file, which DVC tracks, says what a run used.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import partialmethod
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
@@ -26,38 +27,24 @@ class Paths:
     shards: Path
     work: Path
 
-    def checkpoint(self, method: str, seed: int) -> Path:
-        """The output of a finished training: final/ for `MC3.load`, and metrics.jsonl."""
-        return self.work / "checkpoints" / f"{method}-{seed}"
+    def _of(self, form: str, *names: str | int) -> Path:
+        return self.work / form.format(*names)
 
-    def final(self, method: str, seed: int) -> Path:
-        """The checkpoint that is evaluated."""
-        return self.checkpoint(method, seed) / "final"
+    # Of (method, seed):
+    checkpoint = partialmethod(_of, "checkpoints/{}-{}")  # the output of a training: final/ and metrics.jsonl
+    final = partialmethod(_of, "checkpoints/{}-{}/final")  # the checkpoint that is evaluated, for `MC3.load`
+    run = partialmethod(_of, "runs/{}-{}")  # its other files: states to resume from, best/, TensorBoard, timings
+    embeddings = partialmethod(_of, "embeddings/{1}/{0}.safetensors")  # of the validation and test clips
+    # Of (step, method, seed): the hash of what a result was made from, beside the results on which nothing depends.
+    made = partialmethod(_of, "made/{}/{}-{}")
+    # Of (seed): the metrics and class scores of EPIC-Sounds.
+    probe_metrics = partialmethod(_of, "probe/{}.json")
+    probe_scores = partialmethod(_of, "probe/{}.safetensors")
 
     @property
     def pretrained(self) -> Path:
         """What every training starts from: MODALITY.safetensors for `init`, and the tokenizer."""
         return self.work / "pretrained"
-
-    def run(self, method: str, seed: int) -> Path:
-        """The other files of a training: states to resume from, best/ on validation, TensorBoard, timings."""
-        return self.work / "runs" / f"{method}-{seed}"
-
-    def embeddings(self, method: str, seed: int) -> Path:
-        """The embeddings of the validation and test clips, a safetensors file."""
-        return self.work / "embeddings" / str(seed) / f"{method}.safetensors"
-
-    def made(self, step: str, method: str, seed: int) -> Path:
-        """What a result was made from, a hash beside the results on which nothing depends."""
-        return self.work / "made" / step / f"{method}-{seed}"
-
-    def probe_metrics(self, seed: int) -> Path:
-        """The EPIC-Sounds metrics of a seed, JSON."""
-        return self.work / "probe" / f"{seed}.json"
-
-    def probe_scores(self, seed: int) -> Path:
-        """The class scores of a seed, a safetensors file."""
-        return self.work / "probe" / f"{seed}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -71,22 +58,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Rates:
-    """How often the generated world's modalities agree; choices of the profile where the paper has no number.
+    """How often the generated world's modalities agree; choices of the profile where the paper has no number."""
 
-    `unseen`: share of the actions outside region I that are out of view; `heard_unseen`: share of those that are
-    audible (region IV). `on_screen`: share of time in which a visible, unnarrated source (TV, machine, tap) sounds
-    (region II); `off_screen`: the same for a source out of view (traffic, speech, another person). `sounding`
-    multiplies Table 1's sounding rates; `signal_db` is added to the actions' level. `misnarrated`: share of the
-    training narrations that name another action; the narrations of labelled clips are correct.
-    """
-
-    unseen: float
-    heard_unseen: float
-    on_screen: float
-    off_screen: float
-    sounding: float
-    signal_db: float
-    misnarrated: float
+    unseen: float  # share of the actions outside region I that are out of view
+    heard_unseen: float  # share of those that are audible (region IV)
+    on_screen: float  # share of time in which a visible, unnarrated source (TV, machine, tap) sounds (region II)
+    off_screen: float  # the same for a source out of view (traffic, speech, another person)
+    sounding: float  # multiplies Table 1's sounding rates
+    signal_db: float  # added to the actions' level
+    misnarrated: float  # share of the training narrations that name another action; those of labelled clips are correct
 
 
 @dataclass(frozen=True)
@@ -129,18 +109,14 @@ class EpicSoundsFiles:
 
 @dataclass(frozen=True)
 class Clips:
-    """The extent of a clip (Sec. 5: t - 0.5 s .. t + 1.0 s) and its storage format.
-
-    `frames` is a multiple of `model.video.frames`: training takes one at random of each equal segment, as EgoVLP does,
-    and evaluation the middle one. `frame_size` is the height of a stored picture, and `max_aspect` the widest one's
-    width over height; what exceeds it is cut off on both sides.
-    """
+    """The extent of a clip (Sec. 5: t - 0.5 s .. t + 1.0 s) and its storage format."""
 
     before_sec: float
     after_sec: float
+    # Of each of `model.video.frames` segments, training takes a frame at random, as EgoVLP, evaluation the middle one.
     frames: int
-    frame_size: int
-    max_aspect: float
+    frame_size: int  # the height of a stored picture
+    max_aspect: float  # width over height of the widest; what exceeds it is cut off on both sides
     jpeg_quality: int
     sample_rate: int
     mel_bins: int
@@ -234,30 +210,24 @@ class Loss:
 
 @dataclass(frozen=True)
 class Train:
-    """The trainer (Sec. 4.4): `epochs` per stage, `batch_size` over all processes, `..._every` in steps.
+    """The trainer (Sec. 4.4); `..._every` in steps."""
 
-    `microbatch_size`: clips that a process embeds at once with gradients, null for its whole share of the batch.
-    `recompute`: recompute the activations inside a transformer block for the backward pass. `freeze`: patterns of
-    parameter names ("encoders.video.trunk.blocks.[0-5].*"). `log_mel`: read from "shards" or computed on the "device".
-    `precision`: "no" for float32, "bf16", or "fp64", also when embedding and probing, for results that do not depend on
-    the processor. `stored`: the type of a finished checkpoint's weights.
-    """
-
-    epochs: dict[str, int]
-    batch_size: int
-    microbatch_size: int | None
-    recompute: bool
-    freeze: list[str]
+    epochs: dict[str, int]  # by stage
+    batch_size: int  # over all processes
+    microbatch_size: int | None  # clips that a process embeds at once with gradients, null for its share of the batch
+    recompute: bool  # the activations inside a transformer block for the backward pass
+    freeze: list[str]  # patterns of parameter names ("encoders.video.trunk.blocks.[0-5].*")
     compile: bool
-    log_mel: Literal["shards", "device"]
+    log_mel: Literal["shards", "device"]  # read, or computed from the sound
     optimizer: Literal["adam", "adamw"]
     learning_rate: float
     weight_decay: float
     warmup_steps: int
     schedule: Literal["constant", "cosine"]
     gradient_clip: float
+    # "no" is float32; with "fp64", also when embedding and probing, results do not depend on the processor.
     precision: Literal["no", "bf16", "fp64"]
-    stored: Literal["float16", "float32"]
+    stored: Literal["float16", "float32"]  # a finished checkpoint's weights
     crop_scale: list[float]
     flip: bool
     workers: int
@@ -279,11 +249,11 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluation: cut-offs of Table 3, clusters of Figure 6, rows of a block of the similarity matrix."""
+    """Evaluation."""
 
-    recall_at: list[int]
-    clusters: int
-    chunk: int
+    recall_at: list[int]  # cut-offs of Table 3
+    clusters: int  # of Figure 6
+    chunk: int  # rows of a block of the similarity matrix
     batch_size: int
 
 
@@ -302,42 +272,34 @@ class ProbeRecipe:
 
 @dataclass(frozen=True)
 class Probe:
-    """EPIC-Sounds (Sec. 6.3): the input, the uniform views averaged at test time, and the protocols.
+    """EPIC-Sounds (Sec. 6.3): the input and the protocols of Table 4."""
 
-    `features`: "ast", the encoder's own log-mels, or "epic_sounds", those of the EPIC-Sounds baselines. `linear` probes
-    every method; `official` and `finetune` those listed, which may include "untrained" and "ssast". `ssast`: weights of
-    that row, "train" for those of `mc3 train --method ssast`, or a converted file; null leaves the row out.
-    """
-
-    features: Literal["ast", "epic_sounds"]
-    ssast: str | None
-    views: int
-    linear: ProbeRecipe
+    features: Literal["ast", "epic_sounds"]  # the encoder's own log-mels, or those of the EPIC-Sounds baselines
+    ssast: str | None  # "train": `mc3 train --method ssast`; or a file of converted weights; null leaves the row out
+    views: int  # uniform ones, averaged at test time
+    linear: ProbeRecipe  # of every method
     official: ProbeRecipe
-    official_methods: list[str]
+    official_methods: list[str]  # "untrained" and "ssast" possibly among them, as below
     finetune: ProbeRecipe
     finetune_methods: list[str]
 
 
 @dataclass(frozen=True)
 class Config:
-    """A profile. `init`: a modality's converted weights file, or null for random; `world`: null for downloaded data.
-
-    `pretrain`: how the files of `init` are made, as overrides of these settings for narrated videos of their own; null
-    where they are published weights.
-    """
+    """A profile."""
 
     profile: str
     seeds: list[int]
     paths: Paths
     source: Source
-    world: World | None
+    world: World | None  # null for downloaded data
     ego4d: Ego4DFiles
     epic_sounds: EpicSoundsFiles
     clips: Clips
     model: ModelConfig
+    # How `init` is made, as overrides of these settings for narrated videos of their own; null for published weights.
     pretrain: dict[str, Any] | None
-    init: dict[str, Path | None]
+    init: dict[str, Path | None]  # a modality's file of converted weights, or null for random
     loss: Loss
     train: Train
     evaluate: Evaluate
@@ -355,8 +317,7 @@ def build(cls: type, data: Any, where: str = "") -> Any:
     """Build dataclass `cls` from the mapping at `where`, checking keys and types; `ConfigError` names what is wrong."""
     if not isinstance(data, dict):
         raise ConfigError(f"{where or 'the file'} must be a mapping, not {data!r}")
-    hints = get_type_hints(cls)
-    known = [field.name for field in fields(cls)]
+    known = get_type_hints(cls)
     prefix = f"{where}." if where else ""
     if unknown := [key for key in data if key not in known]:
         name = f"{prefix}{unknown[0]}"
@@ -364,7 +325,7 @@ def build(cls: type, data: Any, where: str = "") -> Any:
         raise ConfigError(f"unknown setting {name}; {f'it is now {RENAMED[name]}' if name in RENAMED else hint}")
     if missing := [name for name in known if name not in data]:
         raise ConfigError(f"missing setting {prefix}{missing[0]}")
-    return cls(**{name: _convert(hints[name], data[name], prefix + name) for name in known})
+    return cls(**{name: _convert(hint, data[name], prefix + name) for name, hint in known.items()})
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -373,20 +334,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if is_dataclass(hint):
         return build(cast(type, hint), value, where)
-    if origin is Literal:
-        raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(args)}")
     if origin is UnionType:
         return None if value is None else _convert(args[0], value, where)  # all are optional: X | None
     if origin is list and isinstance(value, list):
         return [_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
     if origin is dict and isinstance(value, dict):
         return {_convert(args[0], k, where): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is Path and isinstance(value, str):
-        return Path(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if (hint, type(value)) in ((Path, str), (float, int)):
+        return hint(value)
     if origin is None and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
+    if origin is Literal:
+        raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(args)}")
     raise ConfigError(f"{where} must be {hint.__name__ if origin is None else hint}, not {value!r}")
 
 

@@ -1,7 +1,6 @@
 """The cost of a clip, computed from the settings: tokens and operations.
 
-The trainer reports MFU with it (model FLOPs utilisation: the operations that the model needs, divided by those that the
-device could do in the same time).
+MFU is model FLOPs utilisation: the operations that the model needs by those that the device could do in the same time.
 """
 
 import re
@@ -39,12 +38,9 @@ def tokens(config: ModelConfig) -> dict[str, int]:
 
 @cache
 def forward_flops(config: ModelConfig) -> dict[str, float]:
-    """Operations of matrix products and attention to embed one clip, by modality; a product and its sum are two.
-
-    Attention is not fused, since the counter knows only the fused kernels of GPUs.
-    """
+    """Operations of matrix products and attention to embed one clip, by modality; a product and its sum are two."""
     found = {}
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"), torch.no_grad():  # MATH attention, since the counter knows only the fused ones of GPUs
         for m, encoder in make_encoders(config).items():
             with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
                 encoder.eval()(inputs(config, 1)[m])
@@ -53,18 +49,15 @@ def forward_flops(config: ModelConfig) -> dict[str, float]:
 
 
 def training_flops(config: ModelConfig, stage: Stage) -> float:
-    """Operations of one clip in a training step: forward, and twice that backward where weights learn.
-
-    What is computed a second time (microbatches, `train.recompute`) does not count: MFU measures the speed of training.
-    """
+    """Operations of a clip in a training step: forward, and twice that where weights learn; not what is recomputed."""
     forward = forward_flops(config)
     return sum((3 if m in stage.train else 1) * forward[m] for m in stage.modalities)
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Peak operations a second of a GPU at `train.precision`, by its maker; None for a device that is not listed."""
+    """Peak operations a second of a GPU at `train.precision`, by its maker; None for those that are not listed."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    found = (tflops for key, tflops in PEAK_TFLOPS[precision].items() if re.search(rf"\b{key}\b", name))
+    found = (tflops for key, tflops in PEAK_TFLOPS.get(precision, {}).items() if re.search(rf"\b{key}\b", name))
     return next((1e12 * tflops for tflops in found), None)
 
 

@@ -24,10 +24,9 @@ def moments(
 ) -> pd.DataFrame:
     """Similarity of audio and video in windows along a video: high where the visible action makes the sound.
 
-    Returns one row a window, ordered by time: start_sec, end_sec, similarity (cosine of audio and video embedding in
-    [-1, 1]; compare it only within one model), and for each distinct text a column "text: TEXT" (cosine of audio and
-    text embedding). The video is decoded once, in constant memory. `ConfigError` for a step or a window that is not
-    longer than 0 s, `DataError` for no file, sound or pictures, or less than one window.
+    Returns one row a window, ordered by time: start_sec, end_sec, similarity (cosine of audio and video embedding;
+    compare it only within one model), and for each distinct text a column "text: TEXT" (cosine of audio and text
+    embedding). `ConfigError` for a step or window of no length, `DataError` for no file, sound, pictures or window.
     """
     path = Path(path)
     for name, seconds in (("every_sec", every_sec), ("window_sec", window_sec)):

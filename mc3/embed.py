@@ -27,8 +27,7 @@ def made_from(config: Config, method: str, seed: int) -> str:
 def run(config: Config, method: str, seed: int, clip_cache: dict[str, ClipDataset] | None = None) -> Path:
     """Embed every validation and test clip with `method`'s final checkpoint of `seed`, and return the safetensors file.
 
-    It has `audio`, `video`, `text` (those that the method trained), each float32 [N, D] of unit length, row by row as
-    `mc3.store.clips`. `clip_cache` stores the decoded clips for the next call.
+    By trained modality, float32 [N, D], unit rows as `mc3.store.clips`. `clip_cache` serves later calls.
     """
     torch.set_num_threads(config.train.threads)
     use_precision(config)

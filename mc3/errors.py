@@ -1,7 +1,4 @@
-"""User errors: a bad setting, a missing or damaged file, a notebook that failed.
-
-The command line prints the message of a `UserError` as one line; every other exception is a bug and shows a traceback.
-"""
+"""User errors, of which the command line prints one line; every other exception is a bug and shows a traceback."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,7 +1,6 @@
 """The metrics of Section 6: discovery, retrieval, clustering, classification, and the chance level of each.
 
-On plain arrays, for the trainer, the tables, the notebooks and a user's own script. Every metric is a fraction. Chance
-levels are closed forms that reproduce the paper's Random rows: K / pool for Table 3, squared class frequencies for 4.
+On plain arrays. Every metric is a fraction. Chance levels are closed forms that reproduce the paper's Random rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,9 +36,8 @@ def similarity(first: ArrayLike, second: ArrayLike) -> Floats:
 def discovery(scores: ArrayLike, labels: ArrayLike) -> Metrics:
     """Areas under the ROC and precision-recall curves (Table 2), with prevalence and number of clips.
 
-    `pr` is average precision, the step-wise area: the paper cites Davis & Goadrich (ICML 2006), who show that linear
-    interpolation of a precision-recall curve overstates the area. A random score has `pr` equal to `prevalence`.
-    `scores` [N] are finite; `labels` [N], 1 for a sounding action, else 0, have both: or it is a `DataError`.
+    `pr` is average precision, the step-wise area; linear interpolation overstates it (Davis & Goadrich, ICML 2006, whom
+    the paper cites). `DataError` unless `scores` [N] are finite and `labels` [N] have 0 and 1 (sounding).
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -85,10 +83,9 @@ def weighted_roc(scores: ArrayLike, labels: ArrayLike, weights: NDArray, strata:
 def resampled_discovery(
     scores: ArrayLike, labels: ArrayLike, counts: NDArray, recalls: Sequence[float] = ()
 ) -> dict[str, Floats]:
-    """`roc` and `pr` of `discovery` on each of D resamples, [D]; NaN for a resample of one class.
+    """`roc` and `pr` of `discovery` on D resamples with `counts` [D, N] of clips, [D]; NaN for one of a single class.
 
-    `counts` [D, N] says how often each resample has each clip. `recalls` adds `p{percent}` for each, the precision at
-    the highest threshold that reaches it.
+    Each of `recalls` adds `p{percent}`, the precision at the highest threshold that reaches it.
     """
     blocks = min(len(counts), -(-counts.size // _BLOCK))
     if blocks > 1:
@@ -125,8 +122,7 @@ def random_discovery(labels: ArrayLike) -> Metrics:
 def split_groups(groups: ArrayLike, seed: int = 0) -> tuple[Rows, Rows]:
     """Sec. 6.2: the clips of each action group with more than two sounding ones, half as queries, half as the gallery.
 
-    The odd clip is a query: the paper has 7,559 queries and a pool of 7,032. `groups` [N] has "" for excluded clips
-    (silent, or without a group). Returns the row numbers of queries and gallery, each ascending.
+    The odd clip is a query (paper: 7,559 and 7,032). `groups` [N], "" if excluded; returns row numbers, each ascending.
     """
     labels = np.asarray(groups).astype(str)
     rng = np.random.default_rng(seed)
@@ -139,12 +135,9 @@ def split_groups(groups: ArrayLike, seed: int = 0) -> tuple[Rows, Rows]:
 
 
 def nearest(queries: ArrayLike, pool: ArrayLike, k: int, chunk: int = 1024) -> Rows:
-    """The `k` rows of `pool` [P, D] with the highest cosine to each of `queries` [Q, D], best first: [Q, k].
-
-    Ties (to nine decimals) are broken by row number. Needs `chunk` x P float64 at a time.
-    """
+    """The `k` rows of `pool` [P, D] with the highest cosine to each of `queries` [Q, D], best first: [Q, k]."""
     found = []
-    for _, keys in _sort_keys(queries, pool, chunk):
+    for _, keys in _sort_keys(queries, pool, chunk):  # ties in order of rows; `chunk` x P float64 at a time
         k = min(k, keys.shape[1])
         keys.partition(k - 1, axis=1)
         found.append(np.sort(keys[:, :k], axis=1).astype(np.int64) % keys.shape[1])
@@ -169,7 +162,7 @@ def retrieval(
 ) -> Metrics:  # fmt: skip
     """Table 3's metrics of one direction, `hit@k` and `recall@k` at each k of `ks`, means over the queries.
 
-    `recall@k` is set recall, the share of the query's group in the pool that is among the first k. The paper's Random
+    `recall@k` is set recall, the share of the query's group in the pool that is among the first k; the paper's Random
     row, k / 7,032, shows that this is its metric, not `hit@k`, the share of queries with at least one hit. Embeddings
     are `queries` [Q, D] and `pool` [P, D], compared `chunk` queries at a time; every query's group is in the pool.
     """
@@ -216,9 +209,9 @@ def retrieval_bounds(query_groups: ArrayLike, pool_groups: ArrayLike, ks: Sequen
 def clusters(embeddings: ArrayLike, n: int, at_most: int = 40_000) -> Rows:
     """Agglomerative clusters of unit embeddings (Sec. 6.1, Figure 6): labels [N], 0 the largest cluster.
 
-    Ward's clusters have comparable sizes, where average linkage leaves one that contains nearly everything. Linkage
-    needs 8 bytes for each of N^2 distances, 7.2 GB for the paper's 30,000 test clips. It is exact for up to `at_most`
-    rows; of more, an even sample is linked and the others join the nearest centre, which is approximate.
+    Ward's, whose sizes are comparable, where average linkage leaves one that contains nearly everything. Linkage needs
+    8 bytes for each of N^2 distances; of more than `at_most` rows an even sample is linked, and the others join the
+    nearest centre.
     """
     from sklearn.cluster import AgglomerativeClustering
 
@@ -254,8 +247,7 @@ def classification(scores: ArrayLike, labels: ArrayLike) -> Metrics:
     if len(scores) != len(labels) or scores.ndim != 2:
         raise ValueError(f"scores of shape {scores.shape} do not belong to {len(labels)} labels")
     if len(present) < 2 or present[0] < 0 or present[-1] >= scores.shape[1]:
-        found = f"found {present.tolist()[:10]}"
-        raise DataError(f"classification needs two classes or more, all in 0..{scores.shape[1] - 1}; {found}")
+        raise DataError(f"labels must be 2 or more classes in 0..{scores.shape[1] - 1}; found {present.tolist()[:10]}")
     if not np.isfinite(scores).all():
         raise DataError("classification scores are not finite; look at the training loss of the checkpoint")
     found = by_class(scores, labels).loc[present]
@@ -269,9 +261,8 @@ def by_class(scores: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     scores, labels, first = _predicted(scores, labels)
-    table = pd.DataFrame(
-        {"n": np.bincount(labels, minlength=scores.shape[1]), "recall": np.nan, "ap": np.nan, "auc": np.nan}
-    )
+    counts = np.bincount(labels, minlength=scores.shape[1])
+    table = pd.DataFrame({"n": counts, "recall": np.nan, "ap": np.nan, "auc": np.nan})
     for number in np.flatnonzero(table["n"].between(1, len(labels) - 1)):
         own, score = labels == number, scores[:, number]
         areas = average_precision_score(own, score), roc_auc_score(own, score)
@@ -331,21 +322,18 @@ def _group_codes(query_groups: ArrayLike, pool_groups: ArrayLike) -> tuple[Rows,
     _, codes = np.unique(np.concatenate([queries, pool]), return_inverse=True)
     query_codes, pool_codes = codes[: len(queries)], codes[len(queries) :]
     sizes = np.bincount(pool_codes, minlength=codes.max() + 1)[query_codes]
-    if (sizes == 0).any():
-        missing = queries[np.flatnonzero(sizes == 0)[0]]
-        raise DataError(f"group {str(missing)!r} of a query has no clip in the pool; nothing could be retrieved for it")
+    if missing := queries[sizes == 0].tolist():
+        raise DataError(f"group {missing[0]!r} of a query has no clip in the pool; nothing could be retrieved for it")
     return query_codes, pool_codes, sizes
 
 
 def _sort_keys(queries: ArrayLike, pool: ArrayLike, chunk: int) -> Iterator[tuple[slice, Floats]]:
-    """For each block of queries, a number per pool row that sorts by falling similarity, then by row.
-
-    Rounded similarity times the pool's size plus the row number: whole numbers below 2**53, exact in float64. So no two
-    are equal, and rounding in the matrix product decides nothing.
-    """
+    """For each block of queries, a number per pool row that sorts by falling similarity, then by row."""
     first, second = _unit(queries), _unit(pool)
     if len(second) * _DECIMALS >= 2**53:
         raise ValueError(f"a pool of {len(second)} rows is too large; nine million is the most")
+    # Rounded similarity times the pool's size plus the row number: whole numbers below 2**53, exact in float64. So no
+    # two are equal, and rounding in the matrix product decides nothing.
     index = np.arange(len(second), dtype=np.float64)
     for begin in range(0, len(first), chunk):
         rows = slice(begin, begin + chunk)

@@ -93,17 +93,15 @@ def _refuse_foreign_files(folder: Path, command: str, setting: str) -> None:
     for path in sorted(folder.rglob("*")):
         if (path.is_dir() and not path.is_symlink()) or path == marker:
             continue
-        digest = written.get(path.relative_to(folder).as_posix())
-        if digest is None or not path.is_file() or sha256(path) != digest:
+        if not path.is_file() or sha256(path) != written.get(path.relative_to(folder).as_posix()):
             raise DataError(f"{path} is not as `{command}` wrote it, or is not its file at all; {remedy}")
 
 
 def code_identity(*entries: str) -> str:
     """What code `entries` run, as text: a line "module hash" for every module of this package that they import.
 
-    An entry is a module's dotted name or the path of a notebook. Imports inside functions count, those for type
-    checkers do not. A hash is of the syntax under any version of Python, without comments, docstrings, the annotations
-    of functions and variables, and the literals in `TRACKED`.
+    An entry is a module's dotted name or the path of a notebook. Imports for type checkers do not count. A hash is of
+    the syntax, without docstrings, the annotations of functions and variables, and the literals in `TRACKED`.
     """
     found: dict[str, str] = {}
     pending = list(entries)

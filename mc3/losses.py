@@ -1,11 +1,8 @@
 """Section 4 of the paper (https://arxiv.org/abs/2404.05206): contrastive (Eq. 1) and consensus (Eq. 2-3) coding.
 
 Embeddings are `{modality: tensor [B, D]}`, one unit vector a row; row t of every modality is sample t. All arithmetic
-is in float32 or wider, also under autocast: a cosine in bfloat16 divided by a temperature of 0.05 would be off by
-0.08.
-
-Each of several processes holds some rows of the batch and scores them against everybody's (`gather`). The gather
-carries gradients back, so that the processes' mean gradient is that of one process with the whole batch.
+is in float32 or wider, also under autocast: a cosine in bfloat16 divided by a temperature of 0.05 is off by 0.08. Each
+of several processes holds some rows of the batch and scores them against everybody's (`gather`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,16 +40,9 @@ def info_nce(
     >>> print(f"{info_nce(clips, clips, temperature=0.5):.4f}")  # log(1 + 3 exp(-2))
     0.3408
 
-    Args:
-        queries: [B, D] unit embeddings of modality i.
-        keys: [N, D] unit embeddings of modality j, N >= B.
-        temperature: tau; logits are cosines over tau.
-        offset: the own key of query t is row `offset + t`.
-        excluded: bool [B, N], true where a key is no negative of a query.
-        weights: [B], the weight of each query's term; 1 by default.
-
-    Returns:
-        The mean over the queries, a scalar; log N when all logits are equal (and the weights average 1).
+    `queries` [B, D] and `keys` [N, D] are unit embeddings of modalities i and j; row `offset + t` is query t's own key.
+    `excluded`, bool [B, N], is true where a key is no negative of a query; `weights` [B] are those of the queries'
+    terms. Returns the mean over the queries, a scalar; log N when all logits are equal.
     """
     with torch.autocast(queries.device.type, enabled=False):
         logits_BN = at_least_float32(queries) @ at_least_float32(keys).T / temperature
@@ -69,8 +59,7 @@ def pairwise(
 ) -> dict[str, Tensor]:
     """The terms of L_contrastive: {"i-j": L_ij, "j-i": L_ji} of each unordered pair, six for three modalities.
 
-    In L_ij modality i is the query, j the key. `keys` and `offset` come from `gather`; by default the batch is its own
-    keys.
+    Modality i is the query, j the key. `keys` and `offset` are those of `gather`; by default the batch is its own keys.
 
     >>> sorted(pairwise({"audio": torch.eye(2), "video": torch.eye(2)}, [("audio", "video")], temperature=0.05))
     ['audio-video', 'video-audio']
@@ -110,10 +99,7 @@ def unscale(scaled: Tensor, alpha: float | Tensor) -> Tensor:
 
 
 def similarities(embeddings: Embeddings, anchor: str, across: bool = False) -> dict[str, Tensor]:
-    """x_i^t = e_i^t . e_a^t of every modality but the anchor, each [B].
-
-    With `across` [B, B], of anchor t (row) and every sample's modality i.
-    """
+    """x_i^t = e_i^t . e_a^t of all modalities but the anchor, [B]; `across`: of anchor t and every sample, [B, B]."""
     with torch.autocast(embeddings[anchor].device.type, enabled=False):
         a = at_least_float32(embeddings[anchor])
         others = {m: at_least_float32(e) for m, e in embeddings.items() if m != anchor}
@@ -129,14 +115,9 @@ def consensus_score(similarity: Tensor, alpha: Tensor, inverse: str) -> Tensor:
     >>> print(consensus_score(cosines, torch.tensor([0.5, 1.0]), "own"))  # K_video(-.5) is .5
     tensor([-0.5000,  0.0000])
 
-    Args:
-        similarity: x [..., M], a column a modality.
-        alpha: [M], the exponents of K.
-        inverse: whose exponent K^-1 has: of the modality with the minimum ("minimum", so that c^t is its similarity),
-            of each modality that is compared with c^t ("own"), or 1 ("linear", 2y - 1).
-
-    Returns:
-        [..., M] for "own", one c^t a sample otherwise: [..., 1].
+    `similarity` x is [..., M], a column a modality, and `alpha` [M] the exponents of K. `inverse` says whose exponent
+    K^-1 has: of the modality with the minimum ("minimum", so that c^t is its similarity), of each modality that is
+    compared with c^t ("own"), or 1 ("linear", 2y - 1). Returns [..., M] for "own", otherwise one a sample: [..., 1].
     """
     minimum, lowest = scale(similarity, alpha).min(dim=-1, keepdim=True)
     alpha_of_lowest = alpha[lowest]
@@ -160,28 +141,19 @@ def consensus(
     0.2
 
     As printed, c^t is one scalar a sample and K^-1 undoes the K that gave the minimum (`inverse` "minimum"): c^t is the
-    similarity of one of the modalities. Whether gradients pass through c^t is left open. The other values of `inverse`
-    and `distance` are variants. Where the loss is zero depends on `inverse`: for "minimum" where all similarities are
-    equal, for "own" where all scaled ones are.
+    similarity of one of the modalities, and the loss is zero where all are equal. Whether gradients pass through c^t is
+    left open. The other values of `inverse` and `distance` are variants; "own" is zero where all scaled ones are equal.
 
-    Args:
-        embeddings: [B, D] unit vectors by modality, the anchor among them; any number of others.
-        anchor: M_a, "audio" in the paper.
-        alpha: exponent of K_i for each modality but the anchor (paper: video 0.5, text 1).
-        inverse: the K^-1 of `consensus_score`.
-        stop_gradient: c^t is a constant target. Otherwise the modality with the minimum is pulled towards the others
-            as they are pulled towards it.
-        distance: "absolute", Eq. 3; "squared", a reconstruction error; or "frobenius", which compares every sample's
-            anchor with all samples, not only its own: the sum over modalities of the Frobenius norms of the [B, B]
-            differences, not divided by B. The code of https://arxiv.org/abs/2510.02313 has it so, with "linear",
-            gradients through c, the weight .5 and a third of L_contrastive.
+    `embeddings` are [B, D] unit vectors by modality, those of the `anchor` M_a ("audio" in the paper) and any number of
+    others, for each of which `alpha` has the exponent of K_i (paper: video 0.5, text 1). With `stop_gradient` c^t is a
+    constant target; otherwise the modality with the minimum is pulled to the others too. `distance` is "absolute",
+    Eq. 3; "squared", a reconstruction error; or "frobenius", which compares every sample's anchor with all samples: the
+    sum over modalities of the Frobenius norms of the [B, B] differences, not divided by B. The code of
+    https://arxiv.org/abs/2510.02313 has it so, with "linear", gradients through c, the weight .5 and a third of
+    L_contrastive.
 
-    Returns:
-        A scalar, the mean over samples (but for "frobenius") of the sum over modalities; 0 with a single modality
-        besides the anchor, except for "linear".
-
-    Raises:
-        ConfigError: no such anchor or reading, or no exponent for a modality.
+    Returns a scalar, the mean over samples (but for "frobenius") of the sum over modalities; 0 with a single modality
+    besides the anchor, except for "linear". `ConfigError`: no such anchor or reading, or no exponent for a modality.
     """
     for name, value, known in (("inverse", inverse, INVERSES), ("distance", distance, DISTANCES)):
         if value not in known:
@@ -203,12 +175,9 @@ def consensus(
 def gather(embeddings: Embeddings, rows: Sequence[int] | None = None) -> tuple[Embeddings, int, float]:
     """All processes' embeddings as keys, with gradients; the offset of this process's rows in them; and its share.
 
-    Gradients flow back to the process that computed a row (a reduce-scatter). A plain all_gather cuts them, and a local
-    loss over its keys points in another direction. With this one the gradient of
-
-        share * (contrastive(mine, pairs, tau, keys, offset) + weight * consensus(mine))
-
-    averaged over processes, as DistributedDataParallel does, equals that of one process with all rows.
+    Gradients flow back to the process that computed a row (a reduce-scatter); a plain all_gather would cut them. So the
+    gradient of `share * (contrastive(mine, pairs, tau, keys, offset) + weight * consensus(mine))`, averaged over
+    processes as DistributedDataParallel does, equals that of one process with all rows.
 
     `embeddings` are this process's rows, [B, D] each, all of one width; `rows` is the number of rows of every process
     in order of rank, the same list on each; None if all hold B. The keys are {modality: [N, D]} in order of rank, and

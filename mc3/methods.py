@@ -1,9 +1,7 @@
 """The rows of Tables 2 and 3 as data: what each method trains on, in which order, from which weights.
 
-To add a method, add one entry to `METHODS`; `dvc repro` trains it, and it appears in every table, figure and page of
-the report. Entries are plain literals because DVC reads them too: changing one entry retrains that method only.
-
-Keys of an entry
+To add a method, add one entry to `METHODS`. Entries are plain literals because DVC reads them too: changing one entry
+retrains that method only. Keys of an entry
     label   its name in tables
     paper   its row in data/paper/*.csv, or "" when the paper has none
     role    optional: "reference" (the row that all others are compared with), "control" (the reference less its
@@ -121,9 +119,7 @@ class Method:
 
 def get(name: str) -> Method:
     """The recipe called `name`; `ConfigError` if there is none, or it has a wrong key or modality."""
-    entries: dict[str, dict[str, Any]] = {
-        "pretrain": PRETRAIN, "align": ALIGN, "ssast": SSAST, **METHODS, **OTHERS,
-    }  # fmt: skip
+    entries = {"pretrain": PRETRAIN, "align": ALIGN, "ssast": SSAST, **METHODS, **OTHERS}
     if name not in entries:
         raise ConfigError(f"no method {name!r} in mc3/methods.py; known: {', '.join(entries)}")
     entry = entries[name]

@@ -43,10 +43,7 @@ class MC3(nn.Module):
     """Audio, video and text encoders onto one unit sphere (Sec. 4)."""
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer | str | Path) -> None:
-        """Random weights from torch's global generator. `tokenizer` may be the path of a tokenizer.json.
-
-        Raises `ConfigError` for sizes that do not fit each other, or a tokenizer that does not fit them.
-        """
+        """Random weights from torch's global generator; `ConfigError` for sizes or a tokenizer that do not fit."""
         super().__init__()
         self.config = config
         self.tokenizer = text.fit_tokenizer(tokenizer, config.text)
@@ -123,8 +120,7 @@ class MC3(nn.Module):
                 raise DataError(f"no checkpoint at {folder} ({name} is missing); {command}")
         tensors = _read(folder / WEIGHTS, command)
         try:
-            config = build(ModelConfig, json.loads((folder / CONFIG).read_text()))
-            model = cls(config, folder / TOKENIZER)
+            model = cls(build(ModelConfig, json.loads((folder / CONFIG).read_text())), folder / TOKENIZER)
         except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
             raise DataError(f"the checkpoint at {folder} is damaged ({error}); {command} again") from error
         _load(model, tensors, folder / WEIGHTS)
@@ -153,25 +149,21 @@ def embed_clips(
     from rich.progress import track
 
     state = PartialState(cpu=not torch.cuda.is_available())
-    device = next(model.parameters()).device
-    modalities = [m for m in MODALITIES if m in modalities]  # all processes must gather in one order, which no set has
-    found: dict[str, list[Tensor]] = {m: [] for m in modalities}
-    model.eval()
+    device = next(model.eval().parameters()).device
+    # All processes must gather in one order, which no set has.
+    found: dict[str, list[Tensor]] = {m: [] for m in MODALITIES if m in modalities}
     rows = list(range(len(dataset)))  # type: ignore[arg-type]  # map-style
     with state.split_between_processes(rows) as mine, torch.inference_mode():
         loader = DataLoader(Subset(dataset, mine), batch_size, num_workers=workers)
         for batch in track(loader, title, disable=not (title and state.is_main_process)):
-            for m, embedding in model({m: batch[m].to(device) for m in modalities}).items():
+            for m, embedding in model({m: batch[m].to(device) for m in found}).items():
                 found[m].append(embedding.float().cpu())
     # Shares are consecutive and gathered in the order of the processes, so each clip occurs once and in its position.
     return {m: torch.cat(gather_object(parts)).numpy() for m, parts in found.items()}
 
 
 def freeze(model: nn.Module, learning: tuple[str, ...], patterns: Sequence[str] = ()) -> None:
-    """Freeze all encoders but those of the modalities `learning`, dropout included, and the parameters of `patterns`.
-
-    `patterns` are of fnmatch. Raises `ConfigError` if one matches no parameter name, or nothing is left to learn.
-    """
+    """Freeze all encoders, dropout included, but those of `learning`, and the parameters of the fnmatch `patterns`."""
     for modality, encoder in cast(nn.ModuleDict, model.encoders).items():
         encoder.requires_grad_(modality in learning).train(modality in learning)
     for pattern in patterns:
@@ -213,14 +205,11 @@ def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
 
 def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     """The differences in names and shapes between `tensors` and `expected`, as text; empty if there are none."""
-    faults = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
-    faults += [f"left over {name}" for name in sorted(tensors.keys() - expected.keys())]
-    faults += [
-        f"{name} is {list(tensors[name].shape)}, not {list(expected[name].shape)}"
-        for name in sorted(expected.keys() & tensors.keys())
-        if tensors[name].shape != expected[name].shape
-    ]
-    return some(faults)
+    found, wanted = ({name: list(tensor.shape) for name, tensor in of.items()} for of in (tensors, expected))
+    faults = [f"missing {name}" for name in sorted(wanted.keys() - found.keys())]
+    faults += [f"left over {name}" for name in sorted(found.keys() - wanted.keys())]
+    both = sorted(found.keys() & wanted.keys())
+    return some(faults + [f"{m} is {found[m]}, not {wanted[m]}" for m in both if found[m] != wanted[m]])
 
 
 def some(names: list[str]) -> str:

@@ -39,14 +39,11 @@ def bar(total: int, done: int, main: bool) -> Iterator[Callable[[int, str], None
 
 
 class Forecast:
-    """How long named jobs will still take, from what each was expected to take and what the finished ones took.
-
-    `expected`: seconds by job, in order; 0 if unknown or if nothing is to do. `workers`: jobs that run at a time.
-    """
+    """How long named jobs will still take, from what each was expected to take and what the finished ones took."""
 
     def __init__(self, expected: Mapping[str, float], workers: int = 1, clock: Callable[[], float] = time.monotonic):
-        self.expected, self.workers, self.clock = dict(expected), workers, clock
-        self.began = clock()
+        self.expected = dict(expected)  # seconds by job, in order; 0 if unknown or if nothing is to do
+        self.workers, self.clock, self.began = workers, clock, clock()  # jobs at a time; seconds
         self.running: dict[str, float] = {}
         self.took: dict[str, float] = {}
 

@@ -1,7 +1,6 @@
 """Readers of the pipeline's outputs: clips, embeddings, pair scores, probe scores, training logs.
 
-Tables, figures, claims and notebooks read through this module, so that none of them imports code that trains, embeds or
-probes. Each reader raises `DataError` for a missing file (`mc3.config.Paths`), with the command that makes it.
+Each reader raises `DataError` for a missing file (`mc3.config.Paths`), with the command that makes it.
 """
 
 import json
@@ -82,10 +81,7 @@ def probe_metrics(config: Config, seed: int) -> dict[str, Any]:
 
 
 def probe_scores(config: Config, seed: int, split: str = "validation") -> dict[str, NDArray[Any]]:
-    """A seed's probes: "{protocol}/{method}" -> [events, classes] mean class probabilities, of the events of `split`.
-
-    `split` is "test" where the settings have one; of the validation events there is also "labels" -> [events].
-    """
+    """Class probabilities: "{protocol}/{method}" -> [events, classes], and for validation "labels" -> [events]."""
     scores = load_file(_existing(config.paths.probe_scores(seed), "dvc repro probe"))
     test = split == "test"
     return {key.removeprefix("test/"): values for key, values in scores.items() if key.startswith("test/") == test}

@@ -1,11 +1,8 @@
 """The trainer (Sec. 4.1, 4.4): runs a method's stages, alone or under `accelerate launch`.
 
-The output (`mc3.checkpoint`) has `final/` for `MC3.load`, and `metrics.jsonl`, a line a step and one an epoch. `best/`,
-by the mean of the validation ROCs, stays beside the logs in work/runs: the paper evaluates the final weights.
-
-A killed run resumes from its last saved state and ends with the same weights as an uninterrupted one. On SIGTERM it
-saves its state and exits with code 75, "try again". The number of processes, which may differ when a run resumes, and
-`train.threads` change rounding only.
+A killed run resumes from its last saved state (`mc3.checkpoint`) and ends with the same weights as an uninterrupted
+one. On SIGTERM it saves its state and exits with code 75, "try again". The number of processes, which may differ when a
+run resumes, and `train.threads` change rounding only.
 
 The contrastive loss couples all clips of a batch. For batches that do not fit, `train.microbatch_size` embeds parts
 without gradients, and again with the gradient of the whole batch's loss (GradCache, https://arxiv.org/abs/2101.06983).
@@ -82,8 +79,7 @@ def autocast_precision(wanted: str) -> str:
     has = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
     if wanted == "bf16" and not has:
         print("train.precision is bf16, which this device does not have; training in float32", file=sys.stderr)
-        return "no"
-    return "bf16" if wanted == "bf16" else "no"
+    return "bf16" if wanted == "bf16" and has else "no"
 
 
 def fingerprint(config: Config, method: str, seed: int) -> str:
@@ -111,8 +107,7 @@ def fingerprint(config: Config, method: str, seed: int) -> str:
 def validate(model: MC3, dataset: ClipDataset, modalities: set[str], batch_size: int) -> dict[str, float]:
     """Sec. 6.1's discovery on the labelled clips of `dataset`: {"av_roc", "al_roc"}, those that `modalities` allow.
 
-    And the mean similarity of each pair of their modalities, "av_similarity" and so on. Empty without labels of both
-    kinds. All processes get the result. Leaves the model in `eval` mode.
+    And the mean similarity of each of their pairs ("av_similarity"). Empty without labels of both kinds.
     """
     labels = dataset.index["positive"]
     rows = np.flatnonzero(labels.notna())
@@ -121,8 +116,8 @@ def validate(model: MC3, dataset: ClipDataset, modalities: set[str], batch_size:
         return {}
     found = embed_clips(model, Subset(dataset, rows.tolist()), {m for pair in pairs.values() for m in pair}, batch_size)
     truth = labels.iloc[rows].to_numpy(dtype=int)
-    known = {name: pair for name, pair in evaluate.PAIRS.items() if found.keys() >= set(pair)}
-    scores = {name: evaluate.similarity(found[i], found[j]) for name, (i, j) in known.items()}
+    known = evaluate.PAIRS.items()
+    scores = {name: evaluate.similarity(found[i], found[j]) for name, (i, j) in known if {i, j} <= found.keys()}
     means = {f"{name}_similarity": float(score.mean()) for name, score in scores.items()}
     return {f"{name}_roc": evaluate.discovery(scores[name], truth)["roc"] for name in pairs} | means
 
@@ -309,7 +304,7 @@ class Trainer:
         return [row for row, _ in pending], bool(stopped > 0)
 
     def end_epoch(self, k: int, row: Values) -> None:
-        """Log the scores of `validate`, and write best/ if the mean of its ROCs is the highest so far."""
+        """Log the scores of `validate`; write best/ at the highest mean of its ROCs (the paper evaluates final/)."""
         known = {m for stage in self.recipe.stages[: k + 1] for m in stage.modalities}
         found = validate(self.model, self.held_out, known, self.config.evaluate.batch_size)
         freeze(self.model, self.recipe.stages[k].train, self.config.train.freeze)
@@ -324,11 +319,7 @@ class Trainer:
 
 
 def run(config: Config, method: str, seed: int) -> Path:
-    """Train `method` from `seed`, or resume, and return its folder in `work/checkpoints`.
-
-    Raises `ConfigError` for an invalid setting or a loss that is not finite, `DataError` for missing clips or align
-    checkpoint, and `SystemExit` with code 75 after SIGTERM, with the state saved.
-    """
+    """Train `method` from `seed`, or resume; returns its folder in `work/checkpoints`. Exit code 75 after SIGTERM."""
     recipe = methods.get(method)
     objectives.check(recipe)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which deterministic cuBLAS needs

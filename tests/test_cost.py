@@ -127,6 +127,7 @@ def test_a_gpus_peak_is_that_of_the_model_that_its_name_has_as_a_word(monkeypatc
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=unknown: name)
         assert cost.peak_flops(torch.device("cuda"), "bf16") is None
     assert cost.peak_flops(torch.device("cpu"), "bf16") is None
+    assert cost.peak_flops(torch.device("cpu"), "fp64") is None
 
 
 def test_mfu_is_needed_operations_divided_by_possible_ones():

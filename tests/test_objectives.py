@@ -26,9 +26,8 @@ from mc3.errors import ConfigError
 from mc3.model import MC3
 from mc3.objectives import active_negatives, masked_patches
 from mc3.objectives.active_negatives import EMPTY, ActiveNegatives, Queue
-from mc3.objectives.learnt_scale import LearntScale
+from mc3.objectives.baselines import LearntScale, MemoryBank
 from mc3.objectives.masked_patches import MaskedPatches
-from mc3.objectives.memory_bank import MemoryBank
 
 OWN = ("clap", "cm_acc", "cmc_bank", "ssast")
 

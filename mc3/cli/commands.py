@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mc3 import methods
-from mc3.cli.parser import SEED, Arguments, Group, Lazy, check_exists, check_name, option
+from mc3.cli.parser import Arguments, Group, Lazy, check_exists, check_name, option
 from mc3.errors import ConfigError
 from mc3.files import write_atomic
 
@@ -29,9 +29,7 @@ USE, REPRODUCE, DATA, EXPLORE = GROUPS = list(map(Group, ("use a model", "reprod
 def discover(args: Arguments) -> None:
     """Find the moments of a video whose sound comes from the action in the picture."""
     check_exists(args.video)
-    folder = args.checkpoint
-    if folder is None:
-        folder = args.settings.paths.final(methods.with_role("reference"), args.settings.seeds[0])
+    folder = args.checkpoint or args.settings.paths.final(methods.with_role("reference"), args.settings.seeds[0])
     table = core.discover.moments(core.model.MC3.load(folder), args.video, args.every, texts=args.text)
     print(table.sort_values("similarity", ascending=False).head(args.top).round(3).to_string(index=False))
     if args.out:
@@ -115,10 +113,8 @@ def embed(args: Arguments) -> None:
     core.embed.run(args.settings, args.method, args.seed)
 
 
-@REPRODUCE.command("mc3 probe")
-def probe(args: Arguments) -> None:
-    """Classify EPIC-Sounds with the audio encoders of all seeds: linear probe and fine-tuning."""
-    paper.jobs.make(args.settings, "probe")
+REPRODUCE.call("mc3 probe", "paper.jobs.make", "Classify EPIC-Sounds with the audio encoders of all seeds: linear "
+               "probe and fine-tuning.", "probe")  # fmt: skip
 
 
 @REPRODUCE.command("mc3 retrain --seeds 0",
@@ -266,7 +262,8 @@ def narrated(args: Arguments) -> None:
 
 
 @EXPLORE.command("mc3 submission --method mc3 --seed 0 --protocol fine-tune --out mc3.zip",
-    option("--method", required=True, help="a row of mc3/methods.py that was probed, or untrained"), SEED,
+    option("--method", required=True, help="a row of mc3/methods.py that was probed, or untrained"),
+    option("--seed", type=int, required=True, help="one of the profile's seeds"),
     option("--protocol", default="linear-probe", help="linear-probe, linear-probe-official or fine-tune"),
     option("--out", required=True, type=Path, metavar="ZIP", help="where to write it"),
     option("--sls-pt", **LEVEL, default=2, help="pre-training: 0 none, 1 on public images, 2 on public images and "

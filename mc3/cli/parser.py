@@ -12,13 +12,13 @@ from mc3.errors import ConfigError, DataError, suggest
 Command = Callable[["Arguments"], int | None]
 Option = tuple[tuple[str, ...], dict[str, Any]]
 
-MOVED = {
+MOVED = {  # commands of the previous release, and what they are now
     "ablate": "`dvc repro experiments/dvc.yaml:ablations`",
     "seeds": "`dvc repro experiments/dvc.yaml:seeds`",
     "study": "`dvc repro experiments/dvc.yaml:study`",
     "summary": "`mc3 compare --tables`",
     "tune": "`dvc repro experiments/dvc.yaml:tuning` (or :readings, :objectives)",
-}  # commands of the previous release, and what they are now
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,36 +62,30 @@ def option(*names: str, **settings: Any) -> Option:
     return names, settings
 
 
-CONFIG = option("--config", default="params.yaml", metavar="FILE", help="the settings (params.yaml)")
-DEBUG = option("--debug", action="store_true", help="show the traceback of an error")
-SEED = option("--seed", type=int, required=True, help="one of the profile's seeds")
-
-
 class Group:
     """Commands that the help lists under one title."""
 
     def __init__(self, title: str) -> None:
         self.title, self.commands = title, list[tuple[Command, str, tuple[Option, ...]]]()
 
-    def command(self, example: str, *options: Option, config: bool = True) -> Any:
+    def command(self, example: str, *options: Option) -> Any:
         """Makes a function a command of its name, described by its docstring."""
 
         def add(command: Command) -> Command:
-            self.commands.append((command, example, ((CONFIG, DEBUG) if config else (DEBUG,)) + options))
+            self.commands.append((command, example, options))
             return command
 
         return add
 
-    def call(self, example: str, place: str, about: str, *options: Option) -> None:
-        """Makes a command of a function, "module.function" of this package, of the settings and these options."""
+    def call(self, example: str, place: str, about: str, *arguments: str) -> None:
+        """Makes a command of "module.function" of this package, which takes the settings and `arguments`."""
 
         def command(args: Arguments) -> None:
             module, _, function = place.rpartition(".")
-            values = [getattr(args, names[0].removeprefix("--")) for names, _ in options]
-            getattr(import_module(f"mc3.{module}"), function)(args.settings, *values)
+            getattr(import_module(f"mc3.{module}"), function)(args.settings, *arguments)
 
-        command.__name__, command.__doc__ = example.split(" --")[0].removeprefix("mc3 "), about
-        self.command(example, *options)(command)
+        command.__name__, command.__doc__ = example.removeprefix("mc3 "), about
+        self.command(example)(command)
 
     def add_to(self, places: Mapping[str, Any]) -> str:
         """Add the commands to the subparsers of `places`, by the words before a command's last; returns their help."""
@@ -101,6 +95,8 @@ class Group:
             place, _, last = name.rpartition(" ")
             step = places[place].add_parser(last, description=text, epilog=f"example: {example}")
             step.set_defaults(command=command)
+            step.add_argument("--config", default="params.yaml", metavar="FILE", help="the settings (params.yaml)")
+            step.add_argument("--debug", action="store_true", help="show the traceback of an error")
             for names, settings in options:
                 step.add_argument(*names, **settings)
             short = text.split("\n")[0].split("; ")[0].split(": ")[0].rstrip(".")

@@ -73,12 +73,9 @@ class AudioEncoder(Encoder):
 
 
 def normalise(fbank: Tensor, length: int) -> Tensor:
-    """Raw log-mel [B, L, M] normalised as by AST, then cropped at the end or padded with 0 to `length` frames.
-
-    AST pads first; padding afterwards makes the padding the mean of the data.
-    """
+    """Raw log-mel [B, L, M] normalised as by AST, then cropped at the end or padded with 0 to `length` frames."""
     fbank = (fbank[:, :length] - FBANK_MEAN) / (2 * FBANK_STD)
-    return pad(fbank, (0, 0, 0, length - fbank.shape[1]))
+    return pad(fbank, (0, 0, 0, length - fbank.shape[1]))  # with the mean of the data; AST pads before it normalises
 
 
 def patch_grid(image: tuple[int, int], patch: int, stride: int) -> tuple[int, int]:
@@ -87,14 +84,11 @@ def patch_grid(image: tuple[int, int], patch: int, stride: int) -> tuple[int, in
 
 
 def fit_grid(embedding: Tensor, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Position embeddings [1, 2 + rows * columns, D] of grid `source` for grid `target`, as in AST.
-
-    A shorter axis keeps its centre; a longer one is interpolated linearly. Class and distillation token are unchanged.
-    """
+    """Position embeddings [1, 2 + rows * columns, D] of grid `source` for grid `target`, as in AST."""
     grid = embedding[:, 2:].unflatten(1, source).movedim(-1, 1)  # [1, D, rows, columns]
     for axis, size in ((2, target[0]), (3, target[1])):
         length = grid.shape[axis]
-        if size <= length:
+        if size <= length:  # a shorter axis keeps its centre, a longer one is interpolated linearly
             grid = grid.narrow(axis, length // 2 - size // 2, size)
         else:
             grid = interpolate(grid, (size, grid.shape[3]) if axis == 2 else (grid.shape[2], size), mode="bilinear")

@@ -42,10 +42,7 @@ class TextEncoder(Encoder):
 
 
 def fit_tokenizer(source: Tokenizer | str | Path, config: TextConfig) -> Tokenizer:
-    """A copy of a tokenizer, or of a tokenizer.json, that truncates and pads to `config.max_length`.
-
-    `ConfigError` if it has no [PAD] at id 0, or more tokens than `model.text.vocab_size`.
-    """
+    """A copy of a tokenizer, or of a tokenizer.json, for ids [max_length]; `ConfigError` if it is unfit."""
     text = source.to_str() if isinstance(source, Tokenizer) else Path(source).read_text(encoding="utf-8")
     tokenizer = Tokenizer.from_str(text)
     if (pad := tokenizer.token_to_id("[PAD]")) != PAD:

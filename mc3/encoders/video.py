@@ -1,9 +1,9 @@
 """Space-time transformer over the frames of a clip (Sec. 4.4: TimeSformer, initialised from EgoVLP).
 
-The architecture is the frozen-in-time variant of EgoVLP and LaViLa, with their parameter names. Attention is divided:
-in each block a patch attends first over time (the same patch in every frame), then over space (the patches of its
-frame). The class token is a further key in every group and attends over all tokens. The residual of the space
-attention starts from the block's input, not from the output of the time attention.
+The architecture is the frozen-in-time variant of EgoVLP and LaViLa, with their parameter names. In each block a patch
+attends first over time (the same patch in every frame), then over space (the patches of its frame). The class token is
+a further key in every group and attends over all tokens. The residual of the space attention starts from the block's
+input, not from the output of the time attention.
 
 Shapes: B clips, T frames, N patches a frame, S = 1 + T * N tokens (class token, then frame by frame),
 D width, H heads, E embedding.
@@ -51,11 +51,7 @@ class DividedAttention(nn.Module):
         return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
     def _groups(self, tokens: Tensor, frames: int, with_class: bool) -> Tensor:
-        """[B, S, D] -> [batch, heads, tokens of a group, D / H].
-
-        Over time the positions of a frame are next to the heads in memory, so attention runs with N * H heads and a
-        batch of B, and no patch is moved; over space the batch is B * T.
-        """
+        """[B, S, D] -> [batch, heads, tokens of a group, D / H]; with N * H heads over time, which moves no patch."""
         patches = tokens[:, 1:].unflatten(1, (frames, -1))
         if with_class:
             shape = (-1, -1, patches.shape[2], -1) if self.over == "time" else (-1, frames, -1, -1)
@@ -89,8 +85,7 @@ class PatchEmbed(nn.Module):
     """Pixels to patch tokens, ImageNet normalisation included.
 
     A convolution whose stride equals its kernel is a matrix product over patches, and normalising its input is a scale
-    and shift of its weights. So patches are cut from bytes, and normalised pixels are never stored; the result is
-    equal.
+    and shift of its weights. So patches are cut from bytes, and normalised pixels are never stored.
     """
 
     scale: Tensor
@@ -134,10 +129,7 @@ class SpaceTimeTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """[B, T, image_size, image_size, 3] in 0..255 -> class token [B, D].
-
-        T is at most `config.frames`; the first T temporal positions are used.
-        """
+        """[B, T, image_size, image_size, 3] in 0..255 -> class token [B, D]; T is at most `config.frames`."""
         count = frames.shape[1]
         x = self.patch_embed(frames).unflatten(1, (count, -1))
         x = (x + self.pos_embed[:, None, 1:] + self.temporal_embed[:, :count, None]).flatten(1, 2)
@@ -158,30 +150,21 @@ class VideoEncoder(Encoder):
         super().__init__(config, SpaceTimeTransformer(config), nn.Sequential(nn.Linear(config.dim, embedding_dim)))
 
     def features(self, frames: Tensor) -> Tensor:
-        """[B, T, height, width, 3], uint8 or float in 0..255 -> trunk output [B, D].
-
-        `ConfigError` if the clips have more frames than `model.video.frames`.
-        """
+        """[B, T, height, width, 3], uint8 or float in 0..255 -> trunk output [B, D]; `ConfigError` for a larger T."""
         if frames.shape[1] > self.config.frames:
             raise ConfigError(f"clips have {frames.shape[1]} frames, but model.video.frames is {self.config.frames}")
         return self.trunk(resize_and_crop(frames, self.config.image_size))
 
 
 def fit_frames(embedding: Tensor, frames: int) -> Tensor:
-    """Temporal positions [1, F, D] -> [1, frames, D]: the first ones, or padded with zeros.
-
-    EgoVLP trains its first four; the others keep their initial zeros.
-    """
+    """Temporal positions [1, F, D] -> [1, frames, D]: the first, or padded with EgoVLP's initial zeros."""
     return pad(embedding[:, :frames], (0, 0, 0, max(0, frames - embedding.shape[1])))
 
 
 def resize_and_crop(frames: Tensor, size: int) -> Tensor:
-    """Scale the short side of [B, T, height, width, 3] to `size` (antialiased bilinear) and crop the centre.
-
-    Frames of that size are returned unchanged, scaled ones as float. Sizes are rounded as by torchvision.
-    """
+    """Scale the short side of [B, T, height, width, 3] to `size` and crop the centre; scaled frames are float."""
     height, width = frames.shape[2:4]
-    if min(height, width) != size:
+    if min(height, width) != size:  # sizes are rounded as by torchvision
         height, width = (side * size // min(height, width) for side in (height, width))
         images = frames.flatten(0, 1).movedim(-1, 1).float()
         images = interpolate(images, (height, width), mode="bilinear", antialias=True)

@@ -1,15 +1,14 @@
 """Objectives: what a stage minimises, the losses of Sec. 4 and those of the baselines.
 
-All kinds of loss but SSAST's sum the same terms, one for either direction of every pair, in which modality i is the
-query, j the key. They differ in the keys that a query is compared with, and in the weights. To add a kind, write a file
-with a subclass of `Objective` and import it here.
+All kinds but SSAST's sum the same terms, one for either direction of every pair, and differ in the keys that a query is
+compared with, and in the weights. To add a kind, write a file with a subclass of `Objective` and import it here.
 """
 
 from mc3.config import Config
 from mc3.errors import ConfigError
 from mc3.methods import Method, Stage
 from mc3.model import MC3
-from mc3.objectives import active_negatives, agreement, learnt_scale, masked_patches, memory_bank  # noqa: F401
+from mc3.objectives import active_negatives, agreement, baselines, masked_patches  # noqa: F401
 from mc3.objectives.base import KINDS, Batch, Objective
 
 __all__ = ["KINDS", "Batch", "Objective", "check", "make"]
@@ -28,10 +27,7 @@ def check(method: Method) -> None:
 
 
 def make(config: Config, stage: Stage, model: MC3, clips: int, seed: int) -> Objective:
-    """The objective of a stage that `check` has accepted, in its initial state, of the model's precision.
-
-    `model` is in the state in which the stage begins; `clips` is the number of training clips; `seed` is the stage's.
-    """
+    """The initial objective, in the model's precision, of a stage that begins with `model` and has `clips` clips."""
     objective = KINDS[stage.loss](config, stage)
     objective.prepare(model, clips, seed)
     return objective.to(next(model.parameters()).dtype)

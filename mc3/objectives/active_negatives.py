@@ -37,12 +37,11 @@ class Queue(nn.Module):
 class ActiveNegatives(Objective, kind="active_negatives"):
     """Momentum encoders make the keys, and the negatives are chosen among their past keys.
 
-    Sizes and momentum are the profile's, `loss.active_negatives`, because they have to fit its batches.
-
     For each direction, a step first moves members of the pool, as many as the batch has clips, into the dictionary of
     `negatives`, whose oldest leave: those that k-means++ seeding draws over their gradient embeddings. A query then
     has to find its clip's key among those of the batch and the dictionary. The batch's keys enter the pool, and the
-    momentum encoders follow those that learn: theta_k = m theta_k + (1 - m) theta_q.
+    momentum encoders follow those that learn: theta_k = m theta_k + (1 - m) theta_q. Sizes and m fit the profile's
+    batches: `loss.active_negatives`.
     """
 
     def prepare(self, model: MC3, clips: int, seed: int) -> None:
@@ -98,12 +97,11 @@ class ActiveNegatives(Objective, kind="active_negatives"):
 
 
 def gradient_factors(candidates: Tensor, queries: Tensor, temperature: float) -> Tensor:
-    """The uncertainty of the batch about each candidate: p - y, [C, N].
+    """The uncertainty of a batch of queries [N, D] about each candidate [C, D]: p - y, [C, N].
 
     p is the softmax over the queries of their cosine to the candidate; y is 1 at its largest, the label that the model
     would give itself. (p - y) times the candidate is the gradient of that label's cross-entropy in a last layer whose
-    weights are the queries, as in BADGE (https://arxiv.org/abs/1906.03671). Candidates are unit embeddings [C, D] of
-    the keys' modality, queries those of a batch [N, D].
+    weights are the queries, as in BADGE (https://arxiv.org/abs/1906.03671).
     """
     p_CN = (candidates @ queries.T / temperature).softmax(dim=1)
     return p_CN - one_hot(p_CN.argmax(dim=1), p_CN.shape[1])
@@ -115,9 +113,8 @@ def kmeans_plusplus(factors: Tensor, embeddings: Tensor, draws: Tensor) -> Tenso
     The first is drawn evenly, each further one by its squared distance to the nearest drawn before. The products are
     never formed: their inner products are those of the factors [C, N] times those of the embeddings [C, D]. `draws`
     are from the exponential distribution, [count, C] with count <= C: the largest weight / draw wins, which draws by
-    weight without a running sum, whose order of addition varies on CUDA.
-
-    Returns int64 [count], rows of both, distinct as long as there are points away from those drawn.
+    weight without a running sum, whose order of addition varies on CUDA. Returns rows of both, int64 [count], distinct
+    as long as there are points away from those drawn.
     """
     norms = factors.square().sum(dim=1) * embeddings.square().sum(dim=1)
     weights, nearest, chosen = torch.ones_like(norms), torch.full_like(norms, math.inf), []

@@ -27,8 +27,7 @@ class Relative(Objective, kind="relative", takes=("softness",)):
 class Peers(Objective, kind="peers", takes=("trust",)):
     """Eq. 1 in which a clip's weight for the anchor and a modality is how much the other modalities agree on it.
 
-    A consensus that selects clips instead of pulling similarities. With `trust` "retrieval" a modality counts as far as
-    it finds its own clips in the batch; with "equal" all count alike.
+    With `trust` "retrieval" a modality counts as far as it finds its own clips in the batch; "equal": all alike.
     """
 
     @classmethod
@@ -51,12 +50,11 @@ class Peers(Objective, kind="peers", takes=("trust",)):
 
 
 def standardised(embeddings: Embeddings, keys: Embeddings, anchor: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Similarities to the anchor in standard deviations from the mean of the whole batch: {modality: [B]}.
+    """Similarities to the anchor in standard deviations from the whole batch's mean, {modality: [B]}, and these units.
 
-    And by modality that standard deviation; mean and deviation carry no gradients. Cosines of two pairs of modalities
-    are not comparable: one pair's may spread over .2 and the other's over .6. Standardised ones are, without an
-    exponent. `embeddings` are this process's rows, unit [B, D] by modality, and `keys` the whole batch's, [N, D], here
-    and below.
+    Cosines of two pairs of modalities are not comparable: one pair's may spread over .2 and the other's over .6.
+    Standardised ones are, without an exponent. Mean and deviation carry no gradients. `embeddings` are this process's
+    rows, unit [B, D] by modality, and `keys` the whole batch's, [N, D], here and below.
     """
     scores, deviations = {}, {}
     whole = losses.similarities({m: key.detach() for m, key in keys.items()}, anchor)
@@ -69,10 +67,9 @@ def standardised(embeddings: Embeddings, keys: Embeddings, anchor: str) -> tuple
 def relative_consensus(embeddings: Embeddings, keys: Embeddings, anchor: str, softness: float) -> Tensor:
     """Eq. 3 with similarities in the units of `standardised` instead of K, a scalar.
 
-    The consensus of a sample is the minimum of its standardised similarities z, or with `softness` s their soft minimum
-    -s log(mean(exp(-z / s))), which is the mean for a large s; it is a constant target. The distance to it is converted
-    back to cosines, so that the weight means what it does for Eq. 3. All similarities falling together, which changes
-    no ranking, costs and gains nothing.
+    The consensus of a sample, a constant target, is the minimum of its standardised similarities z, or with `softness`
+    s their soft minimum -s log(mean(exp(-z / s))), which is the mean for a large s. The distance to it is converted
+    back to cosines, so that the weight means what it does for Eq. 3.
     """
     scores, deviations = standardised(embeddings, keys, anchor)
     z_BM, deviation_M = torch.stack(list(scores.values()), dim=1), torch.stack(list(deviations.values()))
@@ -84,10 +81,7 @@ def relative_consensus(embeddings: Embeddings, keys: Embeddings, anchor: str, so
 
 
 def retrieval_posteriors(keys: Embeddings, anchor: str, temperature: float) -> dict[str, Tensor]:
-    """The mean probability of the own sample in Eq. 1 between a modality and the anchor, over both directions.
-
-    A scalar for all modalities but the anchor, without gradients: from 1 / N, chance, to 1.
-    """
+    """The mean probability, from 1 / N to 1, of the own sample in both directions of Eq. 1 between m and the anchor."""
     found = {}
     with torch.no_grad(), torch.autocast(keys[anchor].device.type, enabled=False):
         for modality in (m for m in keys if m != anchor):
@@ -99,10 +93,9 @@ def retrieval_posteriors(keys: Embeddings, anchor: str, temperature: float) -> d
 def peer_weights(embeddings: Embeddings, keys: Embeddings, anchor: str, trust: Embeddings) -> dict[str, Tensor]:
     """The weight of each sample in the contrast of the anchor with a modality, from the other modalities: {m: [B]}.
 
-    As in co-teaching (https://arxiv.org/abs/1804.06872) the peers choose: the weight of sample t for modality m is
-    proportional to exp(min trust_i z_i^t) over the modalities i other than m and the anchor, z from `standardised`,
-    trust as a share of the highest (0: its similarities are ignored). Weights have no gradients, and average 1 over the
-    whole batch.
+    As in co-teaching (https://arxiv.org/abs/1804.06872) the peers choose: the weight of sample t for modality m, 1 on
+    average over the whole batch, is proportional to exp(min trust_i z_i^t) over the modalities i other than m and the
+    anchor, z from `standardised`, trust as a share of the highest (0: its similarities are ignored).
     """
     with torch.no_grad():
         highest = torch.stack(list(trust.values())).max()

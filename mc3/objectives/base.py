@@ -37,8 +37,8 @@ class Objective(nn.Module):
         class Mine(Objective, kind="mine", takes=("margin",)):
             def terms(self, queries, keys, offset, batch): ...
 
-    State that a kind keeps between steps (a scale, past embeddings, averaged encoders) is in its parameters and
-    buffers, the same on every process. A resumed run restores it, and no checkpoint contains it.
+    Its parameters and buffers are what it keeps between steps (a scale, past embeddings, averaged encoders), the same
+    on every process. A resumed run restores them, and no checkpoint contains them.
     """
 
     takes: ClassVar[frozenset[str]] = frozenset()
@@ -63,17 +63,14 @@ class Objective(nn.Module):
         """Create the initial state of a stage that begins with `model` and has `clips` training clips."""
 
     def module(self, model: MC3) -> nn.Module:
-        """The module whose outputs on a batch `forward` takes, with the parameters of `model` that get a gradient.
+        """The module with those parameters of `model` that get a gradient, whose outputs on a batch `forward` takes.
 
-        Besides inputs by modality it is given "rows", their positions in the whole batch, and "seed", the step's.
+        Beside inputs by modality the batch has "rows", their positions in the whole one, and "seed", the step's.
         """
         return model
 
     def forward(self, embeddings: Embeddings, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss on this process's rows of `batch`, unit [B, D] by modality, and its parts.
-
-        Their means over processes are those of the whole batch.
-        """
+        """The loss on this process's rows, unit [B, D], and its parts; means over processes are the whole batch's."""
         keys, offset, share = losses.gather(embeddings, batch.rows)
         parts = self.terms(embeddings, keys, offset, batch)
         loss = self.stage.contrastive * torch.stack(list(parts.values())).sum()

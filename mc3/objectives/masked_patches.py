@@ -22,8 +22,8 @@ GENERATIVE = 10  # weight of the mean squared error
 class MaskedPatches(Objective, kind="masked_patches", takes=("share",)):
     """InfoNCE and reconstruction of the patches that a learnt token replaces, a `share` of each clip's.
 
-    At a masked patch, one head's output has to find the true patch among the clip's masked ones by inner product, and
-    the other's to equal it. Patches are those of the normalised log-mel. The loss of a clip uses no other clip.
+    At a masked patch of the normalised log-mel, one head's output has to find the true patch among the clip's masked
+    ones by inner product, and the other's to equal it.
     """
 
     @classmethod
@@ -83,8 +83,7 @@ class ClipLosses(nn.Module):
 def draw(clips: int, grid: tuple[int, int], share: float, seed: int) -> Tensor:
     """The numbers of the masked patches of each clip, int64 [clips, share * rows * columns].
 
-    Squares with random corners, of one random side of `SIDES` a clip, are masked until there are enough, the last one
-    in part.
+    Squares with random corners, of one random side a clip, are masked until there are enough, the last one in part.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.rand(clips, 1, *grid, generator=generator, dtype=torch.float64)  # in which patches become corners
