@@ -38,11 +38,10 @@ MEMBERS = {"frames": "jpg", "fbank": "npy", "audio": "wav"}
 class ClipDataset(Dataset):
     """Map-style dataset of the clips of one data set, "ego4d" or "epic_sounds"; `index` is their rows of index.parquet.
 
-    `split` is one or several joined by "+", in the index's order. Items have those of "audio", "sound", "video", "text"
-    that `modalities` names; a text is cut or padded to `max_length` tokens of `tokenizer`, by default the folder's own.
-    `in_memory` decodes everything now. A clip has the middle picture of each of `frames` equal segments (0: all that
-    are stored), at the sides extended to `width` pixels (0: their own). Raises `DataError` if the shards are missing or
-    do not fit their index.
+    `split` is one or several joined by "+", in the index's order. `modalities`: of "audio", "sound", "video", "text";
+    a text is cut or padded to `max_length` tokens of `tokenizer`, by default the folder's own. `in_memory` decodes
+    everything now. A clip has the middle picture of each of `frames` equal segments (0: all that are stored), at the
+    sides extended to `width` pixels (0: their own). Raises `DataError` if shards are missing or do not fit their index.
     """
 
     def __init__(
@@ -76,11 +75,11 @@ class ClipDataset(Dataset):
         "video" there is "width", of the pictures themselves, which are in the middle of W.
         """
         i, chosen = i if isinstance(i, tuple) else (i, None)
-        decoded = {m: self._decoded[m][i] if m in self._decoded else self._decode(i, m) for m in self.modalities}
-        if "video" not in decoded:
-            return {"index": i, **decoded}
-        video = decoded["video"]
-        return {"index": i, **decoded, "video": self._fit(video, chosen), "width": video.shape[2]}
+        item: dict[str, Any] = {"index": i}
+        item |= {m: self._decoded[m][i] if m in self._decoded else self._decode(i, m) for m in self.modalities}
+        if "video" in item:
+            item |= {"video": self._fit(item["video"], chosen), "width": item["video"].shape[2]}
+        return item
 
     def _fit(self, video: torch.Tensor, chosen: Sequence[int] | None) -> torch.Tensor:
         """The chosen or the middle pictures of [T, H, W, 3], their outermost columns repeated up to `width`."""
