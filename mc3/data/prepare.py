@@ -80,8 +80,8 @@ def write(config: Config) -> Path:
     """Cut every clip of `work/manifest.parquet` into `paths.shards`, with index and tokenizer; returns that folder.
 
     The bytes do not depend on the number of processes. Shards that an earlier call or `write_share` finished are kept.
-    Videos that cannot be decoded are left out and listed in `work/shards_report.json`; `work/runs/prepare/summary.json`
-    has time and memory, also projected to the paper's number of clips. Raises `DataError` if there is no manifest, or
+    Videos that cannot be decoded are left out and listed in `work/shards_report.json`. Time and memory, projected to
+    the paper's number of clips, go to `work/runs/prepare/summary.json`. Raises `DataError` if there is no manifest, or
     more than 1 % of the videos (and more than one) fail.
     """
     folder, work, partial = config.paths.shards, config.paths.work, config.paths.work / "shards.partial"
