@@ -51,8 +51,7 @@ def test_each_row_is_its_clip_embedded_alone(settings: config.Config) -> None:
     assert index.index.tolist() == list(range(48))
     rows = {}
     for split in ("validation", "test"):
-        length = settings.model.text.max_length
-        dataset = ClipDataset(settings.paths.shards, split=split, tokenizer=model.tokenizer, max_length=length)
+        dataset = ClipDataset(settings.paths.shards, "ego4d", split, ("audio", "video", "text"), model.tokenizer)
         rows |= {clip: (dataset, i) for i, clip in enumerate(dataset.index["clip_id"])}
     for row in (0, 15, 16, 47):
         dataset, i = rows[index["clip_id"][row]]

@@ -21,6 +21,7 @@ from mc3 import config as settings
 from mc3.config import Config
 from mc3.data import manifest, media, prepare, shards, tokenizer
 from mc3.data.audio import fbank
+from mc3.encoders.text import fit_tokenizer, tokenize
 from mc3.errors import DataError
 
 
@@ -114,7 +115,11 @@ def test_a_shard_of_other_settings_is_cut_again(written: Config, tmp_path: Path)
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_clip_has_the_pictures_the_sound_and_the_text_of_its_window(written: Config, in_memory: bool):
-    data = shards.ClipDataset(written.paths.shards, in_memory=in_memory)
+    text = dataclasses.replace(written.model.text, max_length=16)
+    padded = fit_tokenizer(written.paths.shards / "tokenizer.json", text)
+    data = shards.ClipDataset(
+        written.paths.shards, modalities=("audio", "video", "text"), tokenizer=padded, in_memory=in_memory
+    )
     words = Tokenizer.from_file(str(written.paths.shards / "tokenizer.json"))
     assert len(data) == len(data.index) == 12
     for i, row in data.index.iterrows():
@@ -201,7 +206,8 @@ def test_events_have_the_length_of_their_window_and_no_pictures(written: Config)
 
 
 def test_batches_from_worker_processes_are_those_of_the_main_process(written: Config):
-    data = shards.ClipDataset(written.paths.shards)
+    padded = fit_tokenizer(written.paths.shards / "tokenizer.json", written.model.text)
+    data = shards.ClipDataset(written.paths.shards, modalities=("audio", "video", "text"), tokenizer=padded)
     data[0]  # opens a shard here, which the workers must not share
     alone = list(torch.utils.data.DataLoader(data, batch_size=5))
     spread = list(torch.utils.data.DataLoader(data, batch_size=5, num_workers=2))
@@ -212,7 +218,7 @@ def test_batches_from_worker_processes_are_those_of_the_main_process(written: Co
 
 
 def test_several_splits_are_read_in_the_order_of_the_index(written: Config):
-    data = shards.ClipDataset(written.paths.shards, split="validation+test", modalities=("text",))
+    data = shards.ClipDataset(written.paths.shards, split="validation+test", modalities=("audio",))
     index = shards.read_index(written.paths.shards)
     rows = index[(index["dataset"] == "ego4d") & (index["split"] != "train")]
     assert data.index["clip_id"].tolist() == rows["clip_id"].tolist()
@@ -316,8 +322,9 @@ def test_a_tokenizer_that_pads_with_another_id_is_refused(tmp_path: Path, mini_c
         tokenizer.make(text, [])
 
 
-def test_texts_are_cut_to_length_but_keep_their_end():
-    ids = shards.encode(tokenizer.train(TEXTS, 60), ["C cuts the plate", "C cuts " * 20], 8)
+def test_texts_are_cut_to_length_but_keep_their_end(mini_config: Config):
+    padded = fit_tokenizer(tokenizer.train(TEXTS, 60), dataclasses.replace(mini_config.model.text, max_length=8))
+    ids = tokenize(padded, ["C cuts the plate", "C cuts " * 20])
     assert ids.shape == (2, 8)
     assert ids[1, -1] == 3
     assert ids[0].tolist().index(3) < 8

@@ -4,7 +4,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from mc3.files import is_safe_id
 
 @dataclass
 class Report:
-    """The rows of annotation files that do not become clips.
+    """The rows of annotation files that do not become clips, with file names relative to `root`.
 
-    `dropped` lists what is wrong with the data, by row or video, with file names relative to `root`. `set_aside` counts
-    what is left out by design (narrations about other people, training clips that are not sampled).
+    `dropped` lists what is wrong with the data, by row or video; `set_aside` counts what is left out by design.
     """
 
     root: Path
@@ -33,9 +32,8 @@ class Report:
         name = file.relative_to(self.root) if self.root in file.parents else file
         self.dropped.append({"file": name.as_posix(), "row": row, "reason": reason, "clips": clips})
 
-    def sift(self, table: pd.DataFrame, row: str, reasons: Iterable[str | None], file: Path) -> pd.DataFrame:
+    def sift(self, table: pd.DataFrame, row: str, reasons: Sequence[str | None], file: Path) -> pd.DataFrame:
         """The rows of a table with no reason against them; the others are dropped, named `row` and its value there."""
-        reasons = list(reasons)
         for value, reason in zip(table[row], reasons, strict=True):
             if reason is not None:
                 self.drop(file, f"{row} {value}", reason)
@@ -74,9 +72,8 @@ def read_rows(
     """Yield (line number, cells by column) for each row of a file, a TSV if its header has a tab, otherwise a CSV.
 
     Every line is one row: no published file has line breaks inside quotes, so a stray quote damages only its own line.
-    Rows with misplaced quotes or with more or fewer cells than the header (EgoClip's table has some) go to `report`;
-    without a report they are errors. `what` describes the file in messages. Raises `DataError` as `read_text` does, or
-    if the header is damaged or lacks one of `columns`.
+    Rows with misplaced quotes or another number of cells than the header (EgoClip's table has some) go to `report`;
+    without a report they are errors. Raises `DataError` as `read_text` does, or for a header without one of `columns`.
     """
     header, *lines = read_text(path, what).split("\n")
     separator = "\t" if "\t" in header else ","
@@ -119,19 +116,17 @@ def fragments(path: Path, what: str) -> set[str]:
     return {cell.strip() for cell in re.split(r"[\t,\n]", read_text(path, what).replace('"', ""))}
 
 
-def usable_rows(
-    table: pd.DataFrame, id_column: str, faults: Mapping[str, pd.Series], path: Path, report: Report
-) -> list[int]:
-    """Positions of the usable rows of an EPIC table, from `read_table(path, ...)`; the others go to `report`.
+def usable_rows(table: pd.DataFrame, key: str, faults: Mapping[str, pd.Series], path: Path, report: Report) -> pd.Index:
+    """The usable rows of an EPIC table, from `read_table(path, ...)`, with one row for each id in its column `key`.
 
-    Rows are named, once each, by `id_column`. `faults`: what else may be wrong, with places for the row's cells, and
-    which rows have it; a row is listed with its first. Raises `DataError` if no row is left.
+    `faults`: what else may be wrong, with places for the row's cells, and which rows have it. Rows go to `report` with
+    their first fault. Raises `DataError` if none is left.
     """
-    unsafe = {f"unsafe {c} {{{c}!r}}": ~table[c].map(is_safe_id) for c in (id_column, "video_id")}
-    faults = {**unsafe, f"duplicated {id_column}": table[id_column].duplicated(), **faults}
+    unsafe = {f"unsafe {c} {{{c}!r}}": ~table[c].map(is_safe_id) for c in (key, "video_id")}
+    faults = {**unsafe, f"duplicated {key}": table[key].duplicated(), **faults}
     first = np.select(list(faults.values()), list(faults), default="")
-    reasons = (reason.format(**table.loc[i]) if reason else None for i, reason in enumerate(first))
-    kept = report.sift(table, "line", reasons, path).index.tolist()
-    if not kept:
+    reasons = [reason.format(**table.loc[i]) if reason else None for i, reason in enumerate(first)]
+    kept = report.sift(table, "line", reasons, path).index
+    if kept.empty:
         raise DataError(f"{path}: every row is at fault, the first because: {report.dropped[-len(table)]['reason']}")
     return kept

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 def cut(samples: Callable[[int, int], np.ndarray], start: float, end: float, own_rate: int, rate: int) -> np.ndarray:
     """One window of a recording at another sample rate: float32 [round((end - start) * rate)], times in seconds.
 
-    `samples(first, count)` returns float32 [count] at `own_rate`. It is called for a margin on either side of the
-    window too, so that the resampling filter sees no edge.
+    `samples(first, count)` returns float32 [count] at `own_rate`, also around the window, for the resampling filter.
     """
     length, extra = round((end - start) * rate), margin(own_rate, rate)
     own = samples(round(start * own_rate) - extra, math.ceil(length * own_rate / rate) + 2 * extra)

@@ -38,9 +38,8 @@ def sample_frames(count: int, stored: int, taken: int, seed: int, stage: int, st
 
 
 def crops(
-    count: int, scale: list[float], flip: bool, generator: torch.Generator,
-    width: Tensor | float = 1.0, padded: float = 1.0,
-) -> Tensor:  # fmt: skip
+    count: int, scale: list[float], flip: bool, generator: torch.Generator, width: Tensor | float = 1, padded: float = 1
+) -> Tensor:
     """`count` random resized crops as affine maps for `affine_grid`, [count, 2, 3].
 
     The share of a crop in the area is between the two of `scale` (EgoVLP: 0.5 and 1), its aspect between 3/4 and 4/3,
@@ -60,9 +59,9 @@ def crops(
 
 
 def augment(video: Tensor, theta: Tensor, size: int) -> Tensor:
-    """Crop and resize clips on their device, all frames of a clip alike: [B, T, size, size, 3] in 0..255.
+    """Crop and resize uint8 `video` [B, T, H, W, 3] by `crops` [B, 2, 3], all frames of a clip alike, on its device.
 
-    `video` is uint8 [B, T, H, W, 3] and `theta` [B, 2, 3] of `crops`, whose type the result has.
+    Returns [B, T, size, size, 3] in 0..255, of the type of `theta`.
     """
     frames = video.movedim(-1, 2).flatten(1, 2).to(theta.dtype)
     grid = affine_grid(theta, [*frames.shape[:2], size, size], align_corners=False)

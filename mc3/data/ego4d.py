@@ -4,6 +4,7 @@ import ast
 import math
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,11 +138,9 @@ def read_narrations(path: Path, report: Report) -> Iterator[tuple[str, list[Narr
         yield from _narrations_of_table(path, report)
         return
     data = read_json(path, "Ego4D's narrations")
-    by_video = data.get("videos", data) if isinstance(data, dict) else None
+    by_video = (data.get("videos", data) if isinstance(data, dict) else None) or {}
     if isinstance(by_video, list):
         by_video = {entry.get("video_uid"): entry for entry in by_video}
-    if not by_video:
-        raise DataError(f"{path} has no narrations; fetch it again with Ego4D's own command `ego4d`")
     for uid in sorted(by_video, key=str):
         rows: list[Narration] = []
         entry = by_video[uid] if isinstance(by_video[uid], dict) else {}
@@ -171,7 +170,7 @@ def read_labels(path: Path, report: Report) -> pd.DataFrame:
     """A table of sounding-action labels: video_uid, narration_time, clip_text, positive, votes, tag_*, action_group.
 
     A row needs annotators' `votes` ("1,0,1"), decided by majority (Sec. 5), or a label `positive`, as Ego4DSounds has;
-    both must agree. All columns are text but `narration_time`, `positive` and `line`.
+    both must agree. `positive` is bool, `narration_time` a number, the rest text.
     """
     table = read_table(path, ("video_uid", "narration_time", "clip_text"), "the sounding-action labels", report)
     if "votes" not in table and "positive" not in table:
@@ -184,7 +183,7 @@ def read_labels(path: Path, report: Report) -> pd.DataFrame:
     faults = np.full(len(table), None)
     faults[(lead != 0) & label.notna() & (label != (lead > 0))] = "`positive` contradicts the majority of votes"
     faults[(lead == 0) & label.isna()] = "neither a majority of votes nor a label"
-    decided = report.sift(table.assign(positive=label.where(lead == 0, lead > 0)), "line", faults, path)
+    decided = report.sift(table.assign(positive=label.where(lead == 0, lead > 0)), "line", faults.tolist(), path)
     return decided.astype({"positive": bool}).reset_index(drop=True)
 
 
@@ -194,17 +193,13 @@ def groups(tags: Sequence[str], found: Sequence[str], taxonomy: Taxonomy) -> lis
     A tag is a group's label, or numbers in the taxonomy ("[3, 17]" in EgoClip), of which the one in `found` is taken,
     or else the first. Numbers may be of another release: all must exist and at least half agree with the sentences.
     """
-    tagged: list[list[str]] = []
-    numbered = agreeing = 0
-    for text, own in zip(tags, found, strict=True):
-        numbers = [int(number) for number in re.findall(r"\d+", text)] if re.fullmatch(r"[\[\]\d\s,]+", text) else []
-        if any(number >= len(taxonomy.labels) for number in numbers):
-            return list(found)
-        labels = [taxonomy.labels[number] for number in numbers] or [text] * (text in taxonomy.labels)
-        if numbers and own:
-            numbered, agreeing = numbered + 1, agreeing + (own in labels)
-        tagged.append(labels)
-    if agreeing < numbered / 2:
+    numbers = [[int(n) for n in re.findall(r"\d+", t)] if re.fullmatch(r"[\[\]\d\s,]+", t) else [] for t in tags]
+    if max(chain.from_iterable(numbers), default=-1) >= len(taxonomy.labels):
+        return list(found)
+    named = [[tag] * (tag in taxonomy.labels) for tag in tags]
+    tagged = [[taxonomy.labels[n] for n in own] or name for own, name in zip(numbers, named, strict=True)]
+    agreeing = [own in labels for own, labels, n in zip(found, tagged, numbers, strict=True) if own and n]
+    if sum(agreeing) < len(agreeing) / 2:
         return list(found)
     return [own if own in labels or not labels else labels[0] for labels, own in zip(tagged, found, strict=True)]
 
@@ -213,8 +208,7 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
     """The manifest's Ego4D clips: every labelled one, and `ego4d.train_clips` sampled narrations.
 
     Training clips come from videos that no line of a label file names, not even a malformed one (Sec. 5: the labels are
-    for evaluation only). Unusable rows go to `report`. Raises `DataError` if a file is missing or unusable, or a label
-    file has no video of the metadata or labels of one kind only.
+    for evaluation only). Raises `DataError` for a missing file, and for labels of one kind only or of unknown videos.
     """
     raw, files = config.paths.raw, config.ego4d
     verbs, nouns = Taxonomy(raw / files.verb_taxonomy), Taxonomy(raw / files.noun_taxonomy)
@@ -225,15 +219,11 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
         labelled |= fragments(raw / name, "the sounding-action labels")
         labels = read_labels(raw / name, report)
         if videos.keys().isdisjoint(labels["video_uid"]):
-            raise DataError(
-                f"none of the {len(labels)} rows of {raw / name} is of a video in {raw / files.metadata}; "
-                "use labels and metadata of the same release of Ego4D"
-            )
+            lost = f"none of the {len(labels)} rows of {raw / name} is of a video in {raw / files.metadata}"
+            raise DataError(f"{lost}; use labels and metadata of the same release of Ego4D")
         if labels["positive"].nunique() < 2:
-            raise DataError(
-                f"{raw / name} has {'only' if labels['positive'].all() else 'no'} sounding actions, but discovery "
-                "needs both kinds; use such a table (Ego4DSounds') as `ego4d.narrations`"
-            )
+            one = f"{raw / name} has {'only' if labels['positive'].all() else 'no'} sounding actions"
+            raise DataError(f"{one}, but discovery needs both kinds; use such a table as `ego4d.narrations`")
         # some copies have sentences without their tag, Ego4DSounds some about other people
         sentences = [clean(text) or _without_tags(text) for text in labels["clip_text"]]
         tagged = [tag(sentence, verbs, nouns) for sentence in sentences]
@@ -241,10 +231,10 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
         labels["noun"] = groups(labels["tag_noun"], [noun for _, noun in tagged], nouns)
         for label, text in zip(labels.itertuples(), sentences, strict=True):
             uid, time = label.video_uid, float(label.narration_time)
-            if (problem := _problem(uid, time, videos, seen)) is not None:
+            if problem := _problem(uid, time, videos, seen):
                 report.drop(name, f"line {label.line}", problem)
                 continue
-            clip = _clip(config, split, uid, time, text, label.verb, label.noun)
+            clip = _clip(config, split, (uid, time, text), (label.verb, label.noun))
             seen.add(clip["clip_id"])
             group = label.action_group or clip["action_group"]
             rows.append({**clip, "action_group": group, "positive": int(label.positive), "votes": label.votes})
@@ -253,9 +243,7 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
     chosen = np.sort(rng.permutation(len(candidates))[: files.train_clips])
     if len(chosen) < len(candidates):
         report.set_aside["training clip not sampled"] = len(candidates) - len(chosen)
-    for uid, time, text in (candidates[i] for i in chosen):
-        rows.append(_clip(config, "train", uid, time, text, *tag(text, verbs, nouns)))
-    return rows
+    return rows + [_clip(config, "train", candidates[i], tag(candidates[i][-1], verbs, nouns)) for i in chosen]
 
 
 def _candidates(config: Config, videos: dict[str, Video], labelled: set[str], report: Report) -> list[Narration]:
@@ -264,7 +252,7 @@ def _candidates(config: Config, videos: dict[str, Video], labelled: set[str], re
     total, candidates = 0, []
     for uid, narrations in read_narrations(config.paths.raw / file, report):
         total += len(narrations)
-        if (problem := _video_problem(uid, videos)) is not None:
+        if problem := _video_problem(uid, videos):
             report.drop(file, uid, problem, clips=len(narrations))
             continue
         if uid in labelled:
@@ -275,7 +263,7 @@ def _candidates(config: Config, videos: dict[str, Video], labelled: set[str], re
             text = clean(raw_text)
             if text is None:
                 report.set_aside["narration of somebody else"] += 1
-            elif (problem := _problem(uid, time, videos, seen, text)) is not None:
+            elif problem := _problem(uid, time, videos, seen, text):
                 report.drop(file, row, problem)
             else:
                 seen.add(_clip_id(uid, time))
@@ -299,7 +287,7 @@ def _video_problem(uid: str, videos: dict[str, Video]) -> str | None:
 
 def _problem(uid: str, time: float, videos: dict[str, Video], seen: set[str], text: str | None = None) -> str | None:
     """Why a narration cannot be a clip, None if it can; `seen` are the clips so far, `text` is not checked if None."""
-    if (problem := _video_problem(uid, videos)) is not None:
+    if problem := _video_problem(uid, videos):
         return problem
     faults = {
         "narration time is no number": not math.isfinite(time), "narration time is negative": time < 0,
@@ -309,10 +297,11 @@ def _problem(uid: str, time: float, videos: dict[str, Video], seen: set[str], te
     return fault or ("duplicated clip" if _clip_id(uid, time) in seen else None)
 
 
-def _clip(config: Config, split: str, uid: str, time: float, text: str, verb: str, noun: str) -> dict[str, Any]:
+def _clip(config: Config, split: str, narration: Narration, tags: tuple[str, str]) -> dict[str, Any]:
+    uid, time, text = narration
     return {
         "clip_id": _clip_id(uid, time), "dataset": "ego4d", "split": split, "video_uid": uid, "narration_time": time,
         "start_sec": time - config.clips.before_sec, "end_sec": time + config.clips.after_sec,
-        "text": text, "verb": verb, "noun": noun, "action_group": f"{verb} {noun}" if verb and noun else "",
+        "text": text, "verb": tags[0], "noun": tags[1], "action_group": " ".join(tags) if all(tags) else "",
         "path": (config.ego4d.videos / f"{uid}.mp4").as_posix(),
     }  # fmt: skip

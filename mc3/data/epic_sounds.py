@@ -48,16 +48,14 @@ def seconds(timestamp: str) -> float:
 
 def time_faults(times: pd.DataFrame, samples: pd.DataFrame) -> dict[str, pd.Series]:
     """What may be wrong with events' `start` and `stop`, in seconds and in samples, and which rows have it."""
-
-    def agree(rate: float) -> pd.Series:
-        return (samples - rate * times).abs().max(axis=1) <= rate * AGREE_SEC
-
+    rates = (RATE, *SLIPS.values())
+    agree = {rate: (samples - rate * times).abs().max(axis=1) <= rate * AGREE_SEC for rate in rates}
     return {
         "times or samples are no numbers": ~(np.isfinite(times) & np.isfinite(samples)).all(axis=1),
         "starts before the video": times["start"] < 0,
         "ends before it starts": times["stop"] <= times["start"],
-        **{slip: agree(rate) & ~agree(RATE) for slip, rate in SLIPS.items()},
-        "timestamps and samples disagree": ~agree(RATE),
+        **{slip: agree[rate] & ~agree[RATE] for slip, rate in SLIPS.items()},
+        "timestamps and samples disagree": ~agree[RATE],
     }
 
 
@@ -78,24 +76,22 @@ class Sound(NamedTuple):
 def read_events(path: Path, report: Report) -> pd.DataFrame:
     """The sound events of an annotation CSV: annotation_id, video_id, start, stop (in seconds), class_id.
 
-    `class_id` is Int16, NA if the file has no such column (the test split, sounds without category). Unusable rows go
-    to `report`. Raises `DataError` if no row is left.
+    `class_id` is Int16, NA if the file has no such column (test, uncategorised). `DataError` if no row is usable.
     """
     table = read_table(path, COLUMNS, "EPIC-Sounds annotations", report)
     times = pd.DataFrame({edge: table[f"{edge}_timestamp"].map(seconds) for edge in ("start", "stop")})
     samples = pd.DataFrame({edge: pd.to_numeric(table[f"{edge}_sample"], errors="coerce") for edge in times})
     class_id, class_faults = _classes(table)
-    events = table.assign(class_id=class_id)
+    events = table.assign(**times, class_id=class_id)
     kept = usable_rows(events, "annotation_id", {**time_faults(times, samples), **class_faults}, path, report)
-    events = events[["annotation_id", "video_id"]].join(times).assign(class_id=class_id)
-    return events.iloc[kept].reset_index(drop=True).astype({"class_id": "Int16"})
+    events = events.loc[kept, ["annotation_id", "video_id", "start", "stop", "class_id"]].reset_index(drop=True)
+    return events.astype({"class_id": "Int16"})
 
 
 def clips(config: Config, report: Report) -> list[dict[str, Any]]:
-    """The manifest's EPIC-Sounds clips, a row for each event; `start_sec` and `end_sec` are its `window`.
+    """The manifest's EPIC-Sounds clips, a row for each event with sound; `start_sec` and `end_sec` are its `window`.
 
-    Events of videos without usable sound, or after its end, go to `report`. Raises `DataError` if the sound is missing,
-    or has none of an annotation file's videos, or a split other than "test" has no classes.
+    Raises `DataError` if there is no sound of an annotation file's videos, or a split other than "test" has no classes.
     """
     files, shortest = config.epic_sounds, config.clips.before_sec + config.clips.after_sec
     found, folder = sounds(config), config.paths.raw / config.epic_sounds.audio
@@ -105,45 +101,36 @@ def clips(config: Config, report: Report) -> list[dict[str, Any]]:
         if split != "test" and events["class_id"].isna().any():
             raise DataError(f"{config.paths.raw / name} has no column `class_id`, which the split {split} needs")
         if found.keys().isdisjoint(events["video_id"]):
-            raise DataError(
-                f"{folder} has none of the videos of {config.paths.raw / name}; "
-                "extract the sound of these videos as EPIC-Sounds' authors describe"
-            )
+            remedy = "extract the sound of these videos as EPIC-Sounds' authors describe"
+            raise DataError(f"{folder} has none of the videos of {config.paths.raw / name}; {remedy}")
         seen = {row["clip_id"] for row in rows}
-        for event in _with_sound(events, found, folder.name, name, report, seen).itertuples():
+        problems = [_problem(event, found, folder.name, seen) for event in events.itertuples()]
+        for event in report.sift(events, "annotation_id", problems, name).itertuples():
             start, end = window(event.start, event.stop, shortest, config.clips.max_event_sec)
             rows.append({
-                "clip_id": event.annotation_id, "dataset": "epic_sounds", "split": split,
-                "video_uid": event.video_id, "narration_time": math.nan, "start_sec": start, "end_sec": end,
-                "text": "", "verb": "", "noun": "", "action_group": "", "class_id": event.class_id,
+                "clip_id": event.annotation_id, "dataset": "epic_sounds", "split": split, "video_uid": event.video_id,
+                "start_sec": start, "end_sec": end, "class_id": event.class_id,
                 "path": (files.audio / found[event.video_id].file.relative_to(folder)).as_posix(),
             })  # fmt: skip
     return rows
 
 
-def _with_sound(
-    events: pd.DataFrame, found: Mapping[str, Sound], audio: str, file: Path, report: Report, seen: Collection[str] = ()
-) -> pd.DataFrame:
-    """The events of `file` that have sound in `found`, read from `audio`, and are not `seen`; others go to `report`."""
-
-    def reason(event: Any) -> str | None:
-        sound = found.get(event.video_id)
-        if sound is None:
-            return f"no sound in {audio}"
-        if sound.fault is not None:
-            return f"sound of {event.video_id} {sound.fault}"
-        if event.start >= sound.seconds or event.stop > sound.seconds + OVERHANG_SEC:
-            return "event beyond the end of the sound"
-        return "annotation_id is in another split too" if event.annotation_id in seen else None
-
-    return report.sift(events, "annotation_id", map(reason, events.itertuples()), file)
+def _problem(event: Any, found: Mapping[str, Sound], audio: str, seen: Collection[str] = ()) -> str | None:
+    sound = found.get(event.video_id)
+    if sound is None:
+        return f"no sound in {audio}"
+    if sound.fault is not None:
+        return f"sound of {event.video_id} {sound.fault}"
+    if event.start >= sound.seconds or event.stop > sound.seconds + OVERHANG_SEC:
+        return "event beyond the end of the sound"
+    return "annotation_id is in another split too" if event.annotation_id in seen else None
 
 
 def clips_of(path: Path, video: str, windows: Sequence[tuple[float, float]], rate: int) -> Iterator[np.ndarray]:
     """Yield float32 [round((end - start) * rate)] for each window (start, end) in seconds of one video's sound.
 
-    `path` is an HDF5 file with an array `video`, or the video's own media file, for which windows must ascend by their
-    start. Beyond the ends there is silence. Raises `DataError` if file or video are missing or unreadable.
+    `path` is an HDF5 file with an array `video`, or the video's own media file, for which windows must ascend by start.
+    Beyond the ends there is silence. Raises `DataError` if file or video are missing or unreadable.
     """
     if path.exists() and not h5py.is_hdf5(path):
         yield from media.waveforms_of(path, windows, rate)
@@ -160,8 +147,8 @@ def clips_of(path: Path, video: str, windows: Sequence[tuple[float, float]], rat
 def sounds(config: Config) -> dict[str, Sound]:
     """The sound of every video in `epic_sounds.audio`, from headers alone; with a `fault` if it cannot be used.
 
-    One is a length other than EPIC-KITCHENS' (`VIDEO_INFO`, if it is there: another sample rate would shift every
-    event). Raises `DataError` if nothing is there, or if two files belong to one video.
+    A length other than that in `VIDEO_INFO` is one, because another sample rate would shift every event. Raises
+    `DataError` if nothing is there, or if two files belong to one video.
     """
     path = config.paths.raw / config.epic_sounds.audio
     found = _in_folder(path) if path.is_dir() else _in_hdf5(path)
@@ -184,9 +171,8 @@ def sounds(config: Config) -> dict[str, Sound]:
 def check(config: Config) -> dict[str, Any]:
     """Compare annotations and sound, print what fits, write work/epic_sounds_check.json and return its content.
 
-    That is "splits" with counts, "faults", the unusable sounds by video, and "refused", the rows. It begins by writing
-    work/epic_video_ids.txt, the videos whose sound is needed, for which the annotations suffice. Raises `DataError` if
-    an annotation file cannot be used, the sound is missing, or no video's sound can be used.
+    That is "splits" with counts, "faults", the unusable sounds by video, and "refused", the rows. It first writes
+    work/epic_video_ids.txt, the videos needed. Raises `DataError` if annotations or sound are missing or unusable.
     """
     raw, work, names = config.paths.raw, config.paths.work, config.epic_sounds.annotations
     path = raw / config.epic_sounds.audio
@@ -202,7 +188,8 @@ def check(config: Config) -> dict[str, Any]:
     faults = {v: fault for v in needed if v in found and (fault := found[v].fault or _values(path, v))}
     summary: dict[str, Any] = {}
     for split, table in events.items():
-        fits = _with_sound(table, found, path.name, names[split], reports[split])
+        problems = [_problem(event, found, path.name) for event in table.itertuples()]
+        fits = reports[split].sift(table, "annotation_id", problems, names[split])
         videos, with_sound = table["video_id"].nunique(), sorted(found.keys() & set(table["video_id"]))
         counts = summary[split] = {
             "events": len(fits), "refused": reports[split].by_reason(),
@@ -223,15 +210,12 @@ def check(config: Config) -> dict[str, Any]:
     facts = {"splits": summary, "faults": faults, "refused": refused}
     write_atomic(work / "epic_sounds_check.json", (json.dumps(facts, indent=1) + "\n").encode())
     if not any(counts["events"] for counts in summary.values()):
-        raise DataError(
-            f"{path} has usable sound of none of the {len(needed)} videos in {ids}; "
-            "get their sound as EPIC-Sounds' authors describe"
-        )
+        problem = f"{path} has usable sound of none of the {len(needed)} videos in {ids}"
+        raise DataError(f"{problem}; get their sound as EPIC-Sounds' authors describe")
     return facts
 
 
 def _classes(table: pd.DataFrame) -> tuple[pd.Series, dict[str, pd.Series]]:
-    """Class numbers (NaN if the table has none), and what may be wrong with them and in which rows."""
     if "class_id" not in table:
         return pd.Series(math.nan, index=table.index), {}
     number, whole = pd.to_numeric(table["class_id"], errors="coerce"), table["class_id"].str.isdigit()

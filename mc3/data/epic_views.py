@@ -44,13 +44,13 @@ class Views(ABC):
     """Windows of the events of one split."""
 
     index: pd.DataFrame  # a row for each event
+    events: Any  # what `_event` reads, by number
     frames: int  # log-mel frames in a window
     mask: int  # the longest time mask of SpecAugment, in frames
     length: int  # of a window, in the elements that an event is stored in (log-mel frames or samples)
 
     @abstractmethod
-    def _event(self, i: int) -> Tensor:
-        """Event `i`, [elements, ...]."""
+    def _event(self, i: int) -> Tensor: ...
 
     @abstractmethod
     def batch(self, windows: Sequence[Tensor], device: torch.device) -> Tensor:
@@ -68,7 +68,7 @@ class Views(ABC):
         return event[start : start + self.length].clone()
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.events)
 
 
 def of(config: Config, split: str) -> Views:
@@ -89,12 +89,11 @@ def starts(total: int, length: int, views: int) -> NDArray[np.intp]:
 class AstViews(Views):
     """Windows [frames, mel] of the shards' log-mels; short ones are padded with the value that normalises to 0."""
 
-    def __init__(self, clips: ClipDataset, frames: int) -> None:
-        self.clips, self.index, self.mask = clips, clips.index, int(MASK_SEC / 0.01)
-        self.frames = self.length = frames
+    mask = int(MASK_SEC / 0.01)
 
-    def __len__(self) -> int:
-        return len(self.clips)  # a list of clips serves too
+    def __init__(self, clips: ClipDataset, frames: int) -> None:
+        self.events, self.index = clips, clips.index  # a list of clips serves too
+        self.frames = self.length = frames
 
     def batch(self, windows: Sequence[Tensor], device: torch.device) -> Tensor:
         """See `Views`."""
@@ -102,14 +101,13 @@ class AstViews(Views):
         return torch.stack(padded).to(device)
 
     def _event(self, i: int) -> Tensor:
-        return self.clips[i]["audio"]
+        return self.events[i]["audio"]
 
 
 class OfficialViews(Views):
     """Crops [up to `CROP`] of the events at 24 kHz, cut once from the raw sound into `work/epic_sounds_24khz`.
 
-    There is one memory-mapped file for each split, the events' 16-bit samples one after the other. Raises `DataError`
-    if the raw sound or the shards' index is missing.
+    `events` are int16, memory-mapped. Raises `DataError` if the raw sound or the shards' index is missing.
     """
 
     frames, mask, length = FRAMES, int(MASK_SEC * RATE / HOP), CROP
@@ -117,7 +115,7 @@ class OfficialViews(Views):
     def __init__(self, config: Config, split: str) -> None:
         self.index = rows_of(read_index(config.paths.shards), "epic_sounds", split)
         self.mel_bins = config.model.audio.mel_bins
-        self._samples, self._offsets = _cut(config, split, self.index)
+        self.events = _cut(config, split, self.index)
 
     def batch(self, windows: Sequence[Tensor], device: torch.device) -> Tensor:
         """See `Views`; frames after the end of a short event repeat its last one."""
@@ -128,7 +126,7 @@ class OfficialViews(Views):
         return spectrogram.gather(1, own[:, :, None].expand(-1, -1, self.mel_bins))
 
     def _event(self, i: int) -> Tensor:
-        return torch.from_numpy(self._samples[self._offsets[i] : self._offsets[i + 1]])
+        return torch.from_numpy(self.events[i])
 
 
 def log_mel(waveform: Tensor, mel_bins: int = 128) -> Tensor:
@@ -150,16 +148,11 @@ def _mel(mel_bins: int, device: torch.device) -> Any:
     ).to(device)  # fmt: skip
 
 
-def _cut(config: Config, split: str, index: pd.DataFrame) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
-    """The sound of all events in the index's order, memory-mapped, and where each begins [events + 1]."""
+def _cut(config: Config, split: str, index: pd.DataFrame) -> list[NDArray[np.int16]]:
     events = epic_sounds.read_events(config.paths.raw / config.epic_sounds.annotations[split], Report(config.paths.raw))
-    times = index[["clip_id", "video_uid", "path"]].merge(
-        events, left_on="clip_id", right_on="annotation_id", how="left", validate="one_to_one"
-    )
+    times = index[["clip_id", "video_uid", "path"]].join(events.set_index("annotation_id"), on="clip_id")
     if lost := times.loc[times["start"].isna(), "clip_id"].tolist():
-        raise DataError(
-            f"{lost[0]} is in the shards but not in the annotations; `mc3 manifest`, `mc3 shards` make them again"
-        )
+        raise DataError(f"{lost[0]} is in the shards but not in the annotations; run `mc3 manifest` and `mc3 shards`")
     lengths = np.round((times["stop"] - times["start"]).to_numpy() * RATE).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     file = config.paths.work / "epic_sounds_24khz" / f"{split}.npy"
@@ -176,16 +169,14 @@ def _cut(config: Config, split: str, index: pd.DataFrame) -> tuple[NDArray[np.in
         if not (file.exists() and done_marker.exists() and json.loads(done_marker.read_text())["key"] == key):
             _write_sound(config, times, offsets, file)
             write_atomic(done_marker, json.dumps({"key": key}).encode())
-    return np.load(file, mmap_mode="c"), offsets  # copy-on-write, because torch takes no read-only arrays
+    return np.split(np.load(file, mmap_mode="c"), offsets[1:-1])  # copy-on-write: torch takes no read-only arrays
 
 
 def _write_sound(config: Config, times: pd.DataFrame, offsets: NDArray[np.int64], file: Path) -> None:
-    """Write the sound of `times` (path, video_uid, start, stop), each event at its offset, into an .npy file."""
-    videos = times.sort_values("start", kind="stable").groupby(["path", "video_uid"], sort=True)
     with atomic(file) as own, bar(len(times), 0, main=True) as show:
         samples = np.lib.format.open_memmap(own, "w+", np.int16, (int(offsets[-1]),))
         done = 0
-        for (path, video), events in videos:
+        for (path, video), events in times.sort_values("start", kind="stable").groupby(["path", "video_uid"]):
             windows = list(zip(events["start"], events["stop"], strict=True))
             cuts = epic_sounds.clips_of(config.paths.raw / path, video, windows, RATE)
             for row, waveform in zip(events.index, cuts, strict=True):

@@ -22,12 +22,12 @@ SHOWN = 5
 def write(config: Config) -> Path:
     """Read the annotations under `paths.raw` and write `work/manifest.parquet` and `work/manifest_report.json`.
 
-    The videos need not be there yet. The report has counts, and each dropped row with file, line and reason. The same
-    input gives the same bytes. Raises `DataError` if a file is missing or wholly unusable.
+    The report has counts, and each dropped row with file, line and reason. The videos need not be there yet. Raises
+    `DataError` if a file is missing or wholly unusable.
     """
     report = Report(config.paths.raw)
     manifest = pd.DataFrame(ego4d.clips(config, report) + epic_sounds.clips(config, report), columns=list(COLUMNS))
-    manifest[["votes"]] = manifest[["votes"]].fillna("")
+    manifest = manifest.fillna(dict.fromkeys(("text", "verb", "noun", "action_group", "votes"), ""))
     manifest = manifest.astype(COLUMNS).sort_values(["dataset", "split", "video_uid", "start_sec", "clip_id"])
     path = config.paths.work / "manifest.parquet"
     write_atomic(path, manifest.to_parquet(index=False))
@@ -36,17 +36,14 @@ def write(config: Config) -> Path:
         positive=("positive", lambda p: int((p == 1).sum())), negative=("positive", lambda p: int((p == 0).sum())),
         classes=("class_id", "nunique"),
     ).reset_index()  # fmt: skip
-    facts = {
-        "clips": counts.to_dict("records"),
-        "dropped_by_reason": report.by_reason(),
-        "set_aside": dict(sorted(report.set_aside.items())),
-        "dropped": sorted(report.dropped, key=lambda d: (d["file"], d["reason"], d["row"])),
-    }
+    dropped = sorted(report.dropped, key=lambda d: (d["file"], d["reason"], d["row"]))
+    facts = {"clips": counts.to_dict("records"), "dropped_by_reason": report.by_reason(),
+             "set_aside": dict(sorted(report.set_aside.items())), "dropped": dropped}  # fmt: skip
     write_atomic(path.with_name("manifest_report.json"), (json.dumps(facts, indent=1) + "\n").encode())
     print(counts.to_string(index=False))
     for reason, clips in facts["dropped_by_reason"].items():
         print(f"dropped {clips}: {reason}")
-        for entry in [d for d in facts["dropped"] if d["reason"] == reason][:SHOWN]:
+        for entry in [d for d in dropped if d["reason"] == reason][:SHOWN]:
             print(f"    {entry['file']}, {entry['row']}")
     for reason, clips in facts["set_aside"].items():
         print(f"set aside {clips}: {reason}")

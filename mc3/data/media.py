@@ -1,7 +1,6 @@
 """Decoding media files: the pictures and the sound of many windows in one pass over a file, with PyAV.
 
-All times are in seconds from a file's first picture (from its first audio sample if it has no pictures), as narration
-timestamps are.
+Times are in seconds from a file's first picture, as narrations' are (from its first audio sample without pictures).
 """
 
 import bisect
@@ -19,15 +18,15 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from mc3.data.audio import cut, margin, overlay
 from mc3.errors import DataError
 
-SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "wav"}  # containers with exact positions. Others are read through: MPEG-TS is
-# entered between key frames, Matroska and FLV round audio times to milliseconds
+# Containers to seek in, with exact positions (MPEG-TS is entered between key frames, Matroska and FLV round times)
+SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "wav"}
 SEEK_GAP_SEC = 8.0  # shorter gaps are read through in WAV, which has no index
 SEEK_MARGIN_SEC = 1.0  # seek to an earlier position than wanted: audio codecs need a packet or two to settle
 BEFORE_ALL_SEC = 3600.0  # no sound begins so long before the first picture
 JITTER_SEC = 0.005  # audio timestamps that are off by less are rounded, not gaps
 TRUNCATED_SEC = 1.0  # a file may end this much before its header says, because codecs round
-SELECTIVE = {"h264", "hevc"}, {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # codecs and containers in which a packet is
-# one picture with its time, so that the pictures to show are known before decoding
+# Codecs and containers in which a packet is one picture with its time: those to show are known before decoding
+SELECTIVE = {"h264", "hevc"}, {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 MAX_QUEUE = 600  # compressed pictures that are queued at most, where key frames are further apart
 REORDERED = 64  # at most so many packets lie between decoding order and display order (16 in H.264)
 EXACT = {("aac", "LC"): "aac_fixed"}  # decoders in integers, by codec and profile: the same samples on every processor
@@ -52,7 +51,6 @@ class Probe(NamedTuple):
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any, Any]]:
-    """A container, its video and its audio stream (or None); FFmpeg's errors become a `DataError` naming the file."""
     try:
         with av.open(str(path), metadata_errors="replace") as container:
             video, audio = (next(iter(streams), None) for streams in (container.streams.video, container.streams.audio))
@@ -84,8 +82,7 @@ def frame_times(start: float, end: float, frames: int) -> np.ndarray:
 def upright(frame: av.VideoFrame, size: int, scaler: VideoReformatter, width: int = 0) -> np.ndarray:
     """A decoded picture as uint8 RGB [size, W, 3]: rotated upright, short side scaled to `size`, the centre cut out.
 
-    W is at most `width`, and odd if that is; by default, and for portrait pictures, W is `size`. `scaler` caches its
-    setup; use one for all pictures of a file.
+    W is at most `width`, and odd if that is; by default, and for portrait pictures, `size`. Reuse a file's `scaler`.
     """
     scale = size / min(frame.width, frame.height)
     across, down = max(size, round(frame.width * scale)), max(size, round(frame.height * scale))
@@ -105,9 +102,8 @@ def clips_of(
 
     Windows are (start, end) in seconds, ascending by start; they may overlap and extend beyond the file's ends. Each
     yields, in order, a `Clip` with the `frames` pictures on screen at `frame_times` (the nearest, beyond the ends) as
-    `upright` cuts them, and round((end - start) * rate) samples, silent where the file has no sound. With 0 `frames` or
-    `rate` there are no pictures or no sound. Raises `DataError` if the file is missing, damaged, or ends before its
-    header says.
+    `upright` cuts them, and round((end - start) * rate) samples, silent where the file has no sound; 0 `frames` or
+    `rate` omits either. Raises `DataError` if the file is missing, damaged, or ends before its header says.
     """
     if any(b[0] < a[0] for a, b in itertools.pairwise(windows)):
         raise ValueError("windows must ascend by their start")
@@ -117,37 +113,31 @@ def clips_of(
         wanted = sorted({float(m) for start, end in windows for m in frame_times(start, end, frames)})
         pictures = _Pictures(path, video, zero, wanted, size, width) if video and frames else None
         samples = _Samples(path, audio, zero, rate) if audio and rate else None
-        readers: list[Any] = [reader for reader in (pictures, samples) if reader]
-        streams = [reader.stream for reader in readers]
-        for stream in streams:
+        readers: dict[Any, Any] = {reader.stream: reader for reader in (pictures, samples) if reader}
+        for stream in readers:
             stream.codec_context.thread_count = 1  # parallelism is over files, one process each
-        packets, ended, may_jump = container.demux(streams), False, True
+        packets, ended, may_jump = container.demux(*readers), False, True
 
         def seek(time: float, jumped: bool) -> Iterator[Any]:
-            container.seek(round((time + zero) * av.time_base), backward=True)
-            for reader in readers:
+            container.seek(round((time + zero) * av.time_base))
+            for reader in readers.values():
                 reader.restart(jumped)
-            return container.demux(streams)
+            return container.demux(*readers)
 
         for start, end in windows:
-            reached = max((reader.reached for reader in readers), default=math.inf)
+            reached = max((reader.reached for reader in readers.values()), default=math.inf)
             target = max(0.0, start - SEEK_MARGIN_SEC)
-            if may_jump and not ended and target > reached and _jumps(streams[0], zero, reached, target):
+            if may_jump and not ended and target > reached and _jumps(next(iter(readers)), zero, reached, target):
                 packets = seek(target, jumped=True)
-            while not ended and not all(reader.covers(end) for reader in readers):
-                packet = next(packets, None)
-                if packet is None:
+            while not ended and not all(reader.covers(end) for reader in readers.values()):
+                if (packet := next(packets, None)) is None:
                     ended = True
-                elif pictures and packet.stream is pictures.stream:
-                    pictures.feed(packet)
-                    if pictures.lost:
-                        packets, may_jump = seek(-BEFORE_ALL_SEC, jumped=False), False
-                elif samples:
-                    samples.feed(packet)
-            yield Clip(
-                pictures.take(start, frame_times(start, end, frames), ended) if pictures else None,
-                samples.take(start, end, ended) if samples else None,
-            )
+                    break
+                readers[packet.stream].feed(packet)
+                if pictures and pictures.lost:
+                    packets, may_jump = seek(-BEFORE_ALL_SEC, jumped=False), False
+            shown = pictures.take(start, frame_times(start, end, frames), ended) if pictures else None
+            yield Clip(shown, samples.take(start, end, ended) if samples else None)
 
 
 def waveforms_of(path: Path, windows: Sequence[tuple[float, float]], rate: int) -> Iterator[np.ndarray]:
@@ -159,7 +149,6 @@ def waveforms_of(path: Path, windows: Sequence[tuple[float, float]], rate: int) 
 
 
 def _jumps(stream: Any, zero: float, reached: float, target: float) -> bool:
-    """Whether seeking to `target` lands ahead of what has been read, on a key frame in between."""
     if stream.container.format.name not in SEEKABLE:
         return False
     if not len(stream.index_entries):
@@ -185,10 +174,8 @@ def _is_entry(packet: Any) -> bool:
         if kind == 5:  # IDR
             return True
         if kind == 1:  # another slice begins with first_mb_in_slice and slice_type, as Exp-Golomb codes
-            bits = "".join(f"{byte:08b}" for byte in data[begin + 1 : begin + 9])
-            _, bits = _exp_golomb(bits)
-            slice_type, _ = _exp_golomb(bits)
-            if slice_type not in (2, 7):
+            _, bits = _exp_golomb("".join(f"{byte:08b}" for byte in data[begin + 1 : begin + 9]))
+            if _exp_golomb(bits)[0] not in (2, 7):
                 return False
     return True
 
@@ -200,32 +187,29 @@ def _exp_golomb(bits: str) -> tuple[int, str]:
 
 
 class _Pictures:
-    """Decodes the pictures on screen at the wanted times.
+    """Decodes the pictures on screen at the wanted times, and none that they do not depend on.
 
-    Packets are queued until the next key frame has arrived. Their times then say which pictures are shown. Packets
-    after the last shown picture, and those before it that no other picture refers to, are not decoded.
+    Packets are queued until the next key frame has arrived: their times then say which pictures are shown.
     """
 
     def __init__(self, path: Path, stream: Any, zero: float, wanted: list[float], size: int, width: int):
         self.path, self.stream, self.zero, self.size, self.width = path, stream, zero, size, width
-        self.wanted, self.next = wanted, 0
-        self.scaler = VideoReformatter()
-        self.found: dict[float, np.ndarray] = {}
-        self.last: av.VideoFrame | None = None
+        self.decoder, self.scaler = stream.codec_context, VideoReformatter()
+        self.wanted, self.next, self.found = wanted, 0, dict[float, np.ndarray]()
         self.position, self.reached = 0.0, 0.0  # times of the last picture decoded and of the last packet read
-        self.jumped, self.lost = False, False  # `lost`: the last seek landed where decoding cannot begin
-        self.selects = stream.codec_context.name in SELECTIVE[0] and stream.container.format.name in SELECTIVE[1]
-        if stream.codec_context.name == "h264" and (stream.codec_context.extradata or b"")[:1] != b"\1":
+        self.selects = self.decoder.name in SELECTIVE[0] and stream.container.format.name in SELECTIVE[1]
+        if self.decoder.name == "h264" and (self.decoder.extradata or b"")[:1] != b"\1":
             self.selects = False  # not stored as in these containers
         self.numbers = stream.container.format.name == "avi"  # has the order of pictures, but not their times
-        self.queue: list[Any] = []
-        self.next_entry = 0  # position in `queue` of the next key frame, 0 until it arrives
-        self.pending = False  # the decoder has received packets since it was last flushed
-        self.decided, self.chosen = 0, set[int]()  # packets chosen (by time) for the first `decided` wanted times
+        self.chosen = set[int]()  # packets chosen, by time
+        self.restart(jumped=False)
 
     def restart(self, jumped: bool) -> None:
-        self.last, self.jumped, self.lost = None, jumped, False
-        self.queue, self.next_entry, self.pending, self.decided = [], 0, False, self.next
+        self.last: av.VideoFrame | None = None
+        self.jumped, self.lost = jumped, False  # `lost`: the seek landed where decoding cannot begin
+        self.queue, self.next_entry = list[Any](), 0  # and the place in it of the next key frame, 0 until it arrives
+        self.pending = False  # the decoder has received packets since it was last flushed
+        self.decided = self.next  # packets are chosen for so many of the wanted times
 
     def feed(self, packet: Any) -> None:
         """Process the next packet, or the empty one at the end of the stream."""
@@ -275,16 +259,15 @@ class _Pictures:
         for packet, is_shown in zip(packets[:needed], shown, strict=False):
             self._decode(packet, is_shown)
         if needed < count and self.pending and self.queue:
-            for frame in self.stream.codec_context.decode(None):
-                self.push(frame)
-            self.stream.codec_context.flush_buffers()
+            self._decode(None, shown=True)
+            self.decoder.flush_buffers()
             self.pending = False
             self._show_until(until)  # no later picture is shown before it
 
     def _decode(self, packet: Any, shown: bool) -> None:
-        self.stream.codec_context.skip_frame = "DEFAULT" if shown else "NONREF"
+        self.decoder.skip_frame = "DEFAULT" if shown else "NONREF"
         self.pending = True
-        for frame in packet.decode():
+        for frame in self.decoder.decode(packet):
             self.push(frame)
 
     def _time(self, stamp: int) -> float:
@@ -313,10 +296,8 @@ class _Pictures:
         """The pictures at `times`, uint8 [T, size, W, 3], for a window that begins at `start`."""
         if ended:
             if self.last is None or (self.next < len(self.wanted) and times[-1] > self.position + TRUNCATED_SEC):
-                raise DataError(
-                    f"{self.path} has no picture after {self.position:.1f} s, but a clip is wanted "
-                    f"at {times[-1]:.1f} s; the file is cut short, fetch it again"
-                )
+                short = f"{self.path} is cut short: no picture after {self.position:.1f} s"
+                raise DataError(f"{short}, but a clip is wanted at {times[-1]:.1f} s; fetch it again")
             self._show_until(float(times[-1]) + 1e-9)
         for time in [t for t in self.found if t < start]:  # windows ascend: never wanted again
             del self.found[time]
@@ -382,10 +363,8 @@ class _Samples:
         ticks = (self.stream.start_time or 0) + (self.stream.duration or 0)
         declared = float(ticks * self.stream.time_base) - self.zero
         if ended and end > self.reached + TRUNCATED_SEC and declared > self.reached + TRUNCATED_SEC:
-            raise DataError(
-                f"{self.path} has no sound after {self.reached:.1f} s, though its header says {declared:.1f} s; "
-                "the file is cut short, fetch it again"
-            )
+            short = f"{self.path} is cut short: no sound after {self.reached:.1f} s"
+            raise DataError(f"{short}, though its header says {declared:.1f} s; fetch it again")
         return cut(self._samples, start, end, self.own_rate, self.rate)
 
     def _samples(self, first: int, count: int) -> np.ndarray:

@@ -7,13 +7,11 @@ any of them (workers, `rank` of `world`, SLURM tasks). `write` cuts those that a
 import hashlib
 import io
 import json
-import math
 import multiprocessing
 import os
 import resource
 import shutil
 import socket
-import tarfile
 import threading
 import time
 import wave
@@ -21,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from tarfile import BLOCKSIZE, GNU_FORMAT, TarFile, TarInfo
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from PIL import Image
 from mc3.config import Clips, Config
 from mc3.data import epic_sounds, manifest, media, tokenizer
 from mc3.data.audio import fbank
-from mc3.data.shards import MEMBERS
+from mc3.data.shards import MEMBERS, rows_of
 from mc3.errors import ConfigError, DataError
 from mc3.files import atomic, write_atomic
 from mc3.progress import bar
@@ -80,9 +79,10 @@ class ShardJob:
 def write(config: Config) -> Path:
     """Cut every clip of `work/manifest.parquet` into `paths.shards`, with index and tokenizer; returns that folder.
 
-    The bytes do not depend on the processes (`clips.workers`). Shards finished by an interrupted run, `write_share` or
-    `submit` are kept. Videos that cannot be decoded are listed in `work/shards_report.json` and left out. Raises
-    `DataError` if the manifest is missing, or more than 1 % of the videos (and more than one) fail.
+    The bytes do not depend on the number of processes. Shards that an earlier call or `write_share` finished are kept.
+    Videos that cannot be decoded are left out and listed in `work/shards_report.json`. Time and memory, projected to
+    the paper's number of clips, go to `work/runs/prepare/summary.json`. Raises `DataError` if there is no manifest, or
+    more than 1 % of the videos (and more than one) fail.
     """
     folder, work, partial = config.paths.shards, config.paths.work, config.paths.work / "shards.partial"
     table = manifest.read(work / "manifest.parquet")
@@ -92,14 +92,11 @@ def write(config: Config) -> Path:
     videos = len(table[["dataset", "video_uid"]].drop_duplicates())
     if len(failures) > max(1, FAILED_VIDEOS * videos):
         reasons = "; ".join([f["reason"] for f in failures[:5]] + ["..."] * (len(failures) > 5))
-        raise DataError(
-            f"{len(failures)} of {videos} videos cannot be used, more than {FAILED_VIDEOS:.0%}: {reasons}; "
-            "get them again, or take them out of the manifest"
-        )
+        lost = f"{len(failures)} of {videos} videos cannot be used, more than {FAILED_VIDEOS:.0%}"
+        raise DataError(f"{lost}: {reasons}; get them again, or take them out of the manifest")
     records = pd.DataFrame([record for facts in done for record in facts["records"]])
     index = table.merge(records, on="clip_id", how="inner", validate="one_to_one")
-    texts = table.loc[(table["dataset"] == "ego4d") & (table["split"] == "train"), "text"]
-    words = tokenizer.make(config.model.text, texts)
+    words = tokenizer.make(config.model.text, rows_of(table, "ego4d", "train")["text"])
     for other in set(partial.iterdir()) - {job.path for job in jobs}:  # done markers, leftovers of killed runs
         other.unlink()
     words.save(str(partial / "tokenizer.json"))
@@ -113,15 +110,21 @@ def write(config: Config) -> Path:
     for failure in failures:
         print(f"dropped {failure['clips']} clips of {failure['video_uid']}: {failure['reason']}")
     print(f"{len(index)} clips in {len(jobs)} shards, {report['bytes'] / 1e6:.0f} MB")
-    _summarise(done, jobs, work)
+    facts = _totals(done)
+    filmed = _totals([each for each, job in zip(done, jobs, strict=True) if job.rows[0]["dataset"] == "ego4d"])
+    print(f"{facts['clips_per_core_sec']:.1f} clips/s a core, {facts['peak_rss_bytes'] / 1e6:.0f} MB a process at most")
+    if filmed["clips"]:
+        hours, size = (PAPER_CLIPS / filmed["clips"] * amount for amount in (filmed["cpu_sec"] / 3600, filmed["bytes"]))
+        facts["projected"] = {"clips": PAPER_CLIPS, "core_hours": hours, "bytes": size}
+        print(f"{PAPER_CLIPS} Ego4D clips of such files would take {hours:.1f} core-hours and {size / 1e9:.1f} GB")
+    write_atomic(work / "runs" / "prepare" / "summary.json", (json.dumps(facts, indent=1) + "\n").encode())
     return folder
 
 
 def write_share(config: Config, rank: int, world: int) -> None:
     """Cut the share of process `rank` of `world` and write `work/runs/prepare/rank-{rank}.json`; `write` joins shares.
 
-    They depend on manifest, settings and `world` only. Raises `ConfigError` if `rank` is not one of 0 .. `world` - 1,
-    `DataError` if there is no manifest.
+    Raises `ConfigError` if `rank` is not one of 0 .. `world` - 1, `DataError` if there is no manifest.
     """
     if not 0 <= rank < world:
         raise ConfigError(f"rank {rank} is not one of a world of {world}; ranks count from 0 to {world - 1}")
@@ -129,9 +132,9 @@ def write_share(config: Config, rank: int, world: int) -> None:
     jobs = share(plan(manifest.read(work / "manifest.parquet"), config, work / "shards.partial"), rank, world)
     started = time.monotonic()
     done = _run(jobs, config.clips.workers)
-    facts = {"rank": rank, "world": world, "host": socket.gethostname(), **_totals(done),
-             "elapsed_sec": time.monotonic() - started,
-             "failures": [failure for each in done for failure in each["failures"]]}  # fmt: skip
+    failures, elapsed = [failure for each in done for failure in each["failures"]], time.monotonic() - started
+    facts = {"rank": rank, "world": world, "host": socket.gethostname(), **_totals(done)}
+    facts |= {"elapsed_sec": elapsed, "failures": failures}
     path = work / "runs" / "prepare" / f"rank-{rank}.json"
     write_atomic(path, (json.dumps(facts, indent=1) + "\n").encode())
     print(f"rank {rank} of {world}: {facts['clips']} clips in {len(jobs)} shards; {path}")
@@ -165,8 +168,8 @@ def share(jobs: Sequence[ShardJob], rank: int, world: int) -> list[ShardJob]:
 
 def _run(jobs: Sequence[ShardJob], workers: int) -> list[dict[str, Any]]:
     """Write those shards that are missing; returns the content of all done markers in the order of `jobs`."""
-    for folder in {job.path.parent for job in jobs}:
-        folder.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        job.path.parent.mkdir(parents=True, exist_ok=True)
     # forked, so that torch is imported once; a pool for one worker too, so that their number cannot matter
     import torchaudio  # noqa: F401
 
@@ -197,10 +200,7 @@ def _start_worker(parent: int) -> None:
 
 
 def write_shard(job: ShardJob) -> dict[str, Any]:
-    """Write one shard and its done marker, unless both are there and fit the job; returns the marker's content.
-
-    Any process of any machine that sees the folder may run it; if two do, both write the same.
-    """
+    """Write one shard and its done marker, unless both are there and fit the job; returns the marker's content."""
     key = job.key
     if job.done_marker.exists() and job.path.exists():
         facts = json.loads(job.done_marker.read_text())
@@ -211,11 +211,7 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
     records, failures = list[dict[str, Any]](), list[dict[str, Any]]()
     frame = pd.DataFrame(job.rows)
     try:
-        with (
-            atomic(job.path) as path,
-            path.open("wb") as file,
-            tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar,
-        ):
+        with atomic(job.path) as own, own.open("wb") as file, TarFile(None, "w", file, GNU_FORMAT) as tar:
             for video, rows in frame.groupby("video_uid", sort=False):
                 start, count = tar.offset, len(records)
                 try:
@@ -236,8 +232,8 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
             "cpu_sec": now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime,
             "peak_rss_bytes": now.ru_maxrss * 1024,
         }  # fmt: skip
-        with atomic(job.done_marker) as path:
-            path.write_text(json.dumps(facts))
+        with atomic(job.done_marker) as own:
+            own.write_text(json.dumps(facts))
     except FileNotFoundError:
         folder = job.path.parent
         raise DataError(f"{folder} was finished and moved by another `mc3 shards`; nothing is left to do") from None
@@ -279,17 +275,16 @@ def members_of(clip: media.Clip, settings: Clips) -> dict[str, bytes]:
     return members
 
 
-def _append(tar: tarfile.TarFile, clip_id: str, members: dict[str, bytes]) -> dict[str, Any]:
-    """Add a clip's members to a shard; returns their offsets and sizes and the SHA-256 of their concatenation."""
+def _append(tar: TarFile, clip_id: str, members: dict[str, bytes]) -> dict[str, Any]:
     record: dict[str, Any] = {}
     for name, suffix in MEMBERS.items():
         data = members.get(name, b"")
         record |= {f"{name}_offset": 0, f"{name}_size": len(data)}
         if data:
-            info = tarfile.TarInfo(f"{clip_id}.{suffix}")  # its defaults: no owner, time 0
+            info = TarInfo(f"{clip_id}.{suffix}")  # its defaults: no owner, time 0
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-            record[f"{name}_offset"] = tar.offset - math.ceil(len(data) / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            record[f"{name}_offset"] = tar.offset - len(data) - -len(data) % BLOCKSIZE  # before data and padding
     tar.members.clear()  # type: ignore[attr-defined]  # it would grow with the shard
     return {**record, "sha256": hashlib.sha256(b"".join(members.values())).hexdigest()}
 
@@ -299,15 +294,3 @@ def _totals(done: Sequence[dict[str, Any]]) -> dict[str, Any]:
     totals |= {name: sum(facts[name] for facts in done) for name in ("videos", "bytes", "wall_sec", "cpu_sec")}
     totals["clips_per_core_sec"] = totals["clips"] / totals["cpu_sec"] if done else 0.0
     return totals | {"peak_rss_bytes": max((facts["peak_rss_bytes"] for facts in done), default=0)}
-
-
-def _summarise(done: Sequence[dict[str, Any]], jobs: Sequence[ShardJob], work: Path) -> None:
-    """Print time and memory, also projected to the paper's number of clips; write `work/runs/prepare/summary.json`."""
-    facts = _totals(done)
-    filmed = _totals([each for each, job in zip(done, jobs, strict=True) if job.rows[0]["dataset"] == "ego4d"])
-    print(f"{facts['clips_per_core_sec']:.1f} clips/s a core, {facts['peak_rss_bytes'] / 1e6:.0f} MB a process at most")
-    if filmed["clips"]:
-        hours, size = (PAPER_CLIPS / filmed["clips"] * amount for amount in (filmed["cpu_sec"] / 3600, filmed["bytes"]))
-        facts["projected"] = {"clips": PAPER_CLIPS, "core_hours": hours, "bytes": size}
-        print(f"{PAPER_CLIPS} Ego4D clips of such files would take {hours:.1f} core-hours and {size / 1e9:.1f} GB")
-    write_atomic(work / "runs" / "prepare" / "summary.json", (json.dumps(facts, indent=1) + "\n").encode())

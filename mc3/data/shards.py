@@ -38,17 +38,16 @@ MEMBERS = {"frames": "jpg", "fbank": "npy", "audio": "wav"}
 class ClipDataset(Dataset):
     """Map-style dataset of the clips of one data set, "ego4d" or "epic_sounds"; `index` is their rows of index.parquet.
 
-    `split` is one or several joined by "+", in the index's order. Items have those of "audio", "sound", "video", "text"
-    that `modalities` names; a text is cut or padded to `max_length` tokens of `tokenizer`, by default the folder's own.
-    `in_memory` decodes everything now. A clip has the middle picture of each of `frames` equal segments (0: all that
-    are stored), at the sides extended to `width` pixels (0: their own). Raises `DataError` if the shards are missing or
-    do not fit their index.
+    `split` is one or several joined by "+", in the index's order. `modalities`: of "audio", "sound", "video", "text",
+    the last with a model's `tokenizer`, which cuts and pads. `in_memory` decodes everything now. A clip has the middle
+    picture of each of `frames` equal segments (0: all that are stored), at the sides extended to `width` pixels (0:
+    their own). Raises `DataError` if the shards are missing or do not fit their index.
     """
 
     def __init__(
         self, folder: Path, dataset: str = "ego4d", split: str = "train",
-        modalities: Sequence[str] = ("audio", "video", "text"), tokenizer: Tokenizer | None = None,
-        max_length: int = 16, in_memory: bool = False, frames: int = 0, width: int = 0,
+        modalities: Sequence[str] = ("audio", "video"), tokenizer: Tokenizer | None = None,
+        in_memory: bool = False, frames: int = 0, width: int = 0,
     ):  # fmt: skip
         self.folder, self.modalities, self.taken, self.width = Path(folder), tuple(modalities), frames, width
         index = read_index(self.folder)
@@ -60,8 +59,11 @@ class ClipDataset(Dataset):
         self._files: dict[tuple[int, str], int] = {}
         self._decoded: dict[str, list[torch.Tensor]] = {}
         if "text" in self.modalities:
-            words = tokenizer or Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-            self._decoded["text"] = list(encode(words, self.index["text"], max_length))
+            import torch
+
+            assert tokenizer is not None, "texts need a model's tokenizer"
+            ids = [encoding.ids for encoding in tokenizer.encode_batch(list(self.index["text"]))]
+            self._decoded["text"] = list(torch.tensor(ids, dtype=torch.int64))
         if in_memory:
             for modality in set(self.modalities) - {"text"}:
                 self._decoded[modality] = [self._decode(i, modality) for i in range(len(self))]
@@ -76,11 +78,11 @@ class ClipDataset(Dataset):
         "video" there is "width", of the pictures themselves, which are in the middle of W.
         """
         i, chosen = i if isinstance(i, tuple) else (i, None)
-        decoded = {m: self._decoded[m][i] if m in self._decoded else self._decode(i, m) for m in self.modalities}
-        if "video" not in decoded:
-            return {"index": i, **decoded}
-        video = decoded["video"]
-        return {"index": i, **decoded, "video": self._fit(video, chosen), "width": video.shape[2]}
+        item: dict[str, Any] = {"index": i}
+        item |= {m: self._decoded[m][i] if m in self._decoded else self._decode(i, m) for m in self.modalities}
+        if "video" in item:
+            item |= {"video": self._fit(item["video"], chosen), "width": item["video"].shape[2]}
+        return item
 
     def _fit(self, video: torch.Tensor, chosen: Sequence[int] | None) -> torch.Tensor:
         """The chosen or the middle pictures of [T, H, W, 3], their outermost columns repeated up to `width`."""
@@ -131,11 +133,10 @@ class ClipDataset(Dataset):
 def open_clips(config: Config, split: str, tokenizer: Tokenizer, modalities: Sequence[str]) -> ClipDataset:
     """Ego4D's clips of a split (or several, "a+b"), decoded now if they fit in `IN_MEMORY_BYTES`."""
     rows = rows_of(read_index(config.paths.shards), "ego4d", split)
-    clips, model = config.clips, config.model
+    clips, frames = config.clips, config.model.video.frames
     pixels = len(rows) * clips.frames * clips.frame_size * clips.frame_width * 3
     fits = bool(pixels + rows["audio_size" if "sound" in modalities else "fbank_size"].sum() < IN_MEMORY_BYTES)
-    stored, taken = (config.paths.shards, "ego4d", split, modalities), (model.video.frames, clips.frame_width)
-    return ClipDataset(*stored, tokenizer, model.text.max_length, fits, *taken)
+    return ClipDataset(config.paths.shards, "ego4d", split, modalities, tokenizer, fits, frames, clips.frame_width)
 
 
 def read_index(folder: Path) -> pd.DataFrame:
@@ -155,13 +156,3 @@ def read_index(folder: Path) -> pd.DataFrame:
 def rows_of(index: pd.DataFrame, dataset: str, split: str) -> pd.DataFrame:
     """The rows of an index for one data set and split (or several, "a+b"), numbered from 0."""
     return index[(index["dataset"] == dataset) & index["split"].isin(split.split("+"))].reset_index(drop=True)
-
-
-def encode(words: Tokenizer, texts: Sequence[str], max_length: int) -> torch.Tensor:
-    """The token ids of texts, int64 [N, max_length], cut or padded with 0."""
-    import torch
-
-    words = Tokenizer.from_str(words.to_str())  # a copy, so that the caller's padding stays
-    words.enable_truncation(max_length)
-    words.enable_padding(length=max_length)
-    return torch.tensor([encoding.ids for encoding in words.encode_batch(list(texts))], dtype=torch.int64)

@@ -27,10 +27,9 @@ def make(config: TextConfig, texts: Iterable[str]) -> Tokenizer:
         if not file.parent.is_dir():
             file = Path(hf_hub_download(config.tokenizer, "tokenizer.json", local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
-        raise DataError(
-            f"the tokenizer {config.tokenizer} (model.text.tokenizer) is neither a folder nor in the local cache; "
-            f"`mc3 pretrain` makes a profile's own, `hf download {config.tokenizer} tokenizer.json` fetches one"
-        ) from None
+        absent = f"the tokenizer {config.tokenizer} (model.text.tokenizer) is neither a folder nor in the local cache"
+        remedy = f"`mc3 pretrain` makes a profile's own, `hf download {config.tokenizer} tokenizer.json` fetches one"
+        raise DataError(f"{absent}; {remedy}") from None
     if not file.exists():
         raise DataError(f"no {file}; give a folder with a tokenizer.json as model.text.tokenizer")
     words = Tokenizer.from_file(str(file))
@@ -52,9 +51,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     words.train_from_iterator(texts, trainer)
     words = _untrained(models.WordPiece(words.get_vocab(), unk_token=SPECIAL[1]))
     words.add_special_tokens(SPECIAL)
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(t, SPECIAL.index(t)) for t in ("[CLS]", "[SEP]")]
-    )
+    words.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     words.decoder = decoders.WordPiece()
     return words
 

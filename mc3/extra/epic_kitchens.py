@@ -75,7 +75,7 @@ def read_narrations(
     narrations = pd.DataFrame({
         "narration_id": table["narration_id"], "video_id": table["video_id"], "start": start, "stop": stop,
         "text": table["narration"], "verb": verb.map(verbs), "verb_class": verb, "noun_class": noun,
-    }).iloc[kept]  # fmt: skip
+    }).loc[kept]  # fmt: skip
     return narrations.sort_values(["video_id", "start", "narration_id"], ignore_index=True)
 
 
