@@ -185,7 +185,7 @@ class Trainer:
             requested = time.perf_counter()
             batch = next(loader)
             waited += time.perf_counter() - requested
-            rate = learning_rate(train, step, len(plan))
+            rate = stage.rate * learning_rate(train, step, len(plan))
             parts = self.train_step(k, step, rate, model, optimizer, batch)
             row = {"step": before + step + 1, "stage": k, "epoch": step // self.epoch_steps + 1}
             pending.append(({**row, "lr": rate}, parts))
