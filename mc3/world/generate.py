@@ -1,7 +1,6 @@
 """Write the mini world's files: Ego4D's metadata, narrations, taxonomies, labels and videos, and EPIC-Sounds.
 
-Added to them is `truth.csv` with facts that only a generated world has, such as Figure 2's region of every narration;
-only evaluation may read it.
+`truth.csv` has facts that only a generated world has, such as Figure 2's regions; only evaluation may read it.
 """
 
 import json
@@ -173,7 +172,6 @@ def _write_epic_sounds(raw: Path, files: EpicSoundsFiles, world: World, mapped: 
         _write_table(raw / path, epic.annotation_rows(recordings, split))
     with h5py.File(raw / files.audio, "w", libver=("v110", "v110"), track_order=False) as file:
         signals = mapped(epic.render_recording, recordings, "EPIC-Sounds audio")
+        storage = {"chunks": (65536,), "compression": "lzf", "shuffle": True, "track_times": False}
         for recording, signal in zip(recordings, signals, strict=True):
-            file.create_dataset(
-                recording.video_id, data=signal, chunks=(65536,), compression="lzf", shuffle=True, track_times=False
-            )
+            file.create_dataset(recording.video_id, data=signal, **storage)

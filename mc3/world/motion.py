@@ -5,19 +5,15 @@ from typing import NamedTuple
 
 
 class Pose(NamedTuple):
-    """Positions at one moment of an action, as offsets (x, y) in frame widths from the object's place.
-
-    `object` is the object's, `right` and `left` the hands'; the left one may be out of view. `angle` turns the object
-    (in turns), `width` squeezes it sideways (lids and doors). `tool` and `effect` name what else is drawn.
-    """
+    """Positions at one moment of an action, as offsets (x, y) in frame widths from the object's place."""
 
     object: tuple[float, float] = (0.0, 0.0)
-    angle: float = 0.0
-    width: float = 1.0
-    right: tuple[float, float] = (0.1, 0.08)
-    left: tuple[float, float] | None = None
+    angle: float = 0.0  # of the object, in turns
+    width: float = 1.0  # of the object (lid or door), squeezed sideways
+    right: tuple[float, float] = (0.1, 0.08)  # hand
+    left: tuple[float, float] | None = None  # hand; None: out of view
     tool: str = ""
-    effect: str = ""
+    effect: str = ""  # what else is drawn: "water", "stream" or "inside"
 
 
 def pose(verb: str, phase: float, seconds: float, tempo: float) -> Pose:
