@@ -16,14 +16,12 @@ BYTES_PER_WEIGHT = {True: 16, False: 4}  # learning or frozen: float32 weight, g
 
 
 def saved_bytes(config: Config, stage: Stage) -> tuple[float, float]:
-    """Bytes that autograd keeps from forward to backward: (per clip, fixed).
+    """Bytes that autograd keeps from forward to backward: (per clip, fixed); of fake tensors, so it needs no memory.
 
-    Runs the encoders on fake tensors, so it needs no memory itself. Buffers inside kernels and the allocator's overhead
-    are not included.
+    Buffers inside kernels and the allocator's overhead are not included.
     """
-    again = config.train.recompute
-    clip, fixed = _per_clip_and_fixed(config, stage, again)
-    if again:  # one block's activations exist again while its gradient is computed
+    clip, fixed = _per_clip_and_fixed(config, stage, config.train.recompute)
+    if config.train.recompute:  # one block's activations exist again while its gradient is computed
         whole, _ = _per_clip_and_fixed(config, stage, recomputed=False)
         clip += (whole - clip) / max(config.model.video.depth, config.model.audio.depth)
     return clip, fixed
