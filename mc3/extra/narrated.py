@@ -179,10 +179,7 @@ def run(
     config: Config, events: Path, narrations: Path, out: Path, *, verbs: Path | None, nouns: Path | None,
     info: Path | None, table: Path, threshold: float, checkpoint: Path | None, audio: Path | None, videos: Path | None,
 ) -> None:  # fmt: skip
-    """Label, score and write; the command `mc3 narrated` (its help explains the arguments).
-
-    Writes `out` (one row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .origin.json.
-    """
+    """`mc3 narrated`: label, score, write `out`, and beside it _verbs.csv, _labels.csv, .png, .svg and .origin.json."""
     if (checkpoint is None) != (audio is None) or (videos is not None and audio is None):
         raise DataError("a model's scores need both --checkpoint and --audio, with --videos as an addition")
     if not 0 < threshold <= 1:

@@ -107,10 +107,7 @@ def pooled(
 
 
 def classify(features: ArrayLike, labels: ArrayLike, folds: ArrayLike) -> NDArray[np.float64]:
-    """[N]: 1 where logistic regression on standardised features [N, D], fitted on the other folds, is correct, else 0.
-
-    C is chosen among `STRENGTHS` by cross-validation over the training folds.
-    """
+    """[N]: 1 where logistic regression on standardised features [N, D], fitted on the other folds, is right, else 0."""
     features, labels, folds = np.asarray(features, np.float64), np.asarray(labels), np.asarray(folds)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
     search = GridSearchCV(model, {"logisticregression__C": STRENGTHS}, cv=LeaveOneGroupOut())

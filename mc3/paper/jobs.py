@@ -1,7 +1,4 @@
-"""The pipeline's trainings, embeddings and probes: what is up to date is kept, the rest is done side by side.
-
-What a result was made from stands in a file beside it, work/made/STEP/METHOD-SEED, on which nothing depends.
-"""
+"""The pipeline's trainings, embeddings and probes: what is up to date is kept, the rest is done side by side."""
 
 import contextlib
 import os
@@ -31,7 +28,7 @@ _clip_cache: dict[Path, dict[str, Any]] = {}  # decoded clips of one folder of s
 
 
 def is_done(config: Config, step: str, method: str, seed: int) -> bool:
-    """Whether a result exists and was made with the present settings, clips, weights and code."""
+    """Whether a result exists and was, by `Paths.made`, made with the present settings, clips, weights and code."""
     paths = config.paths
     results = {"train": paths.final(method, seed), "embed": paths.embeddings(method, seed)}
     try:

@@ -76,8 +76,7 @@ def sources(notebooks: Path, out: Path) -> list[Path]:
 def codes(config: Config, out: Path) -> list[Path]:
     """Make STAGE.code, the code that each stage runs, the only such files of `out`; returns their paths.
 
-    A notebook's NAME.code, of the canonical copies in `out`, also has the page template and the neighbouring pages;
-    that of the report the template and all titles.
+    Those of notebooks (canonical copies in `out`) and report also have the page template and the titles that they show.
     """
     stages = {"raw": str(config.source.code).replace("/", "."), **STAGES}
     files = {f"{name}.code": code_identity(entry) for name, entry in stages.items() if find_spec(entry)}

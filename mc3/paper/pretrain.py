@@ -24,10 +24,7 @@ from mc3.model import MC3, TOKENIZER
 
 
 def write(config: Config) -> Path:
-    """Fill `work/pretrained` with MODALITY.safetensors and tokenizer.json, by `config.pretrain`; returns the folder.
-
-    Without such a setting it is left empty, and `DataError` names a file of `init` that is missing.
-    """
+    """Make `Paths.pretrained` by `config.pretrain`, or check without it that the files of `init` exist; returns it."""
     folder = config.paths.pretrained
     if config.pretrain is None:
         if missing := [path for path in config.init.values() if path is not None and not path.exists()]:

@@ -175,10 +175,7 @@ def _scores(sweep: Sweep, trials: Sequence[Trial], tested: Collection[tuple[str,
 
 
 def execute(trials: Sequence[Trial], config: Config, processes: int, hours: float | None) -> list[Trial]:
-    """Do the steps of all trials by `jobs.run`, and return the trials that are finished.
-
-    A job is a trial, or all trials that share clips of their own.
-    """
+    """Do the steps of all trials, those that share clips of their own in one job; returns the finished trials."""
     together: dict[str, list[Trial]] = {}
     for trial in trials:
         setting, seed = f"{trial.group}: {trial.setting}", f"seed {trial.seed}"

@@ -66,10 +66,8 @@ def _render(video: VideoPlan, world: World, folder: Path) -> None:
 
 
 def encode(path: Path, pictures: np.ndarray, fps: int, sound: np.ndarray | None) -> None:
-    """Write `pictures` (uint8 [T, H, W, 3]) and `sound` (float32 [S] at 24 kHz, or none) as H.264 + AAC.
-
-    One thread and no version strings: the same input gives the same bytes.
-    """
+    """Write `pictures` (uint8 [T, H, W, 3]) and `sound` (float32 [S] at 24 kHz, or none) as H.264 + AAC."""
+    # One thread and no version strings: the same input gives the same bytes.
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}) as container:
         video = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "23", "threads": "1"})
         video.height, video.width, video.pix_fmt = pictures.shape[1], pictures.shape[2], "yuv420p"

@@ -17,11 +17,8 @@ class Pose(NamedTuple):
 
 
 def pose(verb: str, phase: float, seconds: float, tempo: float) -> Pose:
-    """The pose at `phase` (0..1) of an action of `verb` (its name) that lasts `seconds`.
-
-    A stroke is lowest when it sounds (`sound`): at time (k + 1/2) / tempo.
-    """
-    beat = phase * seconds * tempo
+    """The pose at `phase` (0..1) of an action of `verb` (its name) that lasts `seconds`."""
+    beat = phase * seconds * tempo  # a stroke is lowest when it sounds (`sound`): at time (k + 1/2) / tempo
     swing, sway = math.cos(2 * math.pi * beat), math.sin(2 * math.pi * beat)
     match verb:
         case "cut":
