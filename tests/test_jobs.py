@@ -1,6 +1,7 @@
 """The pipeline's trainings side by side, what they start from, and training anew: against single runs and by hand."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_a_row_whose_align_checkpoint_changes_is_not_up_to_date_and_others_are(m
 def test_two_at_a_time_give_the_weights_of_one_at_a_time(made):
     jobs.make(override(made, {"seeds": [0]}), "train")
     both = override(made, {"paths.work": str(made.paths.work / "both"), "seeds": [0], "train.threads": 2})
-    rows = {f"train {name}-0": jobs.partial(jobs._do, both, "train", name, 0) for name in ("align", "clap")}
+    rows = {f"train {name}-0": partial(jobs.do, both, "train", name, 0) for name in ("align", "clap")}
     assert set(jobs.run(rows, dict.fromkeys(rows, 1.0), threads=2, processes=2)) == set(rows)
     get_reusable_executor().shutdown()  # whose processes would stay in the folder of this test
     assert weights(both) == {name: weights(made)[name] for name in ("align-0", "clap-0")}

@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT
 from test_cli import mc3_process
 
-from mc3 import cli, config
+from mc3 import cli
 from mc3.paper import repro
 
 
@@ -23,22 +23,20 @@ class Clock:
 
 def test_progress_counts_every_stage_and_shows_the_time_that_is_left_at_most():
     clock = Clock()
-    progress = repro.Progress(
-        ["raw", "train@a-0", "train@b-0", "report"], {"raw": 60, "train@a-0": 20, "train@z-0": 40, "report": 5}, clock
-    )
+    progress = repro.Progress({"raw": 60, "train": 20, "embed": 30, "report": 5}, clock)
     assert progress.read("Stage 'raw' didn't change, skipping\n") is None
     clock.now = 2
-    assert progress.read("Running stage 'train@b-0':\n") == "[2/4] train@b-0 · 0:02 elapsed · about 0:55 left"
-    assert progress.read("> mc3 train --method b --seed 0\n") is None
+    assert progress.read("Running stage 'embed':\n") == "[2/4] embed · 0:02 elapsed · about 0:55 left"
+    assert progress.read("> mc3 embed\n") is None
     assert progress.read("Running stage 'of something else':\n") is None
     clock.now = 62  # twice the typical 30 s, so the rest is expected to take twice as long too
-    assert progress.read("Running stage 'train@a-0':\n") == "[3/4] train@a-0 · 1:02 elapsed · about 0:50 left"
+    assert progress.read("Running stage 'train':\n") == "[3/4] train · 1:02 elapsed · about 0:50 left"
     progress.end()
-    assert progress.took == {"train@b-0": 60, "train@a-0": 0}
+    assert progress.took == {"embed": 60, "train": 0}
 
 
 def test_progress_without_known_times_shows_no_time_left():
-    progress = repro.Progress(["raw", "report"], {}, Clock())
+    progress = repro.Progress({"raw": 0, "report": 0}, Clock())
     assert progress.read("Running stage 'raw':\n") == "[1/2] raw · 0:00 elapsed"
 
 
@@ -47,7 +45,7 @@ def test_the_stages_are_those_that_dvc_lists(monkeypatch):
     listing = subprocess.run(
         [sys.executable, "-m", "dvc", "stage", "list", "--name-only"], capture_output=True, text=True
     )
-    assert repro.stages(config.load("params.yaml")) == listing.stdout.split()
+    assert repro.stages() == listing.stdout.split()
 
 
 def test_repro_shows_the_stages_and_their_own_output_and_passes_dvcs_exit_code_on(repository, mini_settings):

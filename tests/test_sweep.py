@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from mc3 import cli, config, cost, embed, methods, store, train
 from mc3.config import Config, override
 from mc3.errors import ConfigError, DataError
-from mc3.paper import measure, sweep, trials
+from mc3.paper import measure, sweep
 from mc3.world import plan as plans
 
 NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml") if path.stem != "dvc")
@@ -73,9 +73,9 @@ def write(name: str, **changes: object) -> None:
     Path("experiments", f"{name}.yaml").write_text(yaml.safe_dump({**PLAIN, **changes}, sort_keys=False))
 
 
-def planned(name: str, settings: Config) -> list[trials.Trial]:
-    found = trials.load(name)
-    return trials.plan(name, found, settings, found.seeds or settings.seeds)
+def planned(name: str, settings: Config) -> list[sweep.Trial]:
+    found = sweep.load(name)
+    return sweep.plan(name, found, settings, found.seeds or settings.seeds)
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -90,7 +90,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_setting_of_every_sweep_is_a_profile_that_fits_together(profile, name):
     found = planned(name, profile)
-    assert trials.load(name).names
+    assert sweep.load(name).names
     for trial in found:
         cost.make_encoders(trial.config.model)
         assert trial.config.clips.frames == trial.config.model.video.frames
@@ -122,13 +122,13 @@ def test_clips_and_align_stage_are_made_anew_where_a_setting_decides_them(profil
 
 def test_the_papers_choices_are_among_the_settings(profile):
     """Sec. 4.2: audio is the anchor, alpha_v .5 and alpha_l 1; Sec. 5: clips of 1.5 s; EgoVLP: 4 frames."""
-    settings = trials.load("ablations").settings
+    settings = sweep.load("ablations").settings
     for group, setting in (("anchor", "audio"), ("alpha", "video 0.5, text 1"), ("duration", "1.5 s"), ("frames", "4")):
         assert setting in settings[group]
 
 
 def test_every_method_is_tuned_at_the_same_points_of_a_halton_sequence_around_the_profile(profile):
-    settings = trials.load("tuning").settings["tuning"]
+    settings = sweep.load("tuning").settings["tuning"]
     assert settings.pop("profile") == {}
     sequence = qmc.Halton(len(SPACE), scramble=False)
     sequence.fast_forward(2)
@@ -141,7 +141,7 @@ def test_every_method_is_tuned_at_the_same_points_of_a_halton_sequence_around_th
 
 
 def test_worlds_differ_in_what_their_name_says_and_train_for_as_many_steps(profile):
-    first, *others = planned("study", profile)[:: len(trials.load("study").seeds)]
+    first, *others = planned("study", profile)[:: len(sweep.load("study").seeds)]
     assert first.setting == "as generated"
 
     def steps(of: Config) -> int:
@@ -212,8 +212,8 @@ def test_a_sweep_that_does_not_exist_is_refused_with_the_known_ones(monkeypatch,
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"measure": ["tset"]}, r"experiments/x.yaml: measure has 'tset'; known: validation"),
-        ({"align": "none"}, r"experiments/x.yaml: align has 'none'"),
+        ({"measure": ["tset"]}, r"experiments/x.yaml: measure\[0\] is 'tset'; it must be one of validation"),
+        ({"align": "none"}, r"experiments/x.yaml: align is 'none'"),
         ({"sedes": [1]}, r"experiments/x.yaml: unknown setting sedes; did you mean seeds"),
         ({"methods": ["mc4"]}, "no method 'mc4'"),
         ({"settings": {"a": {"b": {"loss.wieght": 1}}}}, "unknown setting loss.wieght"),

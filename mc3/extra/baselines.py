@@ -48,8 +48,8 @@ def cross_validated(features: pd.DataFrame, labels: ArrayLike, fold: NDArray[np.
     for number in np.unique(fold):
         if len(set(labels[fold != number])) < 2:
             raise DataError("the videos outside one fold all have one label; the benchmark needs more narrations")
-    classes = [c for c in ("verb_class", "noun_class") if c in features]
-    numbers = [c for c in features if c not in ("text", "verb_class", "noun_class")]
+    classes = [c for c in features if c in ("verb_class", "noun_class")]
+    numbers = [c for c in features if c not in ("text", *classes)]
     parts: list[tuple[Any, Any]] = [(StandardScaler(), numbers), (OneHotEncoder(handle_unknown="ignore"), classes)]
     if "text" in features:
         parts.append((CountVectorizer(binary=True, tokenizer=str.split, token_pattern=None), "text"))
@@ -82,10 +82,8 @@ def score_table(
 ) -> pd.DataFrame:  # fmt: skip
     """One row a score: areas with 95 % bootstrap intervals over videos, and areas against the shifted labels.
 
-    `within_verb` counts pairs of one verb and one fold: the folds' classifiers have different offsets, each biased
-    against the rates of its own test videos. A score that depends on the verb alone is exactly one half there. `roc`
-    and `pr` cover all folds together, as in Table 2.
-
+    `roc` and `pr` cover all folds together, as in Table 2. `within_verb` counts pairs of one verb and one fold, because
+    the folds' classifiers have different offsets; a score that depends on the verb alone is exactly one half there.
     `scores` are [N] each, `labels` [1 + shifts, N] with the real ones first; `narrations` [N] have verb and video_id.
     Columns: score, narrations, videos, prevalence, for each of `METRICS` its value, _low, _high and _shifted (mean over
     the shifts), and prevalence_shifted.
@@ -109,8 +107,7 @@ def score_table(
 def areas(scores: ArrayLike, labels: ArrayLike, strata: ArrayLike, weights: ArrayLike) -> dict[str, Any]:
     """ROC area, average precision, and ROC area over the pairs within a stratum, under D weightings of the rows.
 
-    `within_verb` is the mean of the strata's ROC areas, weighted by their pairs of a positive and a negative
-    (`mc3.evaluate.weighted_roc`). Equal scores count half in ROC and cross the threshold together in precision.
+    Equal scores count half in ROC (`mc3.evaluate.weighted_roc`) and cross the threshold together in precision.
     `scores` [N] (higher means "sounds"), `labels` [N] (0 or 1), `strata` [N] (codes from 0) and `weights` [D, N] (how
     often each row counts) give for each of `METRICS` float64 [D], NaN where there is no pair.
     """

@@ -53,10 +53,9 @@ def read_narrations(
 ) -> pd.DataFrame:
     """The narrated actions of EPIC_100_train.csv or EPIC_100_validation.csv, sorted by video and start.
 
-    `report` gets the rows at fault, each with its line: those of classes that `verbs` and `nouns` (class number -> key)
-    do not have, and those beyond the end of their video by `durations` (of `read_durations`), among others. Without
-    `nouns` or `durations` these are not checked. Columns: narration_id, video_id, start, stop (s), text, verb (key),
-    verb_class, noun_class. Raises `DataError` if the file is not UTF-8 or not a table, or no row is left.
+    `report` gets the rows at fault, among them those of classes that `verbs` and `nouns` (class number -> key) do not
+    have, and those beyond the end of their video by `durations` (of `read_durations`). Columns: narration_id, video_id,
+    start, stop (s), text, verb (key), verb_class, noun_class. `DataError` if it is no UTF-8 table or no row is left.
     """
     table = read_table(path, COLUMNS, "EPIC-100 narrations", report)
     start, stop = table["start_timestamp"].map(seconds), table["stop_timestamp"].map(seconds)
@@ -82,10 +81,9 @@ def read_narrations(
 def read_verb_sounds(path: Path, verbs: pd.Series | None = None) -> tuple[pd.Series, NDArray[np.bool_]]:
     """The table of sounds by verb, data/epic/verb_sounds.csv: verb_class, verb, sounds (separated by "; ").
 
-    `collision` stands for all 24 classes whose name ends in it; an empty cell means that the action is silent. Returns
-    class number -> key, and bool [verb classes, 44]: whether an action of verb class i can cause sound class j. Raises
-    `DataError` if a sound is not an EPIC-Sounds class, or the verb classes do not count from 0 or are not EPIC-100's
-    own, `verbs`.
+    An empty cell means that the action is silent. Returns class number -> key, and bool [verb classes, 44]: whether an
+    action of verb class i can cause sound class j. Raises `DataError` if a sound is not an EPIC-Sounds class, or the
+    verb classes do not count from 0 or are not EPIC-100's own, `verbs`.
     """
     table = read_table(path, ("verb_class", "verb", "sounds"), "sounds by verb")
     if table["verb_class"].map(_number).tolist() != list(range(len(table))):
@@ -105,10 +103,7 @@ def read_verb_sounds(path: Path, verbs: pd.Series | None = None) -> tuple[pd.Ser
 
 
 def check_sounds(path: Path) -> None:
-    """Raise `DataError` if most rows of a class number in an EPIC-Sounds file do not have its name in `SOUNDS`.
-
-    `epic_sounds.read_events` lists single rows that differ.
-    """
+    """Raise `DataError` if most rows of a class number in an EPIC-Sounds file do not have its name in `SOUNDS`."""
     table = read_table(path, ("class", "class_id"), "EPIC-Sounds events with classes", Report(Path()))
     pairs = table.value_counts(["class_id", "class"]).reset_index().drop_duplicates("class_id")
     for number, name in sorted(zip(pairs["class_id"], pairs["class"], strict=True)):

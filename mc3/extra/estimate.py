@@ -16,14 +16,9 @@ BYTES_PER_WEIGHT = {True: 16, False: 4}  # learning or frozen: float32 weight, g
 
 
 def saved_bytes(config: Config, stage: Stage) -> tuple[float, float]:
-    """Bytes that autograd keeps from forward to backward: (per clip, fixed).
-
-    Runs the encoders on fake tensors, so it needs no memory itself. Buffers inside kernels and the allocator's overhead
-    are not included.
-    """
-    again = config.train.recompute
-    clip, fixed = _per_clip_and_fixed(config, stage, again)
-    if again:  # one block's activations exist again while its gradient is computed
+    """Bytes that autograd keeps from forward to backward: (per clip, fixed), without the buffers inside kernels."""
+    clip, fixed = _per_clip_and_fixed(config, stage, config.train.recompute)
+    if config.train.recompute:  # one block's activations exist again while its gradient is computed
         whole, _ = _per_clip_and_fixed(config, stage, recomputed=False)
         clip += (whole - clip) / max(config.model.video.depth, config.model.audio.depth)
     return clip, fixed
@@ -33,7 +28,7 @@ def _per_clip_and_fixed(config: Config, stage: Stage, recomputed: bool) -> tuple
     model = torch.nn.Module()
     with torch.device("meta"):
         model.encoders = encoders = make_encoders(config.model)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True):  # which needs no memory
         model.to_empty(device="cpu")
         freeze(model, stage.train, config.train.freeze)
         if recomputed:

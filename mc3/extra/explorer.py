@@ -1,7 +1,6 @@
 """The widget of notebooks/explore.ipynb: a map of embedded clips; a click shows a clip, its sound and its neighbours.
 
-The browser gets two coordinates, a narration and a few labels a clip. Frames, sound and neighbours are sent when a
-clip is clicked, so the notebook stays small and opens at once.
+Frames, sound and neighbours are sent when a clip is clicked, so the notebook stays small and opens at once.
 """
 
 import base64
@@ -26,15 +25,13 @@ from mc3.data.shards import ClipDataset
 from mc3.errors import ConfigError
 from mc3.paper import findings
 
-PROJECTIONS = ("pca", "tsne")
 COLOURED = 9  # groups with a colour of their own; the rest are "other"
 
 
 class Explorer(anywidget.AnyWidget):
-    """A map of the validation and test clips as embedded by `method` of `seed` in `modality`.
+    """A map of the validation and test clips as embedded by `method` of `seed` in `modality`, projected by `project`.
 
-    `projection` is "pca" or "tsne", to two dimensions. Raises `ConfigError` if there is no such projection or modality,
-    `DataError` if there are no embeddings.
+    Raises `ConfigError` if there is no such projection or modality, `DataError` if there are no embeddings.
     """
 
     _esm = Path(__file__).with_name("explorer.js")
@@ -115,9 +112,8 @@ def project(embeddings: NDArray[np.float32], projection: str, seed: int = 0) -> 
         perplexity = min(30.0, (len(embeddings) - 1) / 3)
         flat = TSNE(2, init="pca", perplexity=perplexity, random_state=seed).fit_transform(embeddings)
     else:
-        raise ConfigError(f"projection must be one of {', '.join(PROJECTIONS)}, not {projection!r}")
-    low, high = flat.min(axis=0), flat.max(axis=0)
-    return ((flat - low) / np.maximum(high - low, 1e-12)).astype(np.float64)
+        raise ConfigError(f"projection must be one of pca, tsne, not {projection!r}")
+    return ((flat - flat.min(axis=0)) / np.maximum(np.ptp(flat, axis=0), 1e-12)).astype(np.float64)
 
 
 def _coded(values: pd.Series) -> dict[str, Any]:

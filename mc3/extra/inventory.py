@@ -1,8 +1,7 @@
 """Ego4D's videos: which ones a profile needs, before anything is downloaded, and what is wrong with those on disk.
 
-`plan` reads annotations only and writes the list for Ego4D's own downloader. `write` compares the files with what the
-metadata promise and the clips need. Only headers are read: an MP4 header lists where each packet lies, so a truncated
-file is recognised without decoding.
+`plan` writes the list for Ego4D's own downloader. `write` compares the files with what the metadata promise and the
+clips need; an MP4 header lists where each packet lies, so a truncated file is recognised without decoding.
 """
 
 import json
@@ -29,32 +28,29 @@ from mc3.progress import bar
 
 COMMAND = "data ego4d check"
 COLUMNS = ["video_uid", "path", "bytes", "duration_sec", "has_audio", "problem"]
+# Problems for which `mc3 shards` drops a video; the others cost single clips, or their sound.
 UNUSABLE = {"missing", "unreadable", "no pictures", "no audio", "too short"}
-"""Problems for which `mc3 shards` drops a video; the others cost single clips, or their sound."""
 SHOWN = 5
+# By folder of Ego4D's release: 7.1 TB, as its users report, in 3,670 hours. Single files' sizes are not published.
 GB_PER_HOUR = {"full_scale": 1.93}
-"""By folder of Ego4D's release: 7.1 TB, as its users report, in 3,670 hours. Single files' sizes are not published."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """A file's header: seconds, from the first picture, up to which pictures and sound are in the file (0: no stream).
-
-    `cut`: the file ends before a packet that its header lists; `fault`: why FFmpeg cannot open it.
-    """
+    """A file's header: seconds from the first picture up to which pictures and sound are in the file (0: no stream)."""
 
     pictures_sec: float = 0.0
     sound_sec: float = 0.0
-    cut: bool = False
-    fault: str = ""
+    cut: bool = False  # the file ends before a packet that its header lists
+    fault: str = ""  # why FFmpeg cannot open it
 
 
 def needed(config: Config) -> pd.DataFrame:
     """The videos of the manifest's Ego4D clips, determined by the manifest's own code: a row for each, sorted.
 
     Columns: video_uid (index), path (relative to `paths.raw`), splits ("test+validation"), clips, duration_sec (from
-    ego4d.json), and the times of the last narration and the last picture that its clips need: narrated_sec,
-    picture_sec. Raises `DataError` if an annotation file is missing or unusable, or no clip is usable.
+    ego4d.json), narrated_sec and picture_sec (times of the last narration and of the last picture that its clips need).
+    Raises `DataError` if an annotation file is missing or unusable, or no clip is usable.
     """
     clips = pd.DataFrame(ego4d.clips(config, Report(config.paths.raw)))
     if clips.empty:
@@ -86,8 +82,7 @@ def plan(config: Config) -> Path:
     if gone := _unreleased(config, wanted):
         more = f" and {len(gone) - SHOWN} more" if len(gone) > SHOWN else ""
         print(f"{len(gone)} of them are not in this release's manifest.csv: {', '.join(gone[:SHOWN])}{more}")
-    wanted = wanted.drop(index=gone)
-    videos = _videos(config)
+    wanted, videos = wanted.drop(index=gone), _videos(config)
     silent = [v.duration_sec for v in videos.values() if not v.has_audio]
     print(
         f"to download: {len(wanted)} videos, {_hours(wanted['duration_sec'])}, all with audio; "
@@ -108,8 +103,7 @@ def _describe_size(config: Config, wanted: pd.DataFrame) -> str:
     """The download's size, extrapolated from the files that are there or from the whole release, and the free space."""
     files = {uid: config.paths.raw / name for uid, name in wanted["path"].items()}
     sizes = {uid: path.stat().st_size for uid, path in files.items() if path.is_file()}
-    present = sum(sizes.values()) / 1e9
-    hours = wanted["duration_sec"] / 3600
+    present, hours = sum(sizes.values()) / 1e9, wanted["duration_sec"] / 3600
     known = hours[list(sizes)].sum()
     rate = present / known if known else GB_PER_HOUR.get(config.ego4d.videos.name)
     if rate is None:
@@ -118,10 +112,8 @@ def _describe_size(config: Config, wanted: pd.DataFrame) -> str:
     basis = f"as the {len(sizes)} that are there" if known else "as the whole release has"
     existing = next(folder for folder in (config.paths.raw, *config.paths.raw.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free / 1e9
-    return (
-        f"about {present + missing:,.1f} GB at {rate:.2f} GB an hour, {basis}; {present:,.1f} GB of it are there, "
-        f"and the disk has {free:,.0f} GB free" + (", which is NOT enough" if missing > free else "")
-    )
+    total = f"about {present + missing:,.1f} GB at {rate:.2f} GB an hour, {basis}; {present:,.1f} GB of it are there"
+    return f"{total}, and the disk has {free:,.0f} GB free{', which is NOT enough' if missing > free else ''}"
 
 
 def write(config: Config) -> Path:
@@ -135,10 +127,8 @@ def write(config: Config) -> Path:
     files = {uid: raw / path for uid, path in wanted["path"].items()}
     present = {uid: path for uid, path in files.items() if path.is_file()}
     if not present:
-        raise DataError(
-            f"none of the {len(files)} videos that are needed is in {raw / config.ego4d.videos}; "
-            "`mc3 data ego4d plan` prints the command that downloads them"
-        )
+        fault = f"none of the {len(files)} videos that are needed is in {raw / config.ego4d.videos}"
+        raise DataError(f"{fault}; `mc3 data ego4d plan` prints the command that downloads them")
     headers = _headers(present, config.paths.work / "inventory.cache.jsonl", config.clips.workers)
     rows = []
     for video in wanted.itertuples():
@@ -160,10 +150,9 @@ def write(config: Config) -> Path:
     _print_summary(table, faults[faults["kind"] != ""], wanted, path)
     unusable = faults.loc[faults["kind"].isin(UNUSABLE), "path"].nunique()
     if unusable > max(1, FAILED_VIDEOS * len(table)):
-        raise DataError(
-            f"{unusable} of {len(table)} videos cannot be used ({path}), more than the {FAILED_VIDEOS:.0%} that "
-            "`mc3 shards` tolerates; run the command of `mc3 data ego4d plan` again, it fetches what is missing"
-        )
+        fault = f"{unusable} of {len(table)} videos cannot be used ({path})"
+        remedy = "run the command of `mc3 data ego4d plan` again, it fetches what is missing"
+        raise DataError(f"{fault}, more than the {FAILED_VIDEOS:.0%} that `mc3 shards` tolerates; {remedy}")
     return path
 
 
@@ -249,12 +238,10 @@ def _unreleased(config: Config, wanted: pd.DataFrame) -> list[str]:
 
 def _print_summary(table: pd.DataFrame, faults: pd.DataFrame, wanted: pd.DataFrame, path: Path) -> None:
     good, present = table["problem"] == "", table["bytes"].notna()
-    print(
-        f"{path}: {present.sum()} of {len(table)} videos are there, "
-        f"{_hours(table.loc[present, 'duration_sec'].astype(float))}, {table['bytes'].sum() / 1e9:.1f} GB; "
-        f"{good.sum()} are good, "
-        f"with {wanted.loc[list(table.loc[good, 'video_uid']), 'clips'].sum()} of {wanted['clips'].sum()} clips"
-    )
+    length = _hours(table.loc[present, "duration_sec"].astype(float))
+    there = f"{present.sum()} of {len(table)} videos are there, {length}, {table['bytes'].sum() / 1e9:.1f} GB"
+    usable = wanted.loc[list(table.loc[good, "video_uid"]), "clips"].sum()
+    print(f"{path}: {there}; {good.sum()} are good, with {usable} of {wanted['clips'].sum()} clips")
     for kind, rows in sorted(faults.groupby("kind"), key=lambda group: -len(group[1])):
         print(f"{len(rows)} {kind}")
         for row in rows.head(SHOWN).itertuples():

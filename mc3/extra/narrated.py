@@ -139,14 +139,12 @@ def by_verb(bench: Benchmark, labels: NDArray[np.bool_]) -> pd.DataFrame:
 def model_scores(
     config: Config, checkpoint: Path, narrations: pd.DataFrame, audio: Path, videos: Path | None, report: Report
 ) -> dict[str, NDArray[np.float64]]:
-    """Cosines of a checkpoint's embeddings for each narration, from a clip cut as in the paper.
+    """Cosines of a checkpoint's embeddings for each narration: "audio-text" and, with `videos`, "audio-video": [N].
 
     The clip is [t - clips.before_sec, t + clips.after_sec] with t the segment's start, silent and still beyond the
     video's ends; the narration is embedded unchanged ("take plate"). `audio` is EPIC-Sounds' HDF5 file, or a folder
-    with {video_id}.wav, .mp4 or another container at any depth, `videos` a folder of videos with such names.
-
-    Returns "audio-text" and, with `videos`, "audio-video": [N], NaN for the narrations of videos that cannot be read,
-    which `report` gets. Raises `DataError` if there is no checkpoint, or no video can be read.
+    with {video_id}.wav, .mp4 or another container at any depth, `videos` a folder of videos with such names. Scores of
+    videos that cannot be read are NaN, and `report` gets them. `DataError` without a checkpoint or any readable video.
     """
     import torch
 
@@ -181,11 +179,7 @@ def run(
     config: Config, events: Path, narrations: Path, out: Path, *, verbs: Path | None, nouns: Path | None,
     info: Path | None, table: Path, threshold: float, checkpoint: Path | None, audio: Path | None, videos: Path | None,
 ) -> None:  # fmt: skip
-    """Label, score and write; the command `mc3 narrated` (its help explains the arguments).
-
-    Writes `out` (one row a score), and beside it _verbs.csv, _labels.csv, .png, .svg and .origin.json. Without
-    `checkpoint` and `audio` only the audio-free scores are written.
-    """
+    """`mc3 narrated`: label, score, write `out`, and beside it _verbs.csv, _labels.csv, .png, .svg and .origin.json."""
     if (checkpoint is None) != (audio is None) or (videos is not None and audio is None):
         raise DataError("a model's scores need both --checkpoint and --audio, with --videos as an addition")
     if not 0 < threshold <= 1:

@@ -27,7 +27,7 @@ def real_audio(table: pd.DataFrame) -> Figure:
     """Accuracy of each kind of features on real recordings, by encoder, alone and with log-mel statistics.
 
     `table`: method, log_mel, accuracy, vs_log_mel_low, vs_log_mel_high. The last two bound the difference to the row
-    "log-mel"; a bar is drawn from that row's line and clears it where the difference is significant.
+    "log-mel": a bar clears that row's line where the difference is significant.
     """
     alone = table["method"].isin(["chance", "log-mel"])
     chance, base = (float(table.loc[table["method"] == m, "accuracy"].iloc[0]) for m in ("chance", "log-mel"))

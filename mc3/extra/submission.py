@@ -28,15 +28,12 @@ LEVELS = {"sls_pt": 5, "sls_tl": 5, "sls_td": 5, "t_mod": 2}  # name -> highest 
 def write(config: Config, method: str, seed: int, protocol: str, levels: Mapping[str, int], out: Path) -> Path:
     """Write the test split's scores of one method and probe protocol to the zip file `out`, the same bytes every time.
 
-    Raises:
-        ConfigError: `epic_sounds.annotations` has no split `test`, or one of `LEVELS` is missing or out of range.
-        DataError: there are no such scores, or not of every event of the annotation file.
+    Raises `ConfigError` if `epic_sounds.annotations` has no split `test`, or one of `LEVELS` is missing or out of
+    range, `DataError` if there are no such scores, or not of every event of the annotation file.
     """
     if "test" not in config.epic_sounds.annotations:
-        raise ConfigError(
-            "epic_sounds.annotations has no `test`; name EPIC_Sounds_recognition_test_timestamps.csv there, "
-            "then `mc3 repro` cuts and scores its events"
-        )
+        remedy = "name EPIC_Sounds_recognition_test_timestamps.csv there, then `mc3 repro` cuts and scores its events"
+        raise ConfigError(f"epic_sounds.annotations has no `test`; {remedy}")
     file = config.paths.raw / config.epic_sounds.annotations["test"]
     wanted = epic_sounds.read_events(file, Report(config.paths.raw))["annotation_id"]
     scores, key = store.probe_scores(config, seed, "test"), f"{protocol}/{method}"
@@ -45,10 +42,8 @@ def write(config: Config, method: str, seed: int, protocol: str, levels: Mapping
         raise DataError(f"no test scores {key} of seed {seed}; there are {known}")
     ids = store.events(config, "test")["clip_id"].tolist()
     if missing := sorted(set(wanted) - set(ids)):
-        raise DataError(
-            f"{len(missing)} of {len(wanted)} events of {file} have no scores, such as {missing[0]}; "
-            "`mc3 data epic-sounds check` says why"
-        )
+        fault = f"{len(missing)} of {len(wanted)} events of {file} have no scores, such as {missing[0]}"
+        raise DataError(f"{fault}; `mc3 data epic-sounds check` says why")
     member = zipfile.ZipInfo("test.json")  # dated 1980, no owner
     member.compress_type, member.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
     buffer = io.BytesIO()
@@ -64,9 +59,8 @@ def content(ids: Sequence[str], scores: NDArray[np.floating], levels: Mapping[st
         if levels.get(name) not in range(highest + 1):
             raise ConfigError(f"{name} is 0..{highest}, not {levels.get(name)}; `mc3 submission --help` explains it")
     if scores.shape != (len(ids), epic_sounds.CLASSES):
-        raise DataError(
-            f"scores of {len(ids)} events are {list(scores.shape)}; the challenge has {epic_sounds.CLASSES} classes"
-        )
+        fault = f"scores of {len(ids)} events are {list(scores.shape)}"
+        raise DataError(f"{fault}; the challenge has {epic_sounds.CLASSES} classes")
     if len(set(ids)) != len(ids) or not np.isfinite(scores).all():
         raise DataError("scores must be finite and of each event once; check the checkpoint's training loss")
     rows = [{"interaction": {str(c): float(score) for c, score in enumerate(row)}} for row in scores]

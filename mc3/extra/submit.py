@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mc3 import config as settings
 from mc3.config import Config
 from mc3.data import manifest, prepare
 from mc3.errors import ConfigError, DataError
@@ -17,8 +16,7 @@ def submit(config: Config, tasks: int, slurm: dict[str, Any]) -> Path:
     """Cut in `tasks` SLURM tasks of `clips.workers` processes each (local ones without SLURM), then `prepare.write`.
 
     `slurm` has parameters of sbatch by submitit's names, e.g. partition, account, time (minutes), mem. Raises
-    `ConfigError` if submitit does not know one or SLURM refused the tasks, `DataError` if tasks failed; the message
-    names them and their logs. Finished shards are kept.
+    `ConfigError` if submitit does not know one or SLURM refused the tasks, `DataError` if tasks failed.
     """
     import submitit
 
@@ -32,7 +30,7 @@ def submit(config: Config, tasks: int, slurm: dict[str, Any]) -> Path:
         raise ConfigError(f"--slurm: {error}") from None
     try:
         with executor.batch():
-            running = [executor.submit(_task, settings.as_dict(config), rank, tasks) for rank in range(tasks)]
+            running = [executor.submit(prepare.write_share, config, rank, tasks) for rank in range(tasks)]
     except submitit.core.utils.FailedJobError as error:
         raise ConfigError(f"SLURM refused the tasks, see --slurm: {error}") from None
     print(f"{tasks} tasks on {executor.cluster}, logs in {executor.folder}", flush=True)
@@ -42,17 +40,11 @@ def submit(config: Config, tasks: int, slurm: dict[str, Any]) -> Path:
         for task in running:
             task.cancel(check=False)
         raise
-    errors = [(rank, task) for rank, task in enumerate(running) if task.exception() is not None]
-    if errors:
-        reasons = [f"rank {rank}: {_reason(task.exception())}, see {task.paths.stderr}" for rank, task in errors]
-        raise DataError(
-            f"{len(errors)} of {tasks} tasks failed ({'; '.join(reasons)}); what they finished is kept, run it again"
-        )
+    if failed := [(rank, task) for rank, task in enumerate(running) if task.exception() is not None]:
+        reasons = [f"rank {rank}: {_reason(task.exception())}, see {task.paths.stderr}" for rank, task in failed]
+        fault = f"{len(failed)} of {tasks} tasks failed ({'; '.join(reasons)})"
+        raise DataError(f"{fault}; what they finished is kept, run it again")
     return prepare.write(config)
-
-
-def _task(plain: dict[str, Any], rank: int, world: int) -> None:
-    prepare.write_share(settings.build(Config, plain), rank, world)
 
 
 def _watch(running: list[Any], jobs: list[prepare.ShardJob]) -> None:

@@ -20,9 +20,8 @@ from sklearn.model_selection import GridSearchCV, LeaveOneGroupOut
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mc3 import config as settings
 from mc3 import evaluate, methods
-from mc3.config import Config
+from mc3.config import Config, load
 from mc3.data import media
 from mc3.data.annotations import Report, read_table
 from mc3.data.audio import fbank
@@ -49,9 +48,8 @@ _CLIP = re.compile(r"([1-5])-[A-Za-z0-9-]+\.(?:ogg|wav)")
 def read(folder: Path, report: Report) -> pd.DataFrame:
     """The ESC-10 clips of a folder in either published layout: file (relative to it), fold (1..5) and category.
 
-    ESC-50: `meta/esc50.csv` with filename, fold, category and esc10, whose rows with esc10 = True are taken, and
-    `audio/`. ESC-10: `NNN_Class/FOLD-ID-TAKE.ogg` or .wav (or "NNN - Class"). `report` gets what is left out. Raises
-    `DataError` if `folder` has neither layout, or no clips.
+    ESC-50: `meta/esc50.csv` with filename, fold, category and esc10 (True for ESC-10's), and `audio/`. ESC-10:
+    `NNN_Class/FOLD-ID-TAKE.ogg` or .wav (or "NNN - Class"). `report` gets what is left out; `DataError` without a clip.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}; fetch ESC-50 or ESC-10 (K. J. Piczak) and give its top folder")
@@ -109,10 +107,7 @@ def pooled(
 
 
 def classify(features: ArrayLike, labels: ArrayLike, folds: ArrayLike) -> NDArray[np.float64]:
-    """[N]: 1 where logistic regression on standardised features [N, D], fitted on the other folds, is correct, else 0.
-
-    C is chosen among `STRENGTHS` by cross-validation over the training folds.
-    """
+    """[N]: 1 where logistic regression on standardised features [N, D], fitted on the other folds, is right, else 0."""
     features, labels, folds = np.asarray(features, np.float64), np.asarray(labels), np.asarray(folds)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
     search = GridSearchCV(model, {"logisticregression__C": STRENGTHS}, cv=LeaveOneGroupOut())
@@ -143,11 +138,10 @@ def compare(correct: ArrayLike, reference: ArrayLike, draws: int = DRAWS) -> tup
 def summarise(
     correct: Sequence[ArrayLike], folds: ArrayLike, log_mel: ArrayLike | None, untrained: ArrayLike | None
 ) -> dict[str, float]:
-    """Accuracy over the folds, its standard deviation, and the differences to two references.
+    """Accuracy over the folds, std, seeds, seed_std (NaN for one), vs_log_mel and vs_untrained with _low and _high.
 
     `correct` has for each seed what `classify` returns, [N]; the mean over seeds is compared with that of the log-mel
-    statistics and of the untrained encoders (with the statistics if `correct` has them), [N] each. Returns accuracy,
-    std, seeds, seed_std (NaN for one seed), and `compare`'s vs_log_mel and vs_untrained, _low and _high.
+    statistics and of the untrained encoders (with the statistics if `correct` has them), [N] each.
     """
     by_seed, folds = np.asarray(correct, np.float64), np.asarray(folds)
     mean = by_seed.mean(axis=0)
@@ -179,10 +173,8 @@ def trained(config: Config, seed: int) -> tuple[dict[str, AudioEncoder], list[st
     return found, left_out
 
 
-def run(
-    config: Config, folder: Path, seed: int, full_size: bool = False, figures: Path = Path("figures")
-) -> pd.DataFrame:
-    """Probe all features on `folder` (see `read`); write `figures`/real_audio.{csv,png,svg,origin.json}.
+def run(config: Config, folder: Path, seed: int, full_size: bool = False) -> pd.DataFrame:
+    """Probe all features on `folder` (see `read`); write figures/real_audio.{csv,png,svg,origin.json}.
 
     `seed` is that of the checkpoints, and the first of the untrained encoders; `full_size` also probes an untrained
     encoder of the paper's size (36 TFLOP for 400 clips). Returns method, log_mel (whether log-mel statistics are among
@@ -209,15 +201,15 @@ def run(
     rows = {f"untrained, {SEEDS} seeds": [features[name] for name in untrained]}
     if full_size:
         torch.manual_seed(seed)
-        size = settings.load(FULL_SIZE).model
+        size = load(FULL_SIZE).model
         label = f"untrained, the paper's size ({size.audio.dim} x {size.audio.depth})"
         large = {label: AudioEncoder(size.audio, size.embedding_dim).to(device).eval()}
         rows[label] = [pooled(large, found, FULL_VIEWS, FULL_BATCH, device)[label]]
     rows |= {methods.get(name).label: [features[name]] for name in learned}
 
     table = _table(rows, statistics(found), clips)
-    write_atomic(figures / "real_audio.csv", table.to_csv(index=False, float_format="%.4f").encode())
-    save(plots.real_audio(table), figures / "real_audio")
+    write_atomic(Path("figures/real_audio.csv"), table.to_csv(index=False, float_format="%.4f").encode())
+    save(plots.real_audio(table), Path("figures/real_audio"))
     inputs = [*(config.paths.final(name, seed) for name in learned), config.paths.shards / "tokenizer.json"]
     facts = provenance.origin(config, inputs)
     listing = "".join(f"{name} {sha256(folder / name)}\n" for name in clips["file"])
@@ -225,17 +217,16 @@ def run(
     facts["parameters"] = {"seed": seed, "full_size": full_size, "untrained_seeds": SEEDS, "draws": DRAWS,
                            "strengths": STRENGTHS, "full_size_views": FULL_VIEWS, "clips": len(clips)}  # fmt: skip
     facts["left_out"] = {"rows": left_out, "clips": report.dropped}
-    provenance.write(figures / "real_audio.origin.json", facts)
+    provenance.write(Path("figures/real_audio.origin.json"), facts)
     return table
 
 
 def _table(rows: Mapping[str, Sequence[NDArray]], stats: NDArray, clips: pd.DataFrame) -> pd.DataFrame:
     """`rows` (label -> features [N, D], one a seed), alone and with log-mel `stats`; the first row is the reference."""
     labels, folds = clips["category"].to_numpy(dtype=str), clips["fold"].to_numpy()
-    base = classify(stats, labels, folds)
-    guess = summarise([chance(labels, folds)], folds, base, None)
+    base, guess = classify(stats, labels, folds), chance(labels, folds)
     lines: list[dict[str, Any]] = [
-        {"method": "chance", "log_mel": False, "dim": 0, **guess},
+        {"method": "chance", "log_mel": False, "dim": 0, **summarise([guess], folds, base, None)},
         {"method": "log-mel", "log_mel": True, "dim": stats.shape[1], **summarise([base], folds, None, None)},
     ]
     for log_mel in (False, True):

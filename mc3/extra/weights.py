@@ -1,8 +1,8 @@
 """Conversion of published checkpoints to the safetensors files that a profile's `init` names.
 
-A rule maps, adapts or drops every tensor of a checkpoint. A tensor without a rule, or one that the encoders need and
-the file lacks, is an error that names it. Checkpoints are pickles: torch's weights-only loader reads them, and objects
-that are not tensors (EgoVLP's whole configuration) are replaced by inert ones, so that no code of the file runs.
+A rule maps, adapts or drops every tensor; one without a rule, or one that the encoders need and the file lacks, is an
+error that names it. Checkpoints are pickles: torch's weights-only loader reads them, and objects that are not tensors
+(EgoVLP's whole configuration) are replaced by inert ones, so that no code of the file runs.
 """
 
 import json
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save as serialise
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
@@ -27,26 +26,20 @@ from mc3.model import ENCODERS, mismatch, some
 
 
 class Kind(NamedTuple):
-    """A publisher's format: by prefixes of tensor names `modality.prefix`, and a pattern of names that are not needed.
-
-    Both apply after `module.` is removed.
-    """
+    """A publisher's format; `names` and `drop` apply after `module.` is removed from a tensor's name."""
 
     licence: str
-    names: Mapping[str, str]
-    drop: str
+    names: Mapping[str, str]  # prefix of a tensor's name: `modality.prefix`
+    drop: str  # pattern of names that are not needed
 
 
 EGOVLP = {"video_model.": "video.trunk.", "vid_proj.": "video.projection.",
           "text_model.": "text.trunk.", "txt_proj.": "text.projection."}  # fmt: skip
+LAVILA = {"visual.": "video.trunk.", "image_projection.": "video.projection.",
+          "textual.": "text.trunk.", "text_projection.": "text.projection."}  # fmt: skip
 KINDS = {
     "egovlp": Kind("MIT (EgoVLP)", EGOVLP, r"text_model\.embeddings\.position_ids"),
-    "lavila": Kind(
-        "MIT (LaViLa, EgoVLP)",
-        {"visual.": "video.trunk.", "image_projection.": "video.projection.",
-         "textual.": "text.trunk.", "text_projection.": "text.projection."},
-        r"textual\.embeddings\.position_ids",
-    ),
+    "lavila": Kind("MIT (LaViLa, EgoVLP)", LAVILA, r"textual\.embeddings\.position_ids"),
     "soundingactions": Kind(
         "not stated by its publisher; ask before passing it on",
         {**EGOVLP, "audio_model.v.": "audio.trunk.", "audio_model.mlp_head.": "audio.projection."},
@@ -64,7 +57,7 @@ KINDS = {
 def write(source: str | Path, kind: str, config: ModelConfig, out: str | Path) -> list[Path]:
     """Write what `convert` returns to `out`/{modality}.safetensors and `out`/card.json, and return their paths."""
     tensors, card = convert(source, kind, config)
-    content = {f"{modality}.safetensors": serialise(state, {"format": "pt"}) for modality, state in tensors.items()}
+    content = {f"{modality}.safetensors": save(state, {"format": "pt"}) for modality, state in tensors.items()}
     content["card.json"] = (json.dumps(card, indent=2) + "\n").encode()
     for name, data in content.items():
         write_atomic(Path(out, name), data)
@@ -76,10 +69,8 @@ def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[st
 
     Position embeddings are adapted to the sizes of `config`. Returns tensors float32 by modality, then by the encoder's
     names (`trunk.*`, and `projection.*` if the file has one), and a card: where they come from and what was changed.
-
-    Raises:
-        ConfigError: an unknown kind.
-        DataError: the file cannot be read without running code, or its tensors do not match its kind or the settings.
+    Raises `ConfigError` for an unknown kind, `DataError` if the file cannot be read without running code, or its
+    tensors do not match its kind or the settings.
     """
     source = Path(source)
     if kind not in KINDS:
@@ -98,27 +89,18 @@ def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[st
             modality, _, rest = (form.names[start] + name.removeprefix(start)).partition(".")
             tensors.setdefault(modality, {})[rest] = tensor.float().contiguous().clone()
     if unknown or not tensors:
-        found = some(unknown) if unknown else "no weights"
-        raise DataError(f"{source} is not a checkpoint of kind {kind}: it holds {found}")
+        raise DataError(f"{source} is not a checkpoint of kind {kind}: it holds {some(unknown) or 'no weights'}")
     for modality, weights in tensors.items():
         for name, fitted, how in list(_fitted(kind, modality, weights, state, config)):
             adapted[f"{modality}.{name}"] = f"{how}: {list(weights[name].shape)} -> {list(fitted.shape)}"
             weights[name] = fitted.contiguous()
         _check(source, modality, weights, config)
-    card = {
-        "kind": kind,
-        "source": source.name,
-        "sha256": sha256(source),
-        "licence": form.licence,
-        "mapped": {
-            modality: {"tensors": len(weights), "parameters": sum(t.numel() for t in weights.values())}
-            for modality, weights in tensors.items()
-        },
-        "names": {start: target for start, target in form.names.items() if target.split(".")[0] in tensors},
-        "adapted": adapted,
-        "dropped": sorted(dropped),
-    }
-    return tensors, card
+    sizes = {m: {"tensors": len(own), "parameters": sum(t.numel() for t in own.values())} for m, own in tensors.items()}
+    names = {start: target for start, target in form.names.items() if target.split(".")[0] in tensors}
+    return tensors, {
+        "kind": kind, "source": source.name, "sha256": sha256(source), "licence": form.licence, "mapped": sizes,
+        "names": names, "adapted": adapted, "dropped": sorted(dropped),
+    }  # fmt: skip
 
 
 class Inert:
@@ -132,10 +114,7 @@ class Inert:
 
 
 def read(source: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name, read without running any code in it.
-
-    `DataError` if it is missing, damaged, not a checkpoint, or needs what weights-only loading refuses.
-    """
+    """The tensors of a checkpoint file by name, read without running any code in it; `DataError` if it cannot be."""
     if not source.is_file():
         raise DataError(f"no weights at {source}; download them from their publisher first")
     try:
@@ -146,9 +125,8 @@ def read(source: Path) -> dict[str, Tensor]:
         with safe_globals([(Inert, name) for name in foreign]):
             data = torch.load(source, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle can fail in any way
-        refused = re.search(r"GLOBAL (\S+)|unrecognized function", str(error))
         fault = "is damaged or not a checkpoint"
-        if refused:
+        if refused := re.search(r"GLOBAL (\S+)|unrecognized function", str(error)):
             fault = f"asks for {refused[1] or 'an unknown call'}, which could run code"
         raise DataError(f"{source} {fault}; nothing was loaded, download the publisher's file again") from error
     for key in ("state_dict", "model"):

@@ -1,7 +1,4 @@
-"""The pipeline's trainings, embeddings and probes: what is up to date is kept, the rest is done side by side.
-
-What a result was made from stands in a file beside it, work/made/STEP/METHOD-SEED, on which nothing depends.
-"""
+"""The pipeline's trainings, embeddings and probes: what is up to date is kept, the rest is done side by side."""
 
 import contextlib
 import os
@@ -9,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +28,19 @@ _clip_cache: dict[Path, dict[str, Any]] = {}  # decoded clips of one folder of s
 
 
 def is_done(config: Config, step: str, method: str, seed: int) -> bool:
-    """Whether a result exists and was made with the present settings, clips, weights and code."""
-    paths, record = config.paths, config.paths.made(step, method, seed)
+    """Whether a result exists and was, by `Paths.made`, made with the present settings, clips, weights and code."""
+    paths = config.paths
     results = {"train": paths.final(method, seed), "embed": paths.embeddings(method, seed)}
-    if not (record.exists() and results.get(step, paths.probe_scores(seed)).exists()):
-        return False
     try:
-        return record.read_text() == MADE_FROM[step](config, method, seed)
-    except FileNotFoundError:  # no clips or no align checkpoint any more
+        record = paths.made(step, method, seed).read_text()
+        return results.get(step, paths.probe_scores(seed)).exists() and record == MADE_FROM[step](config, method, seed)
+    except FileNotFoundError:  # no record, or no clips or no align checkpoint any more
         return False
 
 
-def do(config: Config, step: str, method: str, seed: int) -> None:
-    """Train, embed or probe."""
+def do(config: Config, step: str, method: str, seed: int, threads: int) -> None:
+    """Train, embed or probe with so many threads."""
+    config = override(config, {"train.threads": threads})
     if step == "train":
         train.run(config, method, seed)
     elif step == "embed":
@@ -62,35 +60,28 @@ def make(config: Config, step: str) -> None:
     """Bring `step` of the align stage, all rows and all seeds of the profile up to date; prints what it does."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError(f"several processes do one {step} at a time; name it with --method and --seed")
-    names = ["align", *methods.METHODS]
-    if step == "train" and config.probe.ssast == "train":
-        names.append(store.SSAST)
-    if step == "embed":
-        known = {config.paths.embeddings(name, seed) for name in names for seed in config.seeds}
+    rows = ["align", *methods.METHODS]
+    waves = [[probe.ALL]] if step == "probe" else [rows]
+    if step == "train":
+        rows += [store.SSAST] * (config.probe.ssast == "train")
+        waiting = [name for name in rows if methods.get(name).start == "align"]  # for the align stage
+        waves = [[name for name in rows if name not in waiting], waiting]
+    elif step == "embed":
+        known = {config.paths.embeddings(name, seed) for name in rows for seed in config.seeds}
         for leftover in set((config.paths.work / "embeddings").glob("*/*.safetensors")) - known:
             leftover.unlink()
-    waves = [names if step == "embed" else [probe.ALL]]
-    if step == "train":  # rows that start from the align stage wait for it
-        later = [name for name in names if methods.get(name).start == "align"]
-        waves = [[name for name in names if name not in later], later]
-    kept = 0
+    at_once, typical, kept = processes(config), repro.typical_seconds(config), 0
+    if step == "probe" and at_once > 1:  # each has one thread; of three on two cores, the last is not alone
+        at_once *= 2
     for wave in waves:
-        tasks = [(name, seed) for seed in config.seeds for name in wave]
-        todo = [(name, seed) for name, seed in tasks if not is_done(config, step, name, seed)]
+        tasks = list(product(config.seeds, wave))
+        todo = [(name, seed) for seed, name in tasks if not is_done(config, step, name, seed)]
         kept += len(tasks) - len(todo)
-        jobs = {f"{step} {name}-{seed}": partial(_do, config, step, name, seed) for name, seed in todo}
-        known_seconds = repro.typical_seconds(config)
-        seconds = {job: known_seconds.get(job.rpartition("-")[0], 1.0) for job in jobs}
-        at_once = processes(config)
-        if step == "probe" and at_once > 1:  # each has one thread; of three on two cores, the last is not alone
-            at_once *= 2
+        jobs = {f"{step} {name}-{seed}": partial(do, config, step, name, seed) for name, seed in todo}
+        seconds = {f"{step} {name}-{seed}": typical.get(f"{step} {name}", 1.0) for name, seed in todo}
         took = run(jobs, seconds, config.train.threads, at_once)
         repro.record_seconds(config, {job.rpartition("-")[0]: value for job, value in took.items()})
     print(f"{kept} results were up to date" if kept else f"{step}: done")
-
-
-def _do(config: Config, step: str, method: str, seed: int, threads: int) -> None:
-    do(override(config, {"train.threads": threads}), step, method, seed)
 
 
 def run(
@@ -104,7 +95,7 @@ def run(
     processes = max(1, min(processes, len(jobs)))
     share = max(1, threads // processes)
     forecast = Forecast({n: seconds[n] * (HALF_THREADS if processes > 1 else 1.0) for n in jobs}, processes)
-    stopping: list[int] = []  # signals
+    stopping: list[int] = []  # signals, of this process or of a worker
 
     def forward(number: int, _: Any) -> None:
         stopping.append(number)
@@ -126,8 +117,8 @@ def run(
     parallel = joblib.Parallel(processes, return_as="generator_unordered", pre_dispatch=processes, batch_size=1)
     before = signal.signal(signal.SIGTERM, forward)
     try:
-        for name, stopped in parallel(admitted()):
-            if stopped:
+        for name in parallel(admitted()):
+            if name is None:
                 stopping.append(signal.SIGTERM)
             else:
                 forecast.finish(name)
@@ -142,16 +133,16 @@ def run(
     return forecast.took
 
 
-def _in_worker(name: str, job: Job, threads: int, in_pool: bool) -> tuple[str, bool]:
-    """Do a job in this process; returns its name, and whether SIGTERM stopped it (with the state of a training saved).
+def _in_worker(name: str, job: Job, threads: int, in_pool: bool) -> str | None:
+    """Do a job in this process; returns its name, or None if SIGTERM stopped it (with the state of a training saved).
 
     An idle process of a pool ignores SIGTERM: if it ended, the pool would kill the others while they save.
     """
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(train.STOPPED))
     try:
         job(threads)
+        return name
     except SystemExit:
-        return name, True
+        return None
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN if in_pool else before)
-    return name, False

@@ -33,9 +33,9 @@ def summary(trials: pd.DataFrame, reference: str | None, choose: bool) -> pd.Dat
     """Trials (`ABOUT`, seed and scores; a row a seed) over seeds, a row a setting and method.
 
     Each score becomes its mean and `_std` over `seeds`, and so does `selection`, the mean of the validation ROCs. With
-    a `reference` there are `difference`, `low` and `high`: of `selection` to that method's, paired by seed, with a 95 %
+    a `reference`, `difference`, `low` and `high` are those of `selection` to that method's, paired by seed, with a 95 %
     interval over seeds (Student's t). With `choose`, `chosen` marks the first setting of each method with the highest
-    `selection`; it is a `ValueError` if methods or settings have different numbers of seeds.
+    `selection`; `ValueError` if methods or settings have different numbers of seeds.
     """
     trials = trials.assign(selection=trials.filter(regex="^validation_.*_roc$").mean(axis=1))
     baseline = trials[trials["method"] == reference].set_index("seed")["selection"]
@@ -46,9 +46,8 @@ def summary(trials: pd.DataFrame, reference: str | None, choose: bool) -> pd.Dat
             row |= {str(name): values.mean(), f"{name}_std": values.std(ddof=1)}
         if reference is not None:
             paired = part.set_index("seed")["selection"] - baseline
-            value = paired.mean()
-            half = student.ppf(0.975, len(paired) - 1) * paired.std(ddof=1) / len(paired) ** 0.5
-            row |= {"difference": value, "low": value - half, "high": value + half}
+            mean, half = paired.mean(), student.ppf(0.975, len(paired) - 1) * paired.std(ddof=1) / len(paired) ** 0.5
+            row |= {"difference": mean, "low": mean - half, "high": mean + half}
         rows.append(row)
     table = pd.DataFrame(rows)
     if choose:
@@ -72,11 +71,10 @@ def world(config: Config, names: Sequence[str], seed: int) -> dict[str, Any]:
             drawn = evaluate.resampled_discovery(scored[pair], scored["positive"], weights)
             areas[f"{pair}_{name}"] = drawn["roc"].tolist()
     region = findings.clips(config).loc[clips["row"], "region"]
-    about = {"clips": len(clips), "prevalence": float(clips["positive"].mean())}
-    about |= {f"share_{name}": float((region == name).mean()) for name in ("I", "II", "III", "IV", "none")}
-    about["videos"] = clips["video_uid"].nunique()
+    shares = {f"share_{name}": float((region == name).mean()) for name in ("I", "II", "III", "IV", "none")}
+    about = {"clips": len(clips), "prevalence": float(clips["positive"].mean()), **shares}
     regions = findings.by_region(findings.similarities(config, seed, ("align", *names))).to_dict("records")
-    return {"world": about, "areas": areas, "regions": regions}
+    return {"world": {**about, "videos": clips["video_uid"].nunique()}, "areas": areas, "regions": regions}
 
 
 def world_tables(

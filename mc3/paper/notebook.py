@@ -23,13 +23,12 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from PIL import Image
 
-from mc3 import config as settings
-from mc3.config import Config
+from mc3.config import Config, load
 from mc3.errors import ConfigError, DataError, NotebookError
 from mc3.files import code_identity, is_safe_id, write_atomic
 from mc3.paper import provenance
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
+FIGURES, TEMPLATE = Path("figures"), Path(__file__).with_name("page.html.j2")
 PIPELINES = (Path("dvc.yaml"), Path("experiments/dvc.yaml"))
 STAGES = {"manifest": "mc3.data.manifest", "shards": "mc3.data.prepare", "pretrain": "mc3.paper.pretrain",
           "train": "mc3.train", "embed": "mc3.embed", "probe": "mc3.paper.probe", "report": "mc3.paper.report",
@@ -77,8 +76,7 @@ def sources(notebooks: Path, out: Path) -> list[Path]:
 def codes(config: Config, out: Path) -> list[Path]:
     """Make STAGE.code, the code that each stage runs, the only such files of `out`; returns their paths.
 
-    A notebook's NAME.code, of the canonical copies in `out`, also has the page template and the neighbouring pages;
-    that of the report the template and all titles.
+    Those of notebooks (canonical copies in `out`) and report also have the page template and the titles that they show.
     """
     stages = {"raw": str(config.source.code).replace("/", "."), **STAGES}
     files = {f"{name}.code": code_identity(entry) for name, entry in stages.items() if find_spec(entry)}
@@ -133,18 +131,16 @@ def parameters(book: bytes) -> list[str]:
     return [name.get_name() for name in names if name.is_assigned()]
 
 
-def run(name: str, config: Config, values: Mapping[str, Any], figures: Path = Path("figures")) -> Path:
+def run(name: str, config: Config, values: Mapping[str, Any]) -> Path:
     """Execute the canonical copy of notebook `name` in this interpreter's own kernel, and render its page.
 
-    The working directory is the present one, the repository's top. The executed copy, `work/executed/NAME.ipynb`,
-    stays for inspection when a cell fails. Returns the page, `figures/report/NAME.html`, or the executed copy of a
-    notebook that records no provenance. Raises `ConfigError` for a bad name or a parameter that the notebook does not
-    have, `DataError` when the copy is missing, and `NotebookError` when a cell fails.
+    Returns the page, `figures/report/NAME.html`, or of a notebook that records no provenance the executed copy,
+    `work/executed/NAME.ipynb`, which also stays when a cell fails. Raises `ConfigError` for a bad name or an unknown
+    parameter, `DataError` when the canonical copy is missing, and `NotebookError` when a cell fails.
     """
     if not is_safe_id(name):
         raise ConfigError(f"{name!r} is not a notebook's name; give it without folder and .ipynb, as in `retrieval`")
-    books = config.paths.work / "sources"
-    copy = books / f"{name}.ipynb"
+    copy = config.paths.work / "sources" / f"{name}.ipynb"
     if not copy.exists():
         raise DataError(f"no canonical copy {copy}; `mc3 sources` writes those of notebooks/*.ipynb")
     known = parameters(copy.read_bytes())
@@ -153,7 +149,6 @@ def run(name: str, config: Config, values: Mapping[str, Any], figures: Path = Pa
         raise ConfigError(f"notebook {name} has no parameter {unknown[0]!r}; {has}")
     executed = config.paths.work / "executed" / f"{name}.ipynb"
     executed.parent.mkdir(parents=True, exist_ok=True)
-    facts = figures / f"{name}.provenance.json"
 
     import nbformat
     import papermill
@@ -169,11 +164,11 @@ def run(name: str, config: Config, values: Mapping[str, Any], figures: Path = Pa
         raise NotebookError(f"notebook {name} {failed}; see {executed}") from None
     except DeadKernelError:
         raise NotebookError(f"notebook {name}: its kernel died, perhaps out of memory; see {executed}") from None
+    facts, page = FIGURES / f"{name}.provenance.json", FIGURES / "report" / f"{name}.html"
     if not facts.exists():
         return executed
-    page, book = figures / "report" / f"{name}.html", nbformat.read(executed, as_version=4)
-    about = {"name": name, "facts": json.loads(facts.read_text()), "links": neighbours(name, books)}
-    write_atomic(page, render(book, heading(copy)[0], **about).encode())
+    about = {"name": name, "facts": json.loads(facts.read_text()), "links": neighbours(name, copy.parent)}
+    write_atomic(page, render(nbformat.read(executed, as_version=4), heading(copy)[0], **about).encode())
     return page
 
 
@@ -205,10 +200,10 @@ def start(config: str) -> Config:
     """Read the settings file `config` from the folder at or above the present one that has it, and go there."""
     here = Path.cwd()
     os.chdir(next((folder for folder in (here, *here.parents) if (folder / config).is_file()), here))
-    return settings.load(config)
+    return load(config)
 
 
-def record(config: Config, name: str, inputs: Iterable[str | Path], figures: Path = Path("figures")) -> None:
+def record(config: Config, name: str, inputs: Iterable[str | Path]) -> None:
     """Write `figures/NAME.provenance.json`: `provenance.origin`, the hash of the calling notebook, its parameters."""
     from IPython import get_ipython
 
@@ -218,4 +213,4 @@ def record(config: Config, name: str, inputs: Iterable[str | Path], figures: Pat
     facts = provenance.origin(config, inputs) | {"notebook": sha256(book).hexdigest(), "parameters": values}
     origins = [path for path in facts["inputs"] if path.endswith("origin.json")]
     facts |= {"origins": {path: json.loads(Path(path).read_text()) for path in origins}} if origins else {}
-    provenance.write(figures / f"{name}.provenance.json", facts)
+    provenance.write(FIGURES / f"{name}.provenance.json", facts)

@@ -1,7 +1,7 @@
 """What every training starts from (Sec. 4.4): a video and a text encoder that agree on narrated videos.
 
-The paper takes EgoVLP's, which has never heard a sound. `ego4d` names its converted weights in `init`, and here they
-are only checked. `mini` makes its own in the same way, on generated videos that nothing else uses, once for all seeds.
+The paper takes EgoVLP's, which has never heard a sound; `ego4d` names its converted weights in `init`, to be checked
+here. `mini` makes its own in the same way, on generated videos that nothing else uses, once for all seeds.
 """
 
 import contextlib
@@ -22,14 +22,9 @@ from mc3.files import write_atomic
 from mc3.methods import MODALITIES
 from mc3.model import MC3, TOKENIZER
 
-SEED = 0  # there is one start for all seeds
-
 
 def write(config: Config) -> Path:
-    """Fill `work/pretrained` with MODALITY.safetensors and tokenizer.json, by `config.pretrain`; returns the folder.
-
-    Without such a setting it is left empty, and `DataError` names a file of `init` that is missing.
-    """
+    """Make `Paths.pretrained` by `config.pretrain`, or check without it that the files of `init` exist; returns it."""
     folder = config.paths.pretrained
     if config.pretrain is None:
         if missing := [path for path in config.init.values() if path is not None and not path.exists()]:
@@ -43,7 +38,7 @@ def write(config: Config) -> Path:
         **config.pretrain,
     })  # fmt: skip
     cut(own, own_source=True)
-    model = MC3.load(train.run(own, "pretrain", SEED) / "final")
+    model = MC3.load(train.run(own, "pretrain", seed=0) / "final")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for modality in ("video", "text"):

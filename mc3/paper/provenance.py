@@ -9,8 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mc3 import config as settings
-from mc3.config import Config
+from mc3.config import Config, as_dict
 from mc3.errors import DataError
 from mc3.files import sha256, write_atomic
 
@@ -23,9 +22,8 @@ PACKAGES = ("accelerate", "av", "matplotlib", "numpy", "pandas", "scikit-learn",
 def origin(config: Config, inputs: Iterable[str | Path]) -> dict[str, Any]:
     """What a result was made from, the same bytes for the same run: no times and no machine's paths.
 
-    The last commit that touched code or settings (committing results does not change it; null outside git), whether
-    those differ from it, the settings, the SHA-256 of each of `inputs` (files or folders; one outside the repository
-    goes by its name) and of the lock file, device and versions. `DataError` for a missing input.
+    The commit is the last one that touched code or settings, so committing results does not change it (null outside
+    git). `inputs` are files or folders; one outside the repository goes by its name, a missing one is a `DataError`.
     """
     root, hashes = Path.cwd(), {}
     for path in map(Path, inputs):
@@ -40,7 +38,7 @@ def origin(config: Config, inputs: Iterable[str | Path]) -> dict[str, Any]:
         "device": device(),
         "inputs": hashes,
         "lock": sha256(Path("requirements.lock")),
-        "settings": settings.as_dict(config),
+        "settings": as_dict(config),
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES},
     }
 
@@ -52,7 +50,7 @@ def write(path: Path, facts: Mapping[str, Any]) -> None:
 
 def is_current(file: Path, config: Config) -> bool:
     """Whether the result with this provenance was made in the present world, by the present model and losses."""
-    before, now = json.loads(file.read_text())["settings"] if file.exists() else {}, settings.as_dict(config)
+    before, now = json.loads(file.read_text())["settings"] if file.exists() else {}, as_dict(config)
     return all(before.get(key) == now[key] for key in ("world", "clips", "model", "init", "loss"))
 
 

@@ -88,8 +88,5 @@ def metrics(found: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, flo
 
 def readme_table(figures: Path = Path("figures")) -> str:
     """Table 2 as Markdown, for README.md between its lines <!-- table2 --> and <!-- /table2 -->."""
-    table, differences = (
-        tables.read("table2_discovery", "discovery", figures),
-        tables.read("differences", "claims", figures),
-    )
-    return tables.to_markdown(table, significant=bootstrap.significant(differences))
+    significant = bootstrap.significant(tables.read("differences", "claims", figures))
+    return tables.to_markdown(tables.read("table2_discovery", "discovery", figures), significant=significant)

@@ -9,16 +9,14 @@ import re
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from itertools import product
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
 
-from mc3 import methods
-from mc3.config import Config, as_dict
+from mc3.config import Config
 from mc3.errors import ConfigError
+from mc3.files import write_atomic
 from mc3.paper import provenance
 from mc3.progress import Forecast, format_duration
 
@@ -26,19 +24,10 @@ _STAGE = re.compile(r"^(Running s|S)tage '([^']+)'")  # "Running stage 'x':", "S
 
 
 class Progress(Forecast):
-    """A forecast for `stages` that follows the lines of `dvc repro`.
+    """A forecast for stages that follows the lines of `dvc repro`."""
 
-    A stage without `typical` seconds is expected to take as long as others of its matrix (same name before "@").
-    """
-
-    def __init__(
-        self, stages: Iterable[str], typical: Mapping[str, float], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        matrices: dict[str, list[float]] = defaultdict(list)
-        for name, seconds in typical.items():
-            matrices[name.split("@")[0]].append(seconds)
-        mean = {matrix: sum(seconds) / len(seconds) for matrix, seconds in matrices.items()}
-        super().__init__({n: typical.get(n, mean.get(n.split("@")[0], 0.0)) for n in stages}, clock=clock)
+    def __init__(self, expected: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(expected, clock=clock)
         self.reached: list[str] = []
 
     def read(self, text: str) -> str | None:
@@ -70,13 +59,15 @@ def run(config: Config, arguments: list[str]) -> int:
     if not Path("dvc.yaml").exists():
         raise ConfigError("no dvc.yaml here; run `mc3 repro` at the repository's top")
     if not config.paths.work.resolve().is_relative_to(Path.cwd()):
-        raise ConfigError(
-            f"paths.work, {config.paths.work}, is outside of this repository or behind a link, where DVC tracks "
-            "nothing; clone the repository onto the disk that has the room (paths.raw may be anywhere)"
-        )
-    _ensure_repository()
+        fault = f"paths.work, {config.paths.work}, is outside of this repository or behind a link"
+        remedy = "clone the repository onto the disk that has the room (paths.raw may be anywhere)"
+        raise ConfigError(f"{fault}, where DVC tracks nothing; {remedy}")
+    # DVC uses git only to find what is tracked; an unpacked archive gets a repository of DVC's own.
+    if provenance.output("git", "rev-parse", "--git-dir") is None and not Path(".dvc/config.local").exists():
+        write_atomic(Path(".dvc/config.local"), b"[core]\n    no_scm = true\n")
     fetched = _pull_released(config)
-    progress = Progress(stages(config), typical_seconds(config) | ({"pretrain": 0.0, "train": 0.0} if fetched else {}))
+    typical = typical_seconds(config) | ({"pretrain": 0.0, "train": 0.0} if fetched else {})
+    progress = Progress({name: typical.get(name, 0.0) for name in stages()})
     print(f"{len(progress.expected)} stages; those that are up to date are skipped", flush=True)
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # stages call `mc3`
     command, environment = ["dvc", "repro", *arguments], os.environ | {"PYTHONUNBUFFERED": "1", "PATH": path}
@@ -95,19 +86,12 @@ def run(config: Config, arguments: list[str]) -> int:
     return code
 
 
-def stages(config: Config) -> list[str]:
-    """The names of all stages of dvc.yaml, matrices expanded; without starting DVC, which takes seconds."""
+def stages() -> list[str]:
+    """The names of all stages of dvc.yaml; without starting DVC, which takes seconds."""
     try:
-        found = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+        return list(yaml.safe_load(Path("dvc.yaml").read_text())["stages"])
     except (yaml.YAMLError, TypeError, KeyError) as error:
         raise ConfigError(f"dvc.yaml cannot be read: {error}") from None
-    variables = {"METHODS": methods.METHODS, **as_dict(config)}
-    names = []
-    for name, stage in found.items():
-        matrix = stage.get("matrix", {}).values()  # lists, or names of variables as in "${seeds}"
-        axes = [variables.get(axis[2:-1], []) if isinstance(axis, str) else axis for axis in matrix]
-        names += [f"{name}@{'-'.join(map(str, values))}" if values else name for values in product(*axes)]
-    return names
 
 
 def typical_seconds(config: Config) -> dict[str, float]:
@@ -135,13 +119,6 @@ def _follow(process: subprocess.Popen[bytes], progress: Progress) -> None:
                     sys.stdout.buffer.write(f"{news}\n".encode())
                 line = b""
         sys.stdout.buffer.flush()
-
-
-def _ensure_repository() -> None:
-    """DVC uses git only to find what is tracked; an unpacked archive gets a repository of DVC's own."""
-    if provenance.output("git", "rev-parse", "--git-dir") is None and not Path(".dvc/config.local").exists():
-        Path(".dvc").mkdir(exist_ok=True)
-        Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n")
 
 
 def _pull_released(config: Config) -> bool:

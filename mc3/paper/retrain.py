@@ -15,10 +15,10 @@ TABLES = {"Table 2": tables.table2, "Table 3": tables.table3, "Table 4": tables.
 
 
 def run(config: Config, seeds: Sequence[int], fresh: bool) -> bool:
-    """Pretrain, train, embed and probe in work/retrained, and print where Tables 2-4 of `seeds` differ in print.
+    """Pretrain, train, embed and probe in work/retrained, and `compare` the results of `seeds`.
 
-    With `fresh`, what an earlier call left there is removed first; otherwise a stopped call continues. Returns whether
-    all digits are equal. Raises `DataError` if the pipeline has no results of these seeds.
+    With `fresh`, what an earlier call left there is removed first; otherwise a stopped call continues. Raises
+    `DataError` if the pipeline has no results of these seeds.
     """
     work = config.paths.work / "retrained"
     if fresh:
@@ -30,7 +30,7 @@ def run(config: Config, seeds: Sequence[int], fresh: bool) -> bool:
         raise DataError(f"there is nothing to compare seed {missing[0]} with; `mc3 repro` makes it")
     if not (again.paths.pretrained / "tokenizer.json").exists():
         pretrain.write(ours)
-    for step in ("train", "embed", "probe"):
+    for step in jobs.MADE_FROM:
         jobs.make(again, step)
     return compare(override(config, {"seeds": list(seeds)}), again)
 
@@ -47,10 +47,8 @@ def compare(released: Config, again: Config) -> bool:
         for row, column in zip(*(before != now).to_numpy().nonzero(), strict=True):
             change = f"{before.iat[row, column]} -> {now.iat[row, column]}"
             differing.append(f"  {title}, {now['Method'].iat[row]}, {now.columns[column]}: {change}")
-    equal = f"all {total} cells of Tables 2-4 have equal digits"
-    print(f"{len(differing)} of {total} cells of Tables 2-4 differ:" if differing else equal)
-    for line in differing[:10]:
-        print(line)
+    summary = f"{len(differing)} of {total} cells of Tables 2-4 differ:"
+    print(summary if differing else f"all {total} cells of Tables 2-4 have equal digits", *differing[:10], sep="\n")
     return not differing
 
 

@@ -1,29 +1,124 @@
 """Sweep runner: train methods under config overrides, measure them, write tables (`mc3 sweep NAME`).
 
-`mc3.paper.trials` reads what a sweep is. Finished trainings are kept, so that a stopped sweep continues, and DVC can
-push and pull them.
+experiments/NAME.yaml has settings (dotted overrides of the profile), methods, seeds and what is measured. Each setting
+has a work folder, work/experiments/NAME/SETTING, which takes the pipeline's clips and align checkpoints where the
+overrides do not touch them; the profile's own setting is the pipeline's training. Finished trainings are kept, so that
+a stopped sweep continues, and DVC can push and pull them.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
+import yaml
 
 from mc3 import cost, methods
-from mc3.config import Config, as_dict, override
-from mc3.errors import DataError
+from mc3.config import Config, as_dict, build, override
+from mc3.errors import ConfigError, DataError
 from mc3.files import code_identity, sha256, write_atomic
-from mc3.paper import jobs, measure, pretrain, provenance
-from mc3.paper.repro import typical_seconds
-from mc3.paper.trials import Sweep, Trial, load, plan
+from mc3.paper import jobs, measure, pretrain, provenance, repro
 
-FIGURES = Path("figures")
+FOLDER, FIGURES = Path("experiments"), Path("figures")
+CLIP_SETTINGS = ("world.", "ego4d.", "clips.", "model.text.tokenizer", "model.text.vocab_size")
+
+Step = tuple[str, str]  # "clips", "train", "embed" or "world"; and the method
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """experiments/NAME.yaml."""
+
+    about: str  # the question, in a sentence
+    methods: list[str]  # rows of `mc3.methods`, or ["all"]
+    seeds: list[int] | None  # null for the profile's
+    base: dict[str, Any]  # overrides of every setting, dotted as in "loss.temperature"
+    settings: dict[str, dict[str, dict[str, Any]]]  # {group: {setting: overrides}}; {} is the profile's own
+    align: Literal["own", "shared"]  # own: where overrides decide the align stage, train one; shared: the pipeline's
+    measure: list[Literal["validation", "test", "retrieval", "worlds"]]
+    reference: str | None  # the method that the others are compared with
+    choose: bool  # marks the best setting of each method on validation; it and the profile's are measured on test
+    keep: bool  # whether clips, checkpoints and embeddings stay when a setting is measured
+
+    @property
+    def names(self) -> list[str]:
+        """The methods, "all" spelled out. `ConfigError` for one that does not exist."""
+        return [methods.get(name).name for name in (methods.METHODS if self.methods == ["all"] else self.methods)]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting on a seed. `config` has its overrides and its own folders, `pipeline` is where the profile's are."""
+
+    sweep: Sweep
+    group: str
+    setting: str
+    seed: int
+    config: Config
+    pipeline: Config
+    is_profile: bool  # the overrides change nothing
+    is_pipeline: bool  # and the pipeline has trained this seed
+    own_clips: bool
+    own_align: bool
+    steps: Sequence[Step] = ()  # what it needs, in order; one done before is found to be so when it is reached
+
+    def config_of(self, method: str) -> Config:
+        """Where a method's training is: the pipeline's, if it has trained it."""
+        return self.pipeline if self.is_pipeline and method in methods.METHODS else self.config
+
+
+def load(name: str) -> Sweep:
+    """Read experiments/NAME.yaml. Raises `ConfigError` naming the file and what is wrong."""
+    file = FOLDER / f"{name}.yaml"
+    try:
+        return build(Sweep, yaml.safe_load(file.read_text()))
+    except (ConfigError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def plan(name: str, sweep: Sweep, config: Config, seeds: Sequence[int]) -> list[Trial]:
+    """Every setting on every seed, in the order of the file."""
+    trials = []
+    for group, settings in sweep.settings.items():
+        for setting, overrides in settings.items():
+            changes = {**sweep.base, **overrides}
+            changed = override(config, changes)
+            is_profile = changed == config
+            own_clips = any(key.startswith(CLIP_SETTINGS) for key in changes) and not is_profile
+            refine_only = sweep.align == "shared" or all(key.startswith("loss.consensus") for key in changes)
+            slug = re.sub(r"[^a-z0-9._+-]+", "-", f"{group} {setting}".lower()).strip("-")
+            work = config.paths.work / "experiments" / name / slug
+            folders: dict[str, Any] = {"paths.work": str(work)}
+            if own_clips:
+                folders["paths.shards"] = str(work / "shards")
+            if own_clips and any(key.startswith("world.") for key in changes):
+                folders |= {"paths.raw": str(work / "raw"), "source.out": str(work / "raw")}
+            for seed in seeds:
+                at = override(changed, {**folders, "seeds": [seed]})
+                is_pipeline = is_profile and seed in config.seeds
+                own_align = own_clips or not (refine_only or is_profile) or seed not in config.seeds
+                trial = Trial(sweep, group, setting, seed, at, config, is_profile, is_pipeline, own_clips, own_align)
+                trials.append(replace(trial, steps=_steps(trial)))
+    return trials
+
+
+def _steps(trial: Trial) -> list[Step]:
+    names = [name for name in trial.sweep.names if trial.config_of(name) is trial.config]
+    steps: list[Step] = [("clips", "")] * trial.own_clips
+    steps += [("train", name) for name in ["align"] * trial.own_align + names]
+    if {"test", "retrieval"} & set(trial.sweep.measure) and not trial.sweep.choose:
+        steps += [("embed", name) for name in names]
+    if "worlds" in trial.sweep.measure:
+        steps += [*(("embed", name) for name in ("align", *names)), ("world", "")]
+    return steps
 
 
 def run(
@@ -31,10 +126,9 @@ def run(
 ) -> bool:
     """Train and measure sweep `name`, as far as that was not done, and write figures/NAME/*.csv.
 
-    `seeds` replace the sweep's. `processes` trainings run at a time, each with its share of `train.threads`, and none
-    begins that would end after `hours`. Returns whether everything was measured; else the tables hold what there is.
-    Raises `ConfigError` for a mistake in the file, `DataError` when the pipeline's results are missing or out of date
-    or nothing fits into `hours`, `SystemExit` with code 75 after SIGTERM, the states of the trainings saved.
+    `seeds` replace the sweep's; for `processes`, `hours` and SIGTERM see `jobs.run`. Returns whether everything was
+    measured; else the tables hold what there is. Raises `ConfigError` for a mistake in the file, `DataError` when the
+    pipeline's results are missing or out of date, or nothing fits into `hours`.
     """
     sweep = load(name)
     trials = plan(name, sweep, config, seeds or sweep.seeds or config.seeds)
@@ -63,33 +157,30 @@ def run(
 def _require_current(sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Raise `DataError` where a result of the pipeline that a sweep takes is of other checkpoints, clips or code."""
     step = "train" if set(sweep.measure) <= {"validation"} else "embed"
-    for trial in trials:
-        for name in sweep.names:
-            config = trial.config_of(name)
-            if config is trial.pipeline and not jobs.is_done(config, step, name, trial.seed):
-                raise DataError(f"the pipeline's results of {name}-{trial.seed} are not up to date; run `dvc repro`")
+    for trial, name in product(trials, sweep.names):
+        config = trial.config_of(name)
+        if config is trial.pipeline and not jobs.is_done(config, step, name, trial.seed):
+            raise DataError(f"the pipeline's results of {name}-{trial.seed} are not up to date; run `dvc repro`")
 
 
 def _scores(sweep: Sweep, trials: Sequence[Trial], tested: Collection[tuple[str, str]] = ()) -> pd.DataFrame:
     """A row a trial and method with its scores; if something is chosen, test scores are those of `tested` only."""
     found = []
-    for trial in trials:
-        for name in sweep.names:
-            kinds = sweep.measure if not sweep.choose or (name, trial.setting) in tested else ["validation"]
-            about = {"group": trial.group, "setting": trial.setting, "profile": trial.is_profile, "method": name,
-                     "label": methods.get(name).label, "seed": trial.seed}  # fmt: skip
-            found.append(about | measure.scores(trial.config_of(name), name, trial.seed, kinds))
+    for trial, name in product(trials, sweep.names):
+        kinds = sweep.measure if not sweep.choose or (name, trial.setting) in tested else ["validation"]
+        about = {"group": trial.group, "setting": trial.setting, "profile": trial.is_profile, "method": name,
+                 "label": methods.get(name).label, "seed": trial.seed}  # fmt: skip
+        found.append(about | measure.scores(trial.config_of(name), name, trial.seed, kinds))
     return pd.DataFrame(found)
 
 
 def execute(trials: Sequence[Trial], config: Config, processes: int, hours: float | None) -> list[Trial]:
-    """Do the steps of all trials by `jobs.run`, and return the trials that are finished.
-
-    A job is a trial, or all trials that share clips of their own.
-    """
+    """Do the steps of all trials, those that share clips of their own in one job; returns the finished trials."""
     together: dict[str, list[Trial]] = {}
     for trial in trials:
-        together.setdefault(f"{trial.group}: {trial.setting}" if trial.own_clips else trial.name, []).append(trial)
+        setting, seed = f"{trial.group}: {trial.setting}", f"seed {trial.seed}"
+        alone = f"{setting}, {seed}" if trial.setting else seed
+        together.setdefault(setting if trial.own_clips else alone, []).append(trial)
     seconds = {name: sum(_seconds(config, trial) for trial in job) for name, job in together.items()}
     waiting = {name: partial(_run, job) for name, job in together.items() if seconds[name]}
     finished = together.keys() - waiting.keys()
@@ -104,21 +195,21 @@ def _run(job: list[Trial], threads: int) -> None:
     """Do what is left of the steps of trials that share clips."""
     for trial in job:
         if trial.steps and not trial.own_align:
-            _link(trial, trial.pipeline.paths.checkpoint("align", trial.seed))
+            _link_align(trial)
         for step, method in [] if _is_finished(trial) else trial.steps:
             if not _is_done(trial, step, method):
-                _do(override(trial.config, {"train.threads": threads}), trial, step, method)
+                _do(trial, step, method, threads)
     if not trial.sweep.keep:
         for left in trial.config.paths.work.iterdir():
             if left.name != "results":
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def _do(config: Config, trial: Trial, step: str, method: str) -> None:
+def _do(trial: Trial, step: str, method: str, threads: int) -> None:
     """One step, and a record of what it was made from."""
-    found = {}
+    config, found = override(trial.config, {"train.threads": threads}), {}
     if step in jobs.MADE_FROM:
-        jobs.do(config, step, method, trial.seed)
+        jobs.do(config, step, method, trial.seed, threads)
         if step == "train":
             shutil.rmtree(config.paths.run(method, trial.seed))
         return
@@ -126,8 +217,7 @@ def _do(config: Config, trial: Trial, step: str, method: str) -> None:
         pretrain.cut(config, own_source=config.paths.raw != trial.pipeline.paths.raw)
     else:
         found = measure.world(config, trial.sweep.names, trial.seed)
-    record = {"made_from": _inputs(trial, step), **found}
-    write_atomic(_record(trial, step), json.dumps(record).encode())
+    write_atomic(_record(trial, step), json.dumps({"made_from": _inputs(trial, step), **found}).encode())
 
 
 def _record(trial: Trial, step: str) -> Path:
@@ -164,29 +254,28 @@ def _inputs(trial: Trial, step: str) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _link(trial: Trial, source: Path) -> None:
-    """Take over an output of the pipeline by hard links, or by copying across disks, unless it is the same."""
-    target = trial.config.paths.work / source.relative_to(trial.pipeline.paths.work)
+def _link_align(trial: Trial) -> None:
+    """Take over the pipeline's align checkpoint by hard links, or by copying across disks, unless it is the same."""
+    source, target = (c.paths.checkpoint("align", trial.seed) for c in (trial.pipeline, trial.config))
     if not source.exists():
         raise DataError(f"{source} is missing; `dvc repro` makes it")
-    if target.exists() and sha256(target) == sha256(source):
-        return
-    shutil.rmtree(target, ignore_errors=True)
-    for file in filter(Path.is_file, (source, *source.rglob("*"))):
-        new = target / file.relative_to(source)
-        new.parent.mkdir(parents=True, exist_ok=True)
-        new.unlink(missing_ok=True)
-        try:
-            os.link(file, new)
-        except OSError:
-            shutil.copyfile(file, new)
+    if not target.exists() or sha256(target) != sha256(source):
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _seconds(config: Config, trial: Trial) -> float:
     """About what a trial's remaining steps take, from what the pipeline's took; 0 if nothing is left."""
     if _is_finished(trial):
         return 0.0
-    known = typical_seconds(config)
+    known = repro.typical_seconds(config)
     own, usual = (sum(c.world.videos.values()) if c.world else 1 for c in (trial.config, config))
     share = own / usual if trial.own_clips else 1.0
     todo = [step for step in trial.steps if not _is_done(trial, *step)]
@@ -200,11 +289,10 @@ def _step_seconds(config: Config, trial: Config, step: str, method: str, known: 
         stages = methods.get(name).stages
         return sum(of.train.length(stage.epochs) * cost.training_flops(of.model, stage) for stage in stages)
 
+    if step == "clips":
+        return known.get("raw", 0.0) + known.get("shards", 0.0)
     if step == "train":
         timed = {name: known.get(f"train {name}", 0.0) for name in ("align", *methods.METHODS)}
         rates = {name: seconds / work(config, name) for name, seconds in timed.items() if seconds}
         return rates.get(method, max(rates.values(), default=0.0)) * work(trial, method)
-    return {
-        "clips": known.get("raw", 0.0) + known.get("shards", 0.0),
-        "embed": known.get(f"embed {method}", 1.0),
-    }.get(step, 1.0)
+    return known.get(f"embed {method}", 1.0)

@@ -4,6 +4,4 @@
 render it; `generate` writes the files.
 """
 
-from mc3.world.generate import write
-
-__all__ = ["write"]
+from mc3.world.generate import write as write

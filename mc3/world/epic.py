@@ -13,7 +13,6 @@ from mc3.world.sound import RATE, SOURCES, contact, mix, room_tone
 from mc3.world.vocabulary import NOUNS
 
 EVENTS_PER_RECORDING = 40
-BACKGROUND = 13  # the class of events in which only the room sounds, as in EPIC-Sounds
 NAMES = {
     "put": "set down", "take": "pick up", "cut": "knife strokes", "hold": "rummage", "wash": "washing up",
     "stir": "stirring", "close": "shutting", "open": "opening up", "wipe": "wiping", "drop": "falling",

@@ -1,7 +1,6 @@
 """Write the mini world's files: Ego4D's metadata, narrations, taxonomies, labels and videos, and EPIC-Sounds.
 
-Added to them is `truth.csv` with facts that only a generated world has, such as Figure 2's region of every narration;
-only evaluation may read it.
+`truth.csv` has facts that only a generated world has, such as Figure 2's regions; only evaluation may read it.
 """
 
 import json
@@ -67,10 +66,8 @@ def _render(video: VideoPlan, world: World, folder: Path) -> None:
 
 
 def encode(path: Path, pictures: np.ndarray, fps: int, sound: np.ndarray | None) -> None:
-    """Write `pictures` (uint8 [T, H, W, 3]) and `sound` (float32 [S] at 24 kHz, or none) as H.264 + AAC.
-
-    One thread and no version strings: the same input gives the same bytes.
-    """
+    """Write `pictures` (uint8 [T, H, W, 3]) and `sound` (float32 [S] at 24 kHz, or none) as H.264 + AAC."""
+    # One thread and no version strings: the same input gives the same bytes.
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}) as container:
         video = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "23", "threads": "1"})
         video.height, video.width, video.pix_fmt = pictures.shape[1], pictures.shape[2], "yuv420p"
@@ -173,7 +170,6 @@ def _write_epic_sounds(raw: Path, files: EpicSoundsFiles, world: World, mapped: 
         _write_table(raw / path, epic.annotation_rows(recordings, split))
     with h5py.File(raw / files.audio, "w", libver=("v110", "v110"), track_order=False) as file:
         signals = mapped(epic.render_recording, recordings, "EPIC-Sounds audio")
+        storage = {"chunks": (65536,), "compression": "lzf", "shuffle": True, "track_times": False}
         for recording, signal in zip(recordings, signals, strict=True):
-            file.create_dataset(
-                recording.video_id, data=signal, chunks=(65536,), compression="lzf", shuffle=True, track_times=False
-            )
+            file.create_dataset(recording.video_id, data=signal, **storage)

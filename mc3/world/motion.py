@@ -5,27 +5,20 @@ from typing import NamedTuple
 
 
 class Pose(NamedTuple):
-    """Positions at one moment of an action, as offsets (x, y) in frame widths from the object's place.
-
-    `object` is the object's, `right` and `left` the hands'; the left one may be out of view. `angle` turns the object
-    (in turns), `width` squeezes it sideways (lids and doors). `tool` and `effect` name what else is drawn.
-    """
+    """Positions at one moment of an action, as offsets (x, y) in frame widths from the object's place."""
 
     object: tuple[float, float] = (0.0, 0.0)
-    angle: float = 0.0
-    width: float = 1.0
-    right: tuple[float, float] = (0.1, 0.08)
-    left: tuple[float, float] | None = None
+    angle: float = 0.0  # of the object, in turns
+    width: float = 1.0  # of the object (lid or door), squeezed sideways
+    right: tuple[float, float] = (0.1, 0.08)  # hand
+    left: tuple[float, float] | None = None  # hand; None: out of view
     tool: str = ""
-    effect: str = ""
+    effect: str = ""  # what else is drawn: "water", "stream" or "inside"
 
 
 def pose(verb: str, phase: float, seconds: float, tempo: float) -> Pose:
-    """The pose at `phase` (0..1) of an action of `verb` (its name) that lasts `seconds`.
-
-    A stroke is lowest when it sounds (`sound`): at time (k + 1/2) / tempo.
-    """
-    beat = phase * seconds * tempo
+    """The pose at `phase` (0..1) of an action of `verb` (its name) that lasts `seconds`."""
+    beat = phase * seconds * tempo  # a stroke is lowest when it sounds (`sound`): at time (k + 1/2) / tempo
     swing, sway = math.cos(2 * math.pi * beat), math.sin(2 * math.pi * beat)
     match verb:
         case "cut":

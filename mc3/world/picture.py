@@ -1,8 +1,7 @@
 """The mini world's pictures: a worktop as the camera wearer sees it, with hands that carry out the narrated action.
 
 Drawn with Pillow at twice the size and averaged down. Coordinates are in frame widths (0..1, y downward). A noun gives
-outline and colour, a verb the motion, whose strokes coincide with the sound's (`sound`). Walls, worktop and clutter
-follow the scene; the camera jitters.
+outline and colour, a verb the motion, whose strokes coincide with the sound's (`sound`).
 """
 
 import math

@@ -1,8 +1,8 @@
 """The mini world's plan: what happens, is visible, sounds and is narrated in each video, before any rendering.
 
-The plan is cheap and pure: a seed fixes it, whatever the number of processes, and more videos leave the others as they
-were. Rates are the paper's where it has them (Table 1; Sec. 5: 17,693 of 33,000 labelled clips are positive). All
-others are choices: the constants here, and `mc3.config.Rates`, which the study varies.
+A seed fixes it, whatever the number of processes, and more videos leave the others as they were. Rates are the paper's
+where it has them (Table 1; Sec. 5: 17,693 of 33,000 labelled clips are positive). All others are choices: the constants
+here, and `mc3.config.Rates`, which the study varies.
 """
 
 import uuid
@@ -22,6 +22,7 @@ SECOND_ONLY, BOTH = 0.3, 0.08  # shares of actions that the second annotator nar
 BAD_NARRATION = 0.05  # probability, for each video, of a narration without text, and of one past the end
 UNSURE = 0.01  # share of narrations whose object the narrator did not know ("#unsure")
 SCENE_LIFT = 5.0  # how many times likelier a scene's own nouns are there
+TAILS = ("", "", "", "", " with both hands", " with her right hand", " with his left hand", " again")  # of narrations
 
 # Activity, another person at work, counts twice: a burst of energy must not betray a sounding action (Sec. 5).
 OFF_SCREEN_SOURCES = ("traffic", "speech", "music", "wind", "activity", "activity")
@@ -35,23 +36,19 @@ def true_rate(labelled: float) -> float:
 
 @dataclass(frozen=True)
 class Action:
-    """A narrated action.
-
-    Times are in seconds, `tempo` in strokes a second, `level` is the RMS in dB of full scale. `on_screen` and
-    `off_screen` name the source that sounds meanwhile, or are "". `actor` is "C" (camera wearer) or "O" (other person).
-    """
+    """A narrated action; times are in seconds."""
 
     start: float
     duration: float
-    tempo: float
-    level: float
+    tempo: float  # strokes a second
+    level: float  # RMS in dB of full scale
     verb: Verb
     noun: Noun
-    actor: str
+    actor: str  # "C", the camera wearer, or "O", another person
     visible: bool
     sounding: bool
-    on_screen: str
-    off_screen: str
+    on_screen: str  # the source that sounds meanwhile, or ""
+    off_screen: str  # likewise
 
     @property
     def region(self) -> str:
@@ -150,9 +147,6 @@ def third_person(verb: str) -> str:
     return f"{first}{'es' if first.endswith(('sh', 'ch', 'x', 's')) else 's'}{space}{rest}"
 
 
-TAILS = ("", "", "", "", " with both hands", " with her right hand", " with his left hand", " again")
-
-
 def _text(rng: Generator, action: Action) -> str:
     noun = action.noun.words[rng.integers(len(action.noun.words))]
     if action.actor == "O":
@@ -160,9 +154,7 @@ def _text(rng: Generator, action: Action) -> str:
     verb = third_person(action.verb.words[rng.integers(len(action.verb.words))])
     if rng.random() < UNSURE:
         noun = "#unsure"
-    article = ("the", "a", "the")[rng.integers(3)]
-    if article == "a" and noun[0] in "aeiou":
-        article = "an"
+    article = ("the", "an" if noun[0] in "aeiou" else "a", "the")[rng.integers(3)]
     return f"#C C {verb} {article} {noun}{TAILS[rng.integers(8)]}"
 
 

@@ -1,8 +1,7 @@
 """The mini world's sound: an action's excitation through the object's resonances, and the sources around it.
 
 A verb excites (a blow, strokes of a knife, friction, running water) and a noun's material answers with decaying modes:
-the two are convolved, as in modal synthesis of contact sounds. All is at 24 kHz, the rate of EPIC-Sounds' audio, and
-serves both halves of the world, so that training on one can help on the other.
+the two are convolved, as in modal synthesis of contact sounds. Both halves of the world sound so (see `epic`).
 """
 
 import zlib
@@ -18,7 +17,7 @@ from scipy.signal import butter, fftconvolve, sosfilt
 from mc3.world.plan import VideoPlan
 from mc3.world.vocabulary import NOUNS, Noun
 
-RATE = 24000  # samples a second
+RATE = 24000  # samples a second, as EPIC-Sounds' audio
 Signal = np.ndarray  # float64 [samples] at RATE
 
 # Material: lowest mode (Hz), spread of the modes, decay of the lowest mode (s), share of dull noise in the answer.
