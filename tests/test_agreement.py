@@ -36,6 +36,19 @@ def test_relative_consensus_equals_its_definition(rows, seed, anchor, s):
     assert float(relative_consensus(e, e, anchor, s)) == pytest.approx(soft / rows, abs=1e-9)
 
 
+@given(rows=st.integers(2, 8), seed=st.integers(0, 999))
+def test_relative_consensus_lowers_the_larger_similarity_alone(rows, seed):
+    """Its value is the same for the minimum and the mean: z-scores sum to 0. Its slope is not."""
+    e = unit(rows, seed=seed)
+    leaves = {m: v.clone().requires_grad_() for m, v in e.items()}
+    relative_consensus(leaves, e, "audio", 0.0).backward()
+    video, text = (torch.tensor(z, dtype=torch.float64) for z, _ in z_scores(e, "audio").values())
+    clear = (video - text).abs() > 1e-9
+    for m, larger in (("video", video > text), ("text", text > video)):
+        expected = larger[:, None] * e["audio"] / rows
+        torch.testing.assert_close(leaves[m].grad[clear], expected[clear])
+
+
 @given(rows=st.integers(2, 8), seed=st.integers(0, 999), trusts=st.tuples(*[st.just(0.0) | st.floats(0.01, 1.0)] * 3))
 def test_peer_weights_equal_their_definition_and_average_one(rows, seed, trusts):
     """A modality without trust has no influence."""
