@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import small_training
 import torch
 import yaml
 
@@ -44,8 +45,11 @@ def float32_after_a_test() -> Iterator[None]:
 @pytest.fixture
 def mini_settings(tmp_path: Path) -> dict:
     """The mini profile as a mapping, its paths under `tmp_path`, from random weights; change it, `config.build` it."""
+    return mini_in(tmp_path / "work")
+
+
+def mini_in(work: Path) -> dict:
     settings = yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
-    work = tmp_path / "work"
     settings["paths"] = {"raw": str(work / "world"), "shards": str(work / "shards"), "work": str(work)}
     settings["source"]["out"] = settings["paths"]["raw"]
     settings["init"] = dict.fromkeys(settings["init"])
@@ -57,6 +61,17 @@ def mini_settings(tmp_path: Path) -> dict:
 @pytest.fixture
 def mini_config(mini_settings: dict) -> config.Config:
     return config.build(config.Config, mini_settings)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_training.make_shards(tmp_path_factory.mktemp("clips") / "shards")
+
+
+@pytest.fixture
+def settings(mini_settings: dict, shards: Path) -> dict:
+    """A small training's settings."""
+    return small_training.settings(mini_settings, shards)
 
 
 @pytest.fixture

@@ -42,12 +42,8 @@ def video_forward(state, config, frames):
     def attention(x, name, groups):
         batch, tokens, width = x.shape
         heads = config.heads
-        q, k, v = (
-            dense(x, f"{name}.qkv")
-            .reshape(batch, tokens, 3, heads, width // heads)
-            .permute(2, 0, 3, 1, 4)
-            .reshape(3, batch * heads, tokens, width // heads)
-        )
+        qkv = dense(x, f"{name}.qkv").reshape(batch, tokens, 3, heads, width // heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2)
         q = q * (width // heads) ** -0.5
         class_out = (q[:, :1] @ k.transpose(1, 2)).softmax(-1) @ v
         t, n = count, (tokens - 1) // count
@@ -71,9 +67,8 @@ def video_forward(state, config, frames):
     batch, count = frames.shape[:2]
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     images = ((frames.float() / 255 - mean) / std).permute(0, 1, 4, 2, 3).flatten(0, 1)
-    x = torch.nn.functional.conv2d(
-        images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=config.patch
-    )
+    weight, bias = (state[f"patch_embed.proj.{kind}"] for kind in ("weight", "bias"))
+    x = torch.nn.functional.conv2d(images, weight, bias, stride=config.patch)
     n = x.shape[2] * x.shape[3]
     x = x.flatten(2).transpose(1, 2).reshape(batch, count * n, -1)
     x = torch.cat([state["cls_token"].expand(batch, -1, -1), x], 1)
@@ -92,31 +87,14 @@ def video_forward(state, config, frames):
 
 def audio_model(state, config):
     """transformers' own AST with the weights `state`, which has timm's names, under its own."""
-    theirs = ASTModel(
-        ASTConfig(
-            hidden_size=config.dim,
-            num_hidden_layers=config.depth,
-            num_attention_heads=config.heads,
-            intermediate_size=4 * config.dim,
-            patch_size=config.patch,
-            frequency_stride=config.stride,
-            time_stride=config.stride,
-            max_length=config.length,
-            num_mel_bins=config.mel_bins,
-            layer_norm_eps=1e-6,
-            attn_implementation="eager",
-        )
-    ).eval()
-    replace = {
-        "cls_token": "embeddings.cls_token",
-        "dist_token": "embeddings.distillation_token",
-        "pos_embed": "embeddings.position_embeddings",
-        "patch_embed.proj": "embeddings.patch_embeddings.projection",
-        "blocks.": "layers.",
-        "attn.proj": "attention.o_proj",
-        "norm1": "layernorm_before",
-        "norm2": "layernorm_after",
-    }
+    sizes = {"hidden_size": config.dim, "num_hidden_layers": config.depth, "num_attention_heads": config.heads,
+             "intermediate_size": 4 * config.dim, "patch_size": config.patch, "frequency_stride": config.stride,
+             "time_stride": config.stride, "max_length": config.length, "num_mel_bins": config.mel_bins}  # fmt: skip
+    theirs = ASTModel(ASTConfig(**sizes, layer_norm_eps=1e-6, attn_implementation="eager")).eval()
+    replace = {"cls_token": "embeddings.cls_token", "dist_token": "embeddings.distillation_token",
+               "pos_embed": "embeddings.position_embeddings", "blocks.": "layers.", "attn.proj": "attention.o_proj",
+               "patch_embed.proj": "embeddings.patch_embeddings.projection", "norm1": "layernorm_before",
+               "norm2": "layernorm_after"}  # fmt: skip
     renamed = {}
     for name, tensor in state.items():
         if name.startswith("norm."):
@@ -130,3 +108,8 @@ def audio_model(state, config):
             renamed[name] = tensor
     theirs.load_state_dict(renamed)
     return theirs
+
+
+def audio_features(state, config, clips):
+    """That model's output for log-mels `clips`, normalised by AudioSet's mean and standard deviation."""
+    return audio_model(state, config)((clips + 4.2677393) / (2 * 4.5689974)).pooler_output

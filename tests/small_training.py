@@ -8,17 +8,20 @@ import os
 import socket
 import tarfile
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from PIL import Image
 
+from mc3 import checkpoint, methods, train
 from mc3.config import Config, build
 from mc3.data import tokenizer
+from mc3.model import MC3
 
 THINGS = ("carrot", "plate", "door", "cup", "rope", "stone", "paper", "water")
 SEED = 0
@@ -91,6 +94,30 @@ def configured(settings: dict, **train_settings) -> Config:
     return build(Config, {**settings, "train": {**settings["train"], **train_settings}})
 
 
+def trainer(config: Config, method: str, dtype: torch.dtype = torch.float32) -> train.Trainer:
+    """A trainer at the initial weights, which writes nothing."""
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
+    model, files = MC3.initial(config, SEED).to(dtype), checkpoint.Run(config, method, SEED, "", main=False)
+    return train.Trainer(config, methods.get(method), SEED, accelerator, model, files)
+
+
+def saved_bytes(work: Callable[[], Any], ignored: Collection[int] = ()) -> int:
+    """Bytes of the storages that autograd keeps of `work()`, without those at the addresses `ignored`."""
+    storages, alive = {}, []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in ignored:
+            storages[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = work()
+    del outputs
+    return sum(storages.values())
+
+
 def processes(count: int, work: Callable[..., Any], *arguments: Any) -> None:
     """Run `work(*arguments)` in `count` processes, set up as by a launcher."""
     with socket.socket() as free:
@@ -100,7 +127,7 @@ def processes(count: int, work: Callable[..., Any], *arguments: Any) -> None:
     for child in children:
         child.start()
     for child in children:
-        child.join(300)
+        child.join(1800)  # a busy machine may take minutes
         assert child.exitcode == 0
 
 

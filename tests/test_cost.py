@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import small_training
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,22 +43,13 @@ def by_hand(config: ModelConfig) -> dict[str, int]:
     return {m: flops + 2 * getattr(config, m).dim * config.embedding_dim for m, flops in trunks.items()}
 
 
-SIZES = st.fixed_dictionaries(
-    {"dim": st.sampled_from([8, 16]), "depth": st.integers(1, 3), "heads": st.sampled_from([1, 2])}
-)
-
-
 @settings(max_examples=15, deadline=None)
-@given(
-    sizes=SIZES, frames=st.integers(1, 3), side=st.integers(1, 3), length=st.integers(16, 60), words=st.integers(1, 9)
-)
-def test_operations_equal_those_derived_by_hand(sizes, frames, side, length, words):
-    model = ModelConfig(
-        embedding_dim=8,
-        video=VideoConfig(frames=frames, image_size=16 * side, patch=16, **sizes),
-        audio=AudioConfig(length=length, mel_bins=32, patch=16, stride=10, **sizes),
-        text=TextConfig(tokenizer="train", vocab_size=50, max_length=words, dropout=0.0, **sizes),
-    )
+@given(dim=st.sampled_from([8, 16]), depth=st.integers(1, 3), heads=st.sampled_from([1, 2]), frames=st.integers(1, 3),
+       side=st.integers(1, 3), length=st.integers(16, 60), words=st.integers(1, 9))  # fmt: skip
+def test_operations_equal_those_derived_by_hand(dim, depth, heads, frames, side, length, words):
+    video = VideoConfig(frames, 16 * side, 16, dim, depth, heads)
+    audio = AudioConfig(length, 32, 16, 10, dim, depth, heads)
+    model = ModelConfig(8, video, audio, TextConfig("train", 50, words, dim, depth, heads, 0.0))
     assert cost.forward_flops(model) == by_hand(model)
 
 
@@ -67,9 +59,8 @@ def test_the_papers_encoders_have_the_published_costs():
     # published for the whole video model 184.6 GFLOP and AST 30.0: here without the last block's unread patches
     assert 0.9 * 184.6e9 < flops["video"] < 184.6e9
     assert 0.9 * 30.0e9 < flops["audio"] < 30.0e9
-    assert cost.forward_flops(dataclasses.replace(model, text=dataclasses.replace(model.text, max_length=16)))[
-        "text"
-    ] == pytest.approx(1.4e9, rel=0.05)
+    shorter = dataclasses.replace(model, text=dataclasses.replace(model.text, max_length=16))
+    assert cost.forward_flops(shorter)["text"] == pytest.approx(1.4e9, rel=0.05)
     assert cost.tokens(model) == {"audio": 170, "video": 785, "text": 32}
     assert cost.training_flops(model, STAGE) == 3 * sum(flops.values())
     frozen = methods.get("imagebind").stages[1]
@@ -80,37 +71,21 @@ def test_the_papers_encoders_have_the_published_costs():
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_saved_bytes_are_those_that_autograd_keeps(precision, recomputed):
     profile = config.load(ROOT / "profiles" / "mini.yaml")
-    profile = dataclasses.replace(
-        profile, train=dataclasses.replace(profile.train, precision=precision, recompute=False)
-    )
+    profile = config.override(profile, {"train.precision": precision, "train.recompute": False})
     encoders = cost.make_encoders(profile.model)
     if recomputed:
         recompute(encoders)
     own = {parameter.data_ptr() for parameter in encoders.parameters()}
 
     def kept(clips: int) -> int:
-        storages, alive = {}, []
-
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                storages[storage.data_ptr()] = storage.nbytes()
-                alive.append(tensor)
-            return tensor
-
-        with (
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
-        ):
-            outputs = [encoders[m](x) for m, x in cost.inputs(profile.model, clips).items()]
-        del outputs
-        return sum(storages.values())
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            inputs = cost.inputs(profile.model, clips)
+            return small_training.saved_bytes(lambda: [encoders[m](x) for m, x in inputs.items()], own)
 
     two, four = kept(2), kept(4)
     a_clip, _ = estimate.saved_bytes(profile, STAGE)
     if recomputed:
-        again = dataclasses.replace(profile, train=dataclasses.replace(profile.train, recompute=True))
-        fewer, _ = estimate.saved_bytes(again, STAGE)
+        fewer, _ = estimate.saved_bytes(config.override(profile, {"train.recompute": True}), STAGE)
         one_block = (a_clip - (four - two) / 2) / max(profile.model.video.depth, profile.model.audio.depth)
         assert fewer == pytest.approx((four - two) / 2 + one_block, rel=0.02)
         assert fewer < a_clip
@@ -119,13 +94,12 @@ def test_saved_bytes_are_those_that_autograd_keeps(precision, recomputed):
 
 
 def test_a_gpus_peak_is_that_of_the_model_that_its_name_has_as_a_word(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA GH200 480GB")
-    assert cost.peak_flops(torch.device("cuda"), "bf16") == 989e12
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A40-48Q")
-    assert cost.peak_flops(torch.device("cuda"), "no") == 37.4e12
-    for unknown in ("something new", "NVIDIA RTX A4000"):
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=unknown: name)
-        assert cost.peak_flops(torch.device("cuda"), "bf16") is None
+    for named, precision, peak in (
+        ("NVIDIA GH200 480GB", "bf16", 989e12), ("NVIDIA A40-48Q", "no", 37.4e12),
+        ("something new", "bf16", None), ("NVIDIA RTX A4000", "bf16", None),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=named: name)
+        assert cost.peak_flops(torch.device("cuda"), precision) == peak
     assert cost.peak_flops(torch.device("cpu"), "bf16") is None
     assert cost.peak_flops(torch.device("cpu"), "fp64") is None
 

@@ -1,5 +1,6 @@
 """Embeddings files: rows in order, equal bytes, and errors for missing inputs."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import small_training
 import small_work
 import torch
 import yaml
@@ -15,7 +17,7 @@ from safetensors.numpy import load_file
 
 from mc3 import config, embed, methods, store
 from mc3.data import tokenizer
-from mc3.data.shards import ClipDataset
+from mc3.data.shards import open_clips
 from mc3.errors import DataError
 from mc3.model import MC3
 from mc3.paper import jobs
@@ -42,20 +44,20 @@ def settings(params: Path) -> config.Config:
     return config.load(params)
 
 
-def test_each_row_is_its_clip_embedded_alone(settings: config.Config) -> None:
+def test_each_row_is_its_clip_embedded_alone_with_the_same_bytes_each_time(settings: config.Config) -> None:
     file = embed.run(settings, "mc3", 0)
-    tensors = load_file(file)
+    tensors, before = load_file(file), file.read_bytes()
     folder = settings.paths.final("mc3", 0)
     index, model = store.clips(settings), MC3.load(folder)
     assert set(index["split"]) == {"validation", "test"}
     assert index.index.tolist() == list(range(48))
-    rows = {}
+    items = {}
     for split in ("validation", "test"):
-        dataset = ClipDataset(settings.paths.shards, "ego4d", split, ("audio", "video", "text"), model.tokenizer)
-        rows |= {clip: (dataset, i) for i, clip in enumerate(dataset.index["clip_id"])}
+        clips = open_clips(settings, split, model.tokenizer, methods.MODALITIES)
+        items |= {clip: (clips, i) for i, clip in enumerate(clips.index["clip_id"])}
     for row in (0, 15, 16, 47):
-        dataset, i = rows[index["clip_id"][row]]
-        item = dataset[i]
+        clips, i = items[index["clip_id"][row]]
+        item = clips[i]
         with torch.inference_mode():
             alone = model({m: item[m][None] for m in ("audio", "video", "text")})
         for modality, vector in alone.items():
@@ -66,6 +68,7 @@ def test_each_row_is_its_clip_embedded_alone(settings: config.Config) -> None:
     with safe_open(file, "numpy") as written:
         assert written.metadata() == {"method": "mc3", "seed": "0"}
     assert jobs.is_done(settings, "embed", "mc3", 0)
+    assert embed.run(settings, "mc3", 0).read_bytes() == before
 
 
 def test_only_trained_modalities_are_embedded_also_of_align(settings: config.Config) -> None:
@@ -73,19 +76,14 @@ def test_only_trained_modalities_are_embedded_also_of_align(settings: config.Con
     assert sorted(load_file(embed.run(settings, "align", 0))) == ["audio", "text", "video"]
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(settings: config.Config) -> None:
-    first = embed.run(settings, "mc3", 0).read_bytes()
-    assert embed.run(settings, "mc3", 0).read_bytes() == first
-
-
-def test_a_missing_checkpoint_is_named_with_the_command_that_makes_it(settings: config.Config) -> None:
-    with pytest.raises(DataError, match=r"cmc-0.*mc3 train --method cmc --seed 0"):
-        embed.run(settings, "cmc", 0)
-
-
-def test_missing_embeddings_are_named_with_the_stage_that_makes_them(mini_config: config.Config) -> None:
-    with pytest.raises(DataError, match="dvc repro embed`"):
-        store.embeddings(mini_config, "mc3", 4)
+def test_a_missing_input_is_named_with_the_command_that_makes_it(mini_config: config.Config) -> None:
+    for missing, message in (
+        (lambda: embed.run(mini_config, "cmc", 0), r"cmc-0.*mc3 train --method cmc --seed 0"),
+        (lambda: store.embeddings(mini_config, "mc3", 4), "dvc repro embed`"),
+        (lambda: store.clips(mini_config), "dvc repro shards"),
+    ):
+        with pytest.raises(DataError, match=message):
+            missing()
 
 
 def test_only_changed_methods_are_embedded_again_and_leftover_files_are_removed(
@@ -109,38 +107,28 @@ def test_only_changed_methods_are_embedded_again_and_leftover_files_are_removed(
     assert sorted(leftover.parent.iterdir()) == sorted(files)
 
 
-def test_missing_shards_are_named_with_the_stage_that_makes_them(mini_config: config.Config) -> None:
-    with pytest.raises(DataError, match="dvc repro shards"):
-        store.clips(mini_config)
-
-
 def test_files_have_the_same_bytes_from_any_process_and_the_library_reads_them(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; import numpy as np; from mc3 import store; "
         "store.write_tensors(Path(sys.argv[1]), {'b': np.ones((3, 2), np.float32), 'a': np.arange(6).reshape(2, 3).T}, "
         "{'seed': '0', 'method': 'mc3', 'checkpoint': 'é', 'more': 'x'})"
     )
-    files = [tmp_path / f"{i}.safetensors" for i in range(4)]
+    files = [tmp_path / f"{seed}.safetensors" for seed in "01"]
     for file in files:
-        subprocess.run([sys.executable, "-c", program, str(file)], check=True)
-    assert len({file.read_bytes() for file in files}) == 1
+        environment = {**os.environ, "PYTHONHASHSEED": file.stem}
+        subprocess.run([sys.executable, "-c", program, str(file)], check=True, env=environment)
+    assert files[0].read_bytes() == files[1].read_bytes()
     np.testing.assert_array_equal(load_file(files[0])["a"], np.arange(6).reshape(2, 3).T)
     with safe_open(files[0], "numpy") as written:
         assert written.metadata() == {"seed": "0", "method": "mc3", "checkpoint": "é", "more": "x"}
-    assert len(list(tmp_path.iterdir())) == 4
+    assert sorted(tmp_path.iterdir()) == files
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_rows_of_one_in_order(settings: config.Config, params: Path) -> None:
+def test_two_processes_write_the_rows_of_one_in_order(settings: config.Config) -> None:
     alone = load_file(embed.run(settings, "mc3", 0))
     settings.paths.embeddings("mc3", 0).unlink()
-    program = params.with_name("embed_mc3.py")
-    program.write_text(
-        "from accelerate import PartialState; assert PartialState(cpu=True).num_processes == 2; "
-        f"from mc3 import config, embed; embed.run(config.load({str(params)!r}), 'mc3', 0)"
-    )
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*launch, str(program)], check=True)
+    small_training.processes(2, embed.run, settings, "mc3", 0)
     together = load_file(settings.paths.embeddings("mc3", 0))
     for modality, tensor in alone.items():
         np.testing.assert_allclose(together[modality], tensor, atol=1e-5)

@@ -57,15 +57,11 @@ def test_every_dependency_is_locked_within_its_bound(platform, python):
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)], prereleases=True), requirement
 
 
-def test_torch_and_its_two_companions_are_those_that_fit_together():
-    pins = locked("Linux")
+def test_torch_and_its_two_companions_fit_together_and_macos_gets_nothing_of_cuda():
+    pins, cuda = locked("Linux"), re.compile(r"nvidia-|cuda-|triton")
     assert (pins["torch"], pins["torchvision"], pins["torchaudio"]) == ("2.11.0", "0.26.0", "2.11.0")
-
-
-def test_nothing_of_cuda_is_asked_for_on_macos():
-    cuda = re.compile(r"nvidia-|cuda-|triton")
+    assert [name for name in pins if cuda.match(name)]
     assert not [name for name in locked("macOS") if cuda.match(name)]
-    assert [name for name in locked("Linux") if cuda.match(name)]
 
 
 def test_the_packages_that_compute_have_one_version_under_every_python():
@@ -105,15 +101,17 @@ def test_an_installed_copy_has_every_package_and_every_data_file():
     assert [file for file in others if not any(file.match(pattern) for pattern in patterns)] == []
 
 
-def test_every_file_that_lists_python_versions_lists_the_same():
+def test_every_file_that_lists_python_versions_lists_the_same_and_ci_runs_make_test():
     supported = Requirement(f"python{PROJECT['requires-python']}").specifier
     candidates = [f"3.{minor}" for minor in range(9, 16)]
     assert tuple(version for version in candidates if supported.contains(f"{version}.0")) == PYTHONS
 
     makefile = re.search(r"(?m)^PYTHONS = (.*)$", (ROOT / "Makefile").read_text())
     assert makefile[1].split() == list(reversed(PYTHONS))
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
-    assert tuple(workflow["jobs"]["test"]["strategy"]["matrix"]["python"]) == PYTHONS
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]["test"]
+    assert tuple(job["strategy"]["matrix"]["python"]) == PYTHONS
+    assert any("make test" in step.get("run", "") for step in job["steps"])
+    assert "exec make test" in (ROOT / ".ci" / "run").read_text()
     container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
     assert container["image"].startswith(f"python:{PYTHONS[-1]}-")
 
@@ -121,12 +119,6 @@ def test_every_file_that_lists_python_versions_lists_the_same():
     python, pip, through_pip = environment["dependencies"]
     assert (Requirement(python).specifier, pip) == (supported, "pip")
     assert through_pip == {"pip": ["-r requirements.lock", "-e ."]}
-
-
-def test_ci_and_the_workflow_run_make_test_as_a_person_does():
-    assert "exec make test" in (ROOT / ".ci" / "run").read_text()
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
-    assert any("make test" in step.get("run", "") for step in workflow["jobs"]["test"]["steps"])
 
 
 def test_citation_codemeta_and_package_agree_on_title_version_and_licence():

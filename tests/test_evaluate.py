@@ -1,7 +1,5 @@
 """Evaluation against brute force, closed forms, simulation and the paper's own Random rows."""
 
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -36,9 +34,10 @@ def retrieval_case(seed, queries=23, pool=31, groups=5, dim=4, decimals=None):
 # Discovery
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_roc_is_the_chance_that_a_positive_scores_above_a_negative(ties):
-    scores, labels = scored(0, ties=ties)
+@given(st.integers(0, 10_000), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_roc_is_the_chance_that_a_positive_scores_above_a_negative(seed, ties):
+    scores, labels = scored(seed, n=60, ties=ties)
     above = scores[labels == 1][:, None] - scores[labels == 0]
     assert evaluate.discovery(scores, labels)["roc"] == pytest.approx(np.mean((above > 0) + 0.5 * (above == 0)))
 
@@ -54,29 +53,19 @@ def test_pr_is_the_mean_precision_at_each_positive_and_the_area_under_the_curves
     assert curve.recall.is_monotonic_increasing
 
 
-@given(st.integers(0, 10_000), st.floats(0.1, 5), st.floats(-3, 3))
-@settings(max_examples=30, deadline=None)
-def test_areas_do_not_change_under_a_rising_map_of_the_scores(seed, slope, shift):
-    scores, labels = scored(seed, n=60)
-    mapped = np.exp(slope * scores + shift)
-    assert evaluate.discovery(mapped, labels) == pytest.approx(evaluate.discovery(scores, labels))
-    assert evaluate.discovery(-scores, labels)["roc"] == pytest.approx(1 - evaluate.discovery(scores, labels)["roc"])
-
-
 def test_constant_scores_give_the_random_row():
     _, labels = scored(2)
     assert evaluate.discovery(np.zeros(len(labels)), labels) == evaluate.random_discovery(labels)
 
 
-@pytest.mark.parametrize("labels", [[1, 1, 1], [0, 0, 0], [0, 1, 2]])
-def test_labels_without_two_classes_are_refused_by_name(labels):
-    with pytest.raises(DataError, match="0 and 1, both present"):
-        evaluate.discovery([0.1, 0.2, 0.3], labels)
-
-
-def test_a_score_that_is_not_a_number_is_named():
-    with pytest.raises(DataError, match="clip 1 is not finite"):
-        evaluate.discovery([0.1, np.nan, 0.3], [0, 1, 1])
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [([0.1, 0.2, 0.3], [1, 1, 1], "0 and 1, both present"), ([0.1, 0.2, 0.3], [0, 0, 0], "0 and 1, both present"),
+     ([0.1, 0.2, 0.3], [0, 1, 2], "0 and 1, both present"), ([0.1, np.nan, 0.3], [0, 1, 1], "clip 1 is not finite")],
+)  # fmt: skip
+def test_labels_without_two_classes_or_a_score_that_is_not_a_number_are_named(scores, labels, message):
+    with pytest.raises(DataError, match=message):
+        evaluate.discovery(scores, labels)
 
 
 def test_similarity_is_the_cosine_of_matching_rows():
@@ -104,10 +93,10 @@ def test_discovery_of_a_resample_is_that_of_the_clips_repeated(seed, ties):
     for k, count in enumerate(counts):
         rows = np.repeat(np.arange(30), count)
         if len(set(labels[rows])) == 2:
-            expected = evaluate.discovery(scores[rows], labels[rows])
             curve = evaluate.pr_curve(scores[rows], labels[rows])
-            assert found["roc"][k] == pytest.approx(expected["roc"])
-            assert found["pr"][k] == pytest.approx(expected["pr"])
+            expected = evaluate.discovery(scores[rows], labels[rows])
+            for area in ("roc", "pr"):
+                assert found[area][k] == pytest.approx(expected[area])
             for percent in (30, 100):
                 reached = curve.loc[curve["recall"] >= percent / 100 - 1e-9, "precision"].iloc[0]
                 assert found[f"p{percent}"][k] == pytest.approx(reached)
@@ -173,17 +162,12 @@ def test_the_first_correct_item_has_the_best_rank_of_its_group():
         assert ranks[i] == next(n for n, row in enumerate(order[i], 1) if pool_groups[row] == group)
 
 
-def test_a_query_without_its_group_in_the_pool_is_named():
+def test_a_query_without_its_group_in_the_pool_or_an_embedding_without_direction_is_named():
     with pytest.raises(DataError, match="'stir pot'"):
         evaluate.retrieval(np.eye(2), np.eye(2), ["cut onion", "stir pot"], ["cut onion", "cut onion"])
-
-
-@pytest.mark.parametrize("bad", [np.nan, 0.0])
-def test_an_embedding_without_direction_is_named(bad):
-    pool = np.eye(3)
-    pool[2] = bad
-    with pytest.raises(DataError, match="embedding 2 of 3"):
-        evaluate.nearest(np.eye(3), pool, 1)
+    for bad in (np.nan, 0.0):
+        with pytest.raises(DataError, match="embedding 2 of 3"):
+            evaluate.nearest(np.eye(3), np.diag([1.0, 1.0, bad]), 1)
 
 
 def test_directions_are_the_papers_columns_for_the_modalities_at_hand():
@@ -195,10 +179,8 @@ def test_directions_are_the_papers_columns_for_the_modalities_at_hand():
     assert list(cases) == ["v2a", "a2v", "l2a", "a2l"]
     assert all(evaluate.retrieval(*case, ks=(6,))["recall@6"] == 1 for case in cases.values())
     assert list(dict(evaluate.retrieval_directions({"audio": same, "text": same}, groups, split))) == ["l2a", "a2l"]
-    query_rows, pool_rows = split
-    for array, expected in zip(
-        cases["l2a"], (-same[query_rows], same[pool_rows], groups[query_rows], groups[pool_rows]), strict=True
-    ):
+    queries, pool = split
+    for array, expected in zip(cases["l2a"], (-same[queries], same[pool], groups[queries], groups[pool]), strict=True):
         np.testing.assert_array_equal(array, expected)
 
 
@@ -296,15 +278,6 @@ def test_retrieval_among_thirty_thousand_needs_less_than_one_gigabyte():
     assert block < peak < 1e9
 
 
-def test_readers_and_settings_import_without_the_heavy_libraries():
-    heavy = ("torch", "transformers", "timm", "accelerate", "sklearn", "scipy")
-    program = (
-        f"import sys, mc3.config, mc3.evaluate, mc3.methods, mc3.store; print([m for m in {heavy} if m in sys.modules])"
-    )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-
-
 # Clusters
 
 
@@ -322,12 +295,13 @@ def test_separate_blobs_are_found_and_numbered_by_size_even_from_a_sample(at_mos
     np.testing.assert_array_equal(labels, np.array([2, 0, 1])[truth])
 
 
-def test_clusters_equal_scipys_ward_linkage_of_all_rows():
+@pytest.mark.parametrize("count", [1, 7])
+def test_clusters_equal_scipys_ward_linkage_of_all_rows(count):
     points = np.random.default_rng(3).normal(size=(400, 6))
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
-    expected = fcluster(linkage(unit, "ward"), 7, "maxclust")
-    found = evaluate.clusters(points, 7)
-    assert len(set(zip(found.tolist(), expected.tolist(), strict=True))) == 7  # the same groups under other numbers
+    expected = fcluster(linkage(unit, "ward"), count, "maxclust")
+    found = evaluate.clusters(points, count)
+    assert len(set(zip(found, expected, strict=True))) == count  # the same groups under other numbers
     assert np.bincount(found).tolist() == sorted(np.bincount(found).tolist(), reverse=True)
 
 
@@ -346,10 +320,6 @@ def test_members_are_ordered_by_distance_from_the_centroid():
     assert rows.tolist() == sorted(inside, key=distance.get)[:8]
 
 
-def test_one_cluster_contains_everything():
-    assert set(evaluate.clusters(blobs()[0], 1)) == {0}
-
-
 # Classification
 
 
@@ -362,9 +332,8 @@ def test_classification_equals_counting_by_hand_with_an_absent_class():
     result = evaluate.classification(scores, labels)
     assert result["top1"] == pytest.approx(np.mean([r[0] == y for r, y in zip(ranked, labels, strict=True)]))
     assert result["top5"] == pytest.approx(np.mean([y in r[:5] for r, y in zip(ranked, labels, strict=True)]))
-    assert result["mca"] == pytest.approx(
-        np.mean([np.mean([ranked[i][0] == c for i in np.flatnonzero(labels == c)]) for c in present])
-    )
+    recalls = [np.mean([ranked[i][0] == c for i in np.flatnonzero(labels == c)]) for c in present]
+    assert result["mca"] == pytest.approx(np.mean(recalls))
     areas, precisions = [], []
     for c in present:
         gap = scores[labels == c, c][:, None] - scores[labels != c, c]
@@ -373,11 +342,6 @@ def test_classification_equals_counting_by_hand_with_an_absent_class():
         precisions.append(np.mean((np.cumsum(hits) / np.arange(1, 301))[hits]))
     assert result["mauc"] == pytest.approx(np.mean(areas))
     assert result["map"] == pytest.approx(np.mean(precisions))
-
-
-def test_perfect_scores_are_perfect_in_every_metric():
-    labels = np.arange(12) % 6
-    assert set(evaluate.classification(np.eye(6)[labels], labels).values()) == {1.0}
 
 
 def test_equal_scores_are_ranked_by_class_number():

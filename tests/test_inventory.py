@@ -1,6 +1,7 @@
 """Which Ego4D videos are needed, before the download, and what is wrong with their files, before they are cut."""
 
 import json
+import re
 import types
 from pathlib import Path
 
@@ -21,6 +22,11 @@ SECONDS = 12.0
 
 def read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False).set_index("video_uid")
+
+
+def write(path: Path, seconds: float, sound: float | None = None) -> None:
+    """A video with as long a sound, or of `sound` seconds."""
+    write_media(path, seconds, sound=clicks(seconds if sound is None else sound, [], 16000))
 
 
 def front(path: Path) -> Path:
@@ -66,19 +72,17 @@ def test_the_plan_lists_exactly_the_videos_of_the_manifest_before_any_is_there(m
     assert f"ego4d --output_directory {raw} --datasets full_scale --version v2 --video_uid_file {path}" in printed
 
 
-def test_the_plan_projects_bytes_by_what_is_there_else_by_the_whole_release(mini_settings, capsys):
-    settings = config.build(config.Config, mini_settings)
-    raw = write_raw(settings, media=False, train=3, seconds=3600.0)
-    inventory.plan(settings)
-    assert (
-        "about 9.7 GB at 1.93 GB an hour, as the whole release has; 0.0 GB of it are there" in capsys.readouterr().out
-    )
-    folder = raw / settings.ego4d.videos
+def test_the_plan_projects_bytes_by_what_is_there_else_by_the_whole_release(mini_config, capsys):
+    raw = write_raw(mini_config, media=False, train=3, seconds=3600.0)
+    inventory.plan(mini_config)
+    printed = capsys.readouterr().out
+    assert "about 9.7 GB at 1.93 GB an hour, as the whole release has; 0.0 GB of it are there" in printed
+    folder = raw / mini_config.ego4d.videos
     folder.mkdir(parents=True)
     for name, size in (("t0", 300_000_000), ("e0", 100_000_000), ("stranger", 900_000_000)):
         with (folder / f"{name}.mp4").open("wb") as file:
             file.truncate(size)
-    inventory.plan(settings)
+    inventory.plan(mini_config)
     assert "about 1.0 GB at 0.20 GB an hour, as the 2 that are there; 0.4 GB of it are there" in capsys.readouterr().out
 
 
@@ -156,26 +160,23 @@ def test_each_fault_is_found_and_named(mini_config, capsys):
     (folder / "t2.mp4").write_bytes(b"")
     write_media(folder / "t3.mp4", SECONDS)
     cut_short(front(folder / "t4.mp4"), 0.95)
-    write_media(folder / "t5.mp4", 5.0, sound=clicks(5.0, [], 16000))
-    write_media(folder / "t6.mp4", SECONDS, sound=clicks(2.0, [], 16000))
-    write_media(folder / "t7.mp4", 10.0, sound=clicks(10.0, [], 16000))
+    write(folder / "t5.mp4", 5.0)
+    write(folder / "t6.mp4", SECONDS, sound=2.0)
+    write(folder / "t7.mp4", 10.0)
     with pytest.raises(DataError, match=r"5 of 11 videos cannot be used .*inventory.csv.*mc3 data ego4d plan"):
         inventory.write(mini_config)
-    problem = read(mini_config.paths.work / "inventory.csv")["problem"].to_dict()
-    assert problem["t0"] == "missing"
-    assert problem["t1"].startswith("unreadable: ")
-    assert problem["t2"].startswith("unreadable: ")
-    assert problem["t3"] == "no audio"
-    assert problem["t4"].startswith("truncated: ")
-    assert problem["t5"] == "truncated: 5.0 of 12.0 s; too short: pictures to 5.0 s, a narration at 7.7 s"
-    assert problem["t6"].startswith("sound ends early: at 2.")
-    assert problem["t7"] == "truncated: 10.0 of 12.0 s"
-    assert problem["t8"] == problem["v0"] == problem["e0"] == ""
+    table = read(mini_config.paths.work / "inventory.csv")
+    assert table.loc["t0", ["bytes", "duration_sec", "has_audio"]].tolist() == ["", "", ""]
+    for uid, problem in {
+        "t0": "missing", "t1": "unreadable: .*", "t2": "unreadable: .*", "t3": "no audio", "t4": "truncated: .*",
+        "t5": r"truncated: 5\.0 of 12\.0 s; too short: pictures to 5\.0 s, a narration at 7\.7 s",
+        "t6": r"sound ends early: at 2\..*", "t7": r"truncated: 10\.0 of 12\.0 s", "t8": "", "v0": "", "e0": "",
+    }.items():  # fmt: skip
+        assert re.fullmatch(problem, table.loc[uid, "problem"])
     printed = capsys.readouterr().out
-    assert "10 of 11 videos are there" in printed
-    assert "\n3 truncated\n    v2/full_scale/t4.mp4: " in printed
-    assert "\n2 unreadable\n" in printed
-    assert "\n1 missing\n    v2/full_scale/t0.mp4\n" in printed
+    for text in ("10 of 11 videos are there", "\n3 truncated\n    v2/full_scale/t4.mp4: ", "\n2 unreadable\n",
+                 "\n1 missing\n    v2/full_scale/t0.mp4\n"):  # fmt: skip
+        assert text in printed
 
 
 def test_the_inventory_calls_unusable_exactly_the_videos_that_cutting_refuses(mini_config):
@@ -183,9 +184,9 @@ def test_the_inventory_calls_unusable_exactly_the_videos_that_cutting_refuses(mi
     folder = raw / mini_config.ego4d.videos
     (folder / "t0.mp4").unlink()
     write_media(folder / "t1.mp4", SECONDS)
-    write_media(folder / "t2.mp4", 5.0, sound=clicks(5.0, [], 16000))
-    write_media(folder / "t3.mp4", SECONDS, sound=clicks(2.0, [], 16000))
-    write_media(folder / "t4.mp4", 8.5, sound=clicks(8.5, [], 16000))
+    write(folder / "t2.mp4", 5.0)
+    write(folder / "t3.mp4", SECONDS, sound=2.0)
+    write(folder / "t4.mp4", 8.5)
     manifest.write(mini_config)
     table = manifest.read(mini_config.paths.work / "manifest.parquet")
     failed = set()
@@ -199,24 +200,16 @@ def test_the_inventory_calls_unusable_exactly_the_videos_that_cutting_refuses(mi
     assert unusable == failed == {"t0", "t1", "t2"}
 
 
-def test_one_bad_video_is_listed_and_does_not_stop(mini_config):
-    raw = write_raw(mini_config)
-    (raw / mini_config.ego4d.videos / "t1.mp4").unlink()
-    table = read(inventory.write(mini_config))
-    assert table.loc["t1", ["bytes", "duration_sec", "has_audio", "problem"]].tolist() == ["", "", "", "missing"]
-
-
-def test_nothing_there_is_one_sentence_and_exit_code_1(mini_settings, tmp_path, capsys):
-    settings = config.build(config.Config, mini_settings)
-    write_raw(settings, media=False)
+def test_nothing_there_is_one_sentence_and_exit_code_1(mini_settings, mini_config, tmp_path, capsys):
+    write_raw(mini_config, media=False)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(mini_settings))
     assert cli.main(["data", "ego4d", "check", "--config", str(tmp_path / "params.yaml")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("mc3: none of the 5 videos that are needed is in ")
     assert error.count("\n") == 1
-    assert not (settings.paths.work / "inventory.csv").exists()
+    assert not (mini_config.paths.work / "inventory.csv").exists()
     assert cli.main(["data", "ego4d", "plan", "--config", str(tmp_path / "params.yaml")]) == 0
-    assert (settings.paths.work / "video_uids.txt").exists()
+    assert (mini_config.paths.work / "video_uids.txt").exists()
 
 
 def test_a_repeated_check_reads_only_new_headers_and_gives_the_same_bytes(mini_config, monkeypatch):
@@ -229,19 +222,17 @@ def test_a_repeated_check_reads_only_new_headers_and_gives_the_same_bytes(mini_c
     assert inventory.write(mini_config).read_bytes() == first
     assert len(examined) == 1
     changed = raw / mini_config.ego4d.videos / "t2.mp4"
-    write_media(changed, 14.0, sound=clicks(14.0, [], 16000))
+    write(changed, 14.0)
     inventory.write(mini_config)
     assert examined[1:] == [changed]
 
 
-def test_the_number_of_workers_does_not_change_the_bytes(mini_settings):
+def test_the_number_of_workers_does_not_change_the_bytes(mini_config):
+    write_raw(mini_config)
     written = []
     for workers in (1, 3):
-        mini_settings["clips"]["workers"] = workers
-        settings = config.build(config.Config, mini_settings)
-        write_raw(settings)
-        (settings.paths.work / "inventory.cache.jsonl").unlink(missing_ok=True)
-        written.append(inventory.write(settings).read_bytes())
+        (mini_config.paths.work / "inventory.cache.jsonl").unlink(missing_ok=True)
+        written.append(inventory.write(config.override(mini_config, {"clips.workers": workers})).read_bytes())
     assert written[0] == written[1]
 
 
@@ -266,6 +257,5 @@ def test_the_generated_world_passes_its_own_check(mini_settings):
     table = read(inventory.write(settings))
     assert len(table) == 5
     assert (table["problem"] == "").all()
-    folder = settings.paths.raw / settings.ego4d.videos
-    cut_short(sorted(folder.glob("*.mp4"))[0], 0.5)
-    assert read(inventory.write(settings))["problem"].str.contains("truncated").sum() <= 1
+    (settings.paths.raw / table["path"].iloc[0]).unlink()
+    assert read(inventory.write(settings))["problem"].tolist() == ["missing", "", "", "", ""]  # one does not stop it

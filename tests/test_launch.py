@@ -1,6 +1,7 @@
 """The launch files start the right processes, as far as one machine without GPUs can test."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,20 +20,13 @@ LAUNCH = ROOT / "profiles" / "launch"
 
 
 @pytest.mark.parametrize(("name", "machines", "processes"), [("1gpu", 1, 1), ("8gpu", 1, 8), ("2nodes", 2, 16)])
-def test_accelerate_reads_its_settings(name, machines, processes):
+def test_accelerate_reads_a_launch_files_settings_and_the_command_in_it_parses(name, machines, processes):
     found = load_config_from_file(str(LAUNCH / f"{name}.yaml"))
     assert (found.num_machines, found.num_processes) == (machines, processes)
-    assert found.use_cpu is False
-    assert found.mixed_precision == "no"
-
-
-@pytest.mark.parametrize("name", ["1gpu", "8gpu", "2nodes"])
-def test_the_command_in_a_launch_file_parses(name):
-    text = (LAUNCH / f"{name}.yaml").read_text()
-    line = next(line for line in text.splitlines() if "accelerate launch" in line)
-    arguments = launch_command_parser().parse_args(line.split("accelerate launch ")[1].split())
-    assert arguments.module
-    assert arguments.training_script == "mc3.cli"
+    assert (found.use_cpu, found.mixed_precision) == (False, "no")
+    command = re.search("accelerate launch (.*)", (LAUNCH / f"{name}.yaml").read_text())[1]
+    arguments = launch_command_parser().parse_args(command.split())
+    assert (arguments.module, arguments.training_script) == (True, "mc3.cli")
     assert cli.parser().parse_args(arguments.training_script_args).method == "mc3"
     assert (ROOT / arguments.config_file).exists()
 
@@ -49,9 +43,8 @@ def commands(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_slurm_script_starts_a_process_per_gpu(mini_settings, tmp_path, commands):
-    shards = small_training.make_shards(tmp_path / "clips" / "shards")
-    config = small_training.configured(small_training.settings(mini_settings, shards))
+def test_the_slurm_script_starts_a_process_per_gpu(settings, tmp_path, commands):
+    config = small_training.configured(settings)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(as_dict(config)))
     (tmp_path / ".venv").symlink_to(sys.prefix)
     environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "ACCELERATE_USE_CPU": "true",

@@ -53,23 +53,17 @@ def built_with(top: Path) -> str:
     return (top / ".venv" / "version").read_text().strip()
 
 
-def test_the_newest_supported_python_on_the_path_builds_the_environment(top):
-    add_python(top, "python3.11", "3.11")
+@pytest.mark.parametrize(
+    ("found", "newest"),
+    [({"python3.11": "3.11"}, "3.11"), ({"python3": "3.9", "python": "3.12"}, "3.12"),
+     # 3.13 is installed, but without venv
+     ({"python3.11": "3.11", "python3.12": "3.12", "python3.13": "none", "python3": "3.14"}, "3.12")],
+)  # fmt: skip
+def test_the_newest_supported_python_on_the_path_builds_the_environment(top, found, newest):
+    for name, version in found.items():
+        add_python(top, name, version)
     assert make(top).returncode == 0
-    assert built_with(top) == "3.11"
-    shutil.rmtree(top / ".venv")
-    add_python(top, "python3.12", "3.12")
-    add_python(top, "python3.13", "none")  # installed, but without venv
-    add_python(top, "python3", "3.14")
-    assert make(top).returncode == 0
-    assert built_with(top) == "3.12"
-
-
-def test_a_supported_python_of_another_name_is_found(top):
-    add_python(top, "python3", "3.9")
-    add_python(top, "python", "3.12")
-    assert make(top).returncode == 0
-    assert built_with(top) == "3.12"
+    assert built_with(top) == newest
 
 
 def test_an_existing_environment_is_kept_when_a_newer_python_appears_or_the_pins_change(top):
@@ -122,10 +116,8 @@ def test_no_supported_python_is_an_error_that_says_what_to_do_and_leaves_the_env
 
 def test_every_target_that_help_names_exists():
     def run(*arguments: str) -> str:
-        env = {"PATH": os.environ["PATH"]}
-        return subprocess.run(
-            ["make", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=True
-        ).stdout
+        options = {"cwd": ROOT, "env": {"PATH": os.environ["PATH"]}, "text": True}
+        return subprocess.check_output(["make", *arguments], **options)
 
     text = run("help")
     targets = [line.split()[1] for line in text.splitlines() if line.startswith("make ")]

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import mini_in
 from raw_files import clicks, write_media
 from safetensors.numpy import load_file
-from small_training import SEED, make_shards, settings
+from small_training import SEED, settings
 
 # Fewer instructions than this processor has, for each library that chooses its code by them.
 PLAIN = {
@@ -77,14 +77,12 @@ EPOCHS = {"align": 4, "refine": 4}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> list[Path]:
+def trained(tmp_path_factory, shards: Path) -> list[Path]:
     """The work folders of equal trainings, with all instructions and two threads, and with few and one thread."""
-    shards, works = make_shards(tmp_path_factory.mktemp("clips") / "shards"), []
+    works = []
     for threads, environment in ((2, {}), (1, PLAIN)):
         work = tmp_path_factory.mktemp("training") / "work"
-        profile = yaml.safe_load((ROOT / "profiles/mini.yaml").read_text())
-        profile["paths"] = {"raw": str(work), "shards": str(work / "shards"), "work": str(work)}
-        changed = settings(profile, shards)
+        changed = settings(mini_in(work), shards)
         changed["train"] |= {"precision": "fp64", "stored": "float16", "threads": threads, "epochs": EPOCHS}
         (work / "params.yaml").write_text(yaml.safe_dump(changed))
         print(run_python(TRAIN, str(work / "params.yaml"), **environment))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,8 +25,8 @@ def wordpiece(words=WORDS):
     return tokenizer
 
 
-def encoder(config=SMALL, seed=0):
-    torch.manual_seed(seed)
+def encoder(config=SMALL):
+    torch.manual_seed(0)
     model = TextEncoder(config, 8).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -54,22 +56,9 @@ def test_padding_does_not_change_the_embedding(ids, padding):
         torch.testing.assert_close(model(bare), model(padded), atol=1e-6, rtol=1e-5)
 
 
-def test_projection_is_egovlps_relu_then_linear():
-    model = encoder()
-    ids = torch.tensor([[2, 4, 3]])
-    with torch.no_grad():
-        features = model.features(ids)
-        weight, bias = model.state_dict()["projection.1.weight"], model.state_dict()["projection.1.bias"]
-        torch.testing.assert_close(model(ids), features.clamp(min=0) @ weight.T + bias)
-
-
-def test_attention_is_fused():
-    assert encoder().trunk.config._attn_implementation == "sdpa"
-
-
 def test_dropout_follows_the_settings_and_only_in_training():
     ids = torch.tensor([[2, 4, 5, 6, 3]])
-    dropping, still = encoder().train(), encoder(TextConfig(**{**SMALL.__dict__, "dropout": 0.0})).train()
+    dropping, still = encoder().train(), encoder(dataclasses.replace(SMALL, dropout=0.0)).train()
     with torch.no_grad():
         assert not torch.equal(dropping(ids), dropping(ids))
         assert torch.equal(still(ids), still(ids))
@@ -94,17 +83,6 @@ def test_fitting_copies_a_tokenizer_or_reads_a_file(tmp_path):
 
 def test_a_tokenizer_that_does_not_fit_is_an_error_with_the_reason():
     with pytest.raises(ConfigError, match=r"10 tokens, but model\.text\.vocab_size is 9"):
-        fit_tokenizer(wordpiece(), TextConfig(**{**SMALL.__dict__, "vocab_size": 9}))
+        fit_tokenizer(wordpiece(), dataclasses.replace(SMALL, vocab_size=9))
     with pytest.raises(ConfigError, match=r"\[PAD\] at id 3"):
         fit_tokenizer(wordpiece(["[UNK]", "[CLS]", "[SEP]", "[PAD]"]), SMALL)
-
-
-def test_every_parameter_learns():
-    model = encoder()
-    model(torch.tensor([[2, 4, 5, 6, 3]])).square().sum().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-def test_a_width_that_heads_do_not_divide_is_an_error():
-    with pytest.raises(ConfigError, match=r"model\.text\.dim"):
-        TextEncoder(TextConfig(**{**SMALL.__dict__, "dim": 25}), 8)
