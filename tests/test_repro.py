@@ -3,29 +3,23 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
 from test_cli import mc3_process
+from test_progress import Clock
 
 from mc3 import cli, config
 from mc3.paper import repro
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_progress_counts_every_stage_and_shows_the_time_that_is_left_at_most():
     clock = Clock()
-    progress = repro.Progress(
-        ["raw", "train@a-0", "train@b-0", "report"], {"raw": 60, "train@a-0": 20, "train@z-0": 40, "report": 5}, clock
-    )
+    known = {"raw": 60, "train@a-0": 20, "train@z-0": 40, "report": 5}
+    progress = repro.Progress(["raw", "train@a-0", "train@b-0", "report"], known, clock)
     assert progress.read("Stage 'raw' didn't change, skipping\n") is None
     clock.now = 2
     assert progress.read("Running stage 'train@b-0':\n") == "[2/4] train@b-0 · 0:02 elapsed · about 0:55 left"
@@ -44,22 +38,26 @@ def test_progress_without_known_times_shows_no_time_left():
 
 def test_the_stages_are_those_that_dvc_lists(monkeypatch):
     monkeypatch.chdir(ROOT)
-    listing = subprocess.run(
-        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"], capture_output=True, text=True
-    )
-    assert repro.stages(config.load("params.yaml")) == listing.stdout.split()
+    listed = subprocess.check_output([sys.executable, "-m", "dvc", "stage", "list", "--name-only"], text=True)
+    assert repro.stages(config.load("params.yaml")) == listed.split()
 
 
-def test_repro_shows_the_stages_and_their_own_output_and_passes_dvcs_exit_code_on(repository, mini_settings):
+@pytest.fixture
+def pipeline(repository, mini_settings) -> Callable[[dict], None]:
+    """Writes dvc.yaml with the given stages; the work folder of the settings is work/."""
     mini_settings["paths"]["work"] = "work"
     Path("params.yaml").write_text(yaml.safe_dump(mini_settings))
+    Path(".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", ".dvc")
+    return lambda stages: Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+
+
+def test_repro_shows_the_stages_and_their_own_output_and_passes_dvcs_exit_code_on(repository, pipeline):
     stages = {
         "first": {"cmd": "printf 'half a line' && echo ' and its end' && echo a > a", "outs": ["a"]},
         "second": {"cmd": "cp a b", "deps": ["a"], "outs": ["b"]},
     }
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    Path(".dvc").mkdir()
-    Path(".dvc/config").write_bytes((ROOT / ".dvc" / "config").read_bytes())
+    pipeline(stages)
     (repository / ".gitignore").write_text("work/\n")
     first = mc3_process("repro", cwd=repository)
     assert first.returncode == 0, first.stderr
@@ -72,24 +70,20 @@ def test_repro_shows_the_stages_and_their_own_output_and_passes_dvcs_exit_code_o
     assert set(yaml.safe_load(Path("work/timings.json").read_text())) == {"first", "second"}
 
     stages["second"]["cmd"] = "false"
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    pipeline(stages)
     failed = mc3_process("repro", cwd=repository)
     assert failed.returncode != 0
     assert "[2/2] second" in failed.stdout
     assert "[1/2]" not in failed.stdout
 
 
-def test_released_weights_are_fetched_before_the_stages_that_would_make_them(repository, mini_settings):
-    mini_settings["paths"]["work"] = "work"
-    Path("params.yaml").write_text(yaml.safe_dump(mini_settings))
+def test_released_weights_are_fetched_before_the_stages_that_would_make_them(repository, pipeline):
     stages = {
         name: {"cmd": f"mkdir -p work/{out} && echo {name} > work/{out}/a && echo ran >> {name}.log",
                "outs": [{f"work/{out}": {"remote": "release"}}]}
         for name, out in (("pretrain", "pretrained"), ("train", "checkpoints"))
     }  # fmt: skip
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    Path(".dvc").mkdir()
-    Path(".dvc/config").write_bytes((ROOT / ".dvc" / "config").read_bytes())
+    pipeline(stages)
     Path("data/release").mkdir(parents=True)
     made = mc3_process("repro", cwd=repository)
     assert "no released weights of these settings; they are trained now" in made.stdout
