@@ -193,16 +193,12 @@ def test_the_pipeline_trains_on_a_table_of_narrations(mini_settings):
 
 @pytest.mark.parametrize(
     ("tags", "expected"),
-    [
-        (["", "", ""], ["wash", "cut_(chop)", ""]),
-        (["[]", "[]", "[2]"], ["wash", "cut_(chop)", "pick"]),
-        (["[0]", "[2, 1]", "[]"], ["wash", "cut_(chop)", ""]),
-        (["[0]", "1", "[2, 0]"], ["wash", "cut_(chop)", "pick"]),
-        (["pick", "cut_(chop)", "wash"], ["pick", "cut_(chop)", "wash"]),
-        (["[1]", "[2]", "[0]"], ["wash", "cut_(chop)", ""]),  # another release's places: they never fit the sentence
-        (["[0]", "[1]", "[93]"], ["wash", "cut_(chop)", ""]),  # a place that this taxonomy does not have
-    ],
-)
+    [(["", "", ""], ["wash", "cut_(chop)", ""]), (["[]", "[]", "[2]"], ["wash", "cut_(chop)", "pick"]),
+     (["[0]", "[2, 1]", "[]"], ["wash", "cut_(chop)", ""]), (["[0]", "1", "[2, 0]"], ["wash", "cut_(chop)", "pick"]),
+     (["pick", "cut_(chop)", "wash"], ["pick", "cut_(chop)", "wash"]),
+     (["[1]", "[2]", "[0]"], ["wash", "cut_(chop)", ""]),  # another release's places: they never fit the sentence
+     (["[0]", "[1]", "[93]"], ["wash", "cut_(chop)", ""])],  # a place that this taxonomy does not have
+)  # fmt: skip
 def test_tags_are_labels_or_places_in_the_taxonomy_and_places_must_fit_it(taxonomies, tags, expected):
     found = [ego4d.tag(sentence, *taxonomies)[0] for sentence in ("C rinses", "C cuts", "C looks")]
     assert ego4d.groups(tags, found, taxonomies[0]) == expected

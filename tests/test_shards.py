@@ -43,6 +43,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return built
 
 
+@pytest.fixture
+def uncut(written: Config, tmp_path: Path) -> Config:
+    """A copy of the same raw files, with the manifest, not cut yet."""
+    shutil.copytree(written.paths.raw, tmp_path / "world")
+    return build(tmp_path)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
@@ -126,9 +133,9 @@ def test_a_clip_has_the_pictures_the_sound_and_the_text_of_its_window(written: C
         assert clip["text"].tolist() == ids + [0] * (16 - len(ids))
 
 
-def test_clips_of_square_and_wide_videos_are_of_one_shape_with_the_picture_in_the_middle(tmp_path: Path):
+def test_clips_of_square_and_wide_videos_are_of_one_shape_with_the_picture_in_the_middle(uncut: Config):
     """Two shapes of video, twelve stored pictures, of which a model takes four."""
-    built = override(build(tmp_path), {"clips.frames": 12, "clips.max_aspect": 1.78})
+    built = override(uncut, {"clips.frames": 12, "clips.max_aspect": 1.78})
     left, right = (np.full((64, 24, 3), grey, np.uint8) for grey in (60, 180))
 
     def wide(number: int) -> np.ndarray:
@@ -223,12 +230,11 @@ def test_absent_or_short_shards_and_unknown_splits_are_named(written: Config, tm
         shards.ClipDataset(tmp_path)
 
 
-def test_one_damaged_video_is_listed_and_loses_only_its_clips(tmp_path: Path):
-    built = build(tmp_path)
-    victim = built.paths.raw / built.ego4d.videos / "t1.mp4"
+def test_one_damaged_video_is_listed_and_loses_only_its_clips(uncut: Config):
+    victim = uncut.paths.raw / uncut.ego4d.videos / "t1.mp4"
     victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
-    folder = prepare.write(built)
-    report = json.loads((tmp_path / "shards_report.json").read_text())
+    folder = prepare.write(uncut)
+    report = json.loads((uncut.paths.work / "shards_report.json").read_text())
     assert report["dropped_clips"] == 4
     assert [(f["video_uid"], f["clips"]) for f in report["failed_videos"]] == [("t1", 4)]
     assert report["failed_videos"][0]["reason"].startswith("v2/full_scale/t1.mp4 cannot be decoded")
@@ -236,18 +242,17 @@ def test_one_damaged_video_is_listed_and_loses_only_its_clips(tmp_path: Path):
     assert set(index.loc[index["split"] == "train", "video_uid"]) == {"t0", "t2", "P01_00"}
 
 
-def test_a_video_without_the_sound_of_its_metadata_is_listed_and_many_missing_ones_stop_the_run(tmp_path: Path):
-    built = build(tmp_path)
-    videos = built.paths.raw / built.ego4d.videos
+def test_a_video_without_the_sound_of_its_metadata_is_listed_and_many_missing_ones_stop_the_run(uncut: Config):
+    videos = uncut.paths.raw / uncut.ego4d.videos
     (videos / "t0.mp4").write_bytes((videos / "s0.mp4").read_bytes())
-    folder = prepare.write(built)
-    report = json.loads((tmp_path / "shards_report.json").read_text())
+    folder = prepare.write(uncut)
+    report = json.loads((uncut.paths.work / "shards_report.json").read_text())
     assert "has no audio stream" in report["failed_videos"][0]["reason"]
     shutil.rmtree(folder)
     for uid in ("t0", "t2"):
         (videos / f"{uid}.mp4").unlink()
     with pytest.raises(DataError, match=r"2 of 7 videos cannot be used.*t0\.mp4.*t2\.mp4"):
-        prepare.write(built)
+        prepare.write(uncut)
     assert not folder.exists()
 
 

@@ -80,7 +80,7 @@ def test_retrieval_uses_sounding_test_clips_only_and_prints_percent(work: Config
     table = tables.table3(work).set_index("method")
     groups, (query_rows, pool_rows) = store.retrieval_split(work)
     clips = store.clips(work)
-    sounding = np.flatnonzero((clips["split"] == "test") & (clips["positive"] == 1))
+    sounding = np.flatnonzero((clips["split"] == "test") & (clips["positive"] == 1).fillna(False))
     assert sorted(np.r_[query_rows, pool_rows]) == sounding.tolist()
     assert table.loc["random", "v2a_r5"] == pytest.approx(100 * 5 / len(pool_rows))
     assert table.loc["mc3", "paper_a2l_r10"] == 73.8
