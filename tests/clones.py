@@ -7,16 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from small_work import ROOT
+
 COMMIT = "git add -A && git -c user.name=t -c user.email=t@example.org commit -qm"
 
 
 def copy(clone: Path) -> Path:
     """Copy all files that git tracks or would add to `clone`, without results of earlier runs; returns `clone`."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True
-    )
-    for name in listed.stdout.decode().split("\0"):
+    listing = ["git", "ls-files", "-coz", "--exclude-standard"]
+    for name in subprocess.run(listing, cwd=ROOT, check=True, capture_output=True).stdout.decode().split("\0"):
         if name and (ROOT / name).is_file():
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, clone / name)
@@ -32,9 +31,8 @@ def run(command: str, cwd: Path) -> str:
 
     A long command can be followed in the log file beside `cwd`.
     """
-    env = {**os.environ, "PYTHONPATH": str(cwd), "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        env.pop(name, None)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    env |= {"PYTHONPATH": str(cwd), "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}
     log = cwd.with_name(f"{cwd.name}.log")
     with log.open("ab") as file:
         start = file.tell()

@@ -6,8 +6,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 import small_training
+import small_work
 import torch
-import yaml
+from raw_files import write_raw
+from small_work import ROOT
 
 from mc3 import config
 
@@ -15,7 +17,6 @@ from mc3 import config
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("MC3_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
 torch.set_num_threads(1)
@@ -44,18 +45,7 @@ def float32_after_a_test() -> Iterator[None]:
 
 @pytest.fixture
 def mini_settings(tmp_path: Path) -> dict:
-    """The mini profile as a mapping, its paths under `tmp_path`, from random weights; change it, `config.build` it."""
-    return mini_in(tmp_path / "work")
-
-
-def mini_in(work: Path) -> dict:
-    settings = yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
-    settings["paths"] = {"raw": str(work / "world"), "shards": str(work / "shards"), "work": str(work)}
-    settings["source"]["out"] = settings["paths"]["raw"]
-    settings["init"] = dict.fromkeys(settings["init"])
-    settings["seeds"] = [0]
-    settings["model"]["text"]["tokenizer"] = "train"
-    return settings
+    return small_work.mini(tmp_path / "work")
 
 
 @pytest.fixture
@@ -72,6 +62,18 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(mini_settings: dict, shards: Path) -> dict:
     """A small training's settings."""
     return small_training.settings(mini_settings, shards)
+
+
+@pytest.fixture
+def raw(mini_config: config.Config) -> Path:
+    """The folder of small raw files of `mini_config`, with annotations and EPIC-Sounds' sound, without videos."""
+    return write_raw(mini_config, media=False)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> config.Config:
+    """The settings of a `small_work` that all tests read and none changes."""
+    return config.load(small_work.make(tmp_path_factory.mktemp("small")))
 
 
 @pytest.fixture

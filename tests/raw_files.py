@@ -17,10 +17,8 @@ BITS = 16  # a picture shows its number as 4 x 4 black and white squares
 
 
 def numbered(number: int, size: int = SIZE) -> np.ndarray:
-    bits = (number >> np.arange(BITS)) & 1
-    return np.repeat(
-        (bits.reshape(4, 4) * 255).astype(np.uint8).repeat(size // 4, 0).repeat(size // 4, 1)[..., None], 3, 2
-    )
+    bits = ((number >> np.arange(BITS)) & 1).reshape(4, 4, 1).astype(np.uint8)
+    return (255 * bits).repeat(size // 4, 0).repeat(size // 4, 1).repeat(3, 2)
 
 
 def number_of(picture: np.ndarray) -> int:
@@ -39,11 +37,11 @@ def clicks(seconds: float, times: Sequence[float], rate: int) -> np.ndarray:
 
 def write_media(
     path: Path, seconds: float, fps: int = 8, sound: np.ndarray | None = None, rate: int = 16000,
-    gop: int = 250, codec: str = "libx264", picture=numbered,
+    gop: int = 250, codec: str = "libx264", picture=numbered, **options: str,
 ) -> Path:  # fmt: skip
-    """A video of `picture(i)` for its i-th frame (none if fps is 0) and mono `sound`."""
+    """A video of `picture(i)` for its i-th frame (none if fps is 0) and mono `sound`; `options` are the container's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as file:
+    with av.open(str(path), "w", options=options) as file:
         if fps:
             height, width = picture(0).shape[:2]
             video = file.add_stream(codec, rate=fps, width=width, height=height, pix_fmt="yuv420p")
@@ -73,12 +71,9 @@ knife,"['knife']"
 drill,"['drill bit', 'drill']"
 hand,"['hand']"
 """
-
-
-EVENTS_HEADER = (
-    "annotation_id,participant_id,video_id,start_timestamp,stop_timestamp,start_sample,stop_sample,"
-    "description,class,class_id"
-)
+TIMES_HEADER = "annotation_id,participant_id,video_id,start_timestamp,stop_timestamp,start_sample,stop_sample"
+EVENTS_HEADER = f"{TIMES_HEADER},description,class,class_id"
+LABELS_HEADER = "narration_time\tvideo_uid\tclip_text\tpositive\ttag_noun\ttag_verb\tvotes\n"
 
 
 def narration(time: float, text: str = "#C C washes the plate") -> dict:
@@ -88,13 +83,11 @@ def narration(time: float, text: str = "#C C washes the plate") -> dict:
 def write_raw(config: Config, seconds: float = 12.0, train: int = 3, media: bool = True) -> Path:
     """`train` training videos (t0, t1, ...), v0 and e0 with labels, s0 without sound, and two EPIC-Sounds videos."""
     raw, files = config.paths.raw, config.ego4d
-    trained = [f"t{i}" for i in range(train)]
-    uids = [*trained, "v0", "e0", "s0"]
+    uids = [*(f"t{i}" for i in range(train)), "v0", "e0", "s0"]
     for path in (files.metadata, files.narrations):
         (raw / path).parent.mkdir(parents=True, exist_ok=True)
-    videos = [
-        {"video_uid": u, "duration_sec": seconds, "audio_base_denominator": None if u == "s0" else 16000} for u in uids
-    ]
+    rates = {uid: None if uid == "s0" else 16000 for uid in uids}
+    videos = [{"video_uid": u, "duration_sec": seconds, "audio_base_denominator": r} for u, r in rates.items()]
     (raw / files.metadata).write_text(json.dumps({"videos": videos}))
     texts = [
         "#C C washes the plate",
@@ -110,12 +103,9 @@ def write_raw(config: Config, seconds: float = 12.0, train: int = 3, media: bool
     (raw / files.verb_taxonomy).write_text(VERBS)
     (raw / files.noun_taxonomy).write_text(NOUNS)
     for split, uid in (("validation", "v0"), ("test", "e0")):
-        lines = ["narration_time\tvideo_uid\tclip_text\tpositive\ttag_noun\ttag_verb\tvotes"]
-        lines += [
-            f"{t}\t{uid}\t#C C washes the dish\t{y}\tplate\twash\t{v}"
-            for t, y, v in ((1.0, 1, "1,0,1"), (4.0, 0, "0,0,1"))
-        ]
-        (raw / files.labels[split]).write_text("\n".join(lines) + "\n")
+        rows = ((1.0, 1, "1,0,1"), (4.0, 0, "0,0,1"))
+        lines = [f"{t}\t{uid}\t#C C washes the dish\t{y}\tplate\twash\t{v}\n" for t, y, v in rows]
+        (raw / files.labels[split]).write_text(LABELS_HEADER + "".join(lines))
     with h5py.File(raw / config.epic_sounds.audio, "w") as file:
         for number, name in enumerate(sorted(config.epic_sounds.annotations.values())):
             video = f"P01_0{number}"
@@ -129,6 +119,13 @@ def write_raw(config: Config, seconds: float = 12.0, train: int = 3, media: bool
             sound = None if uid == "s0" else clicks(seconds, np.arange(0.5, seconds), 16000)
             write_media(raw / files.videos / f"{uid}.mp4", seconds, sound=sound)
     return raw
+
+
+def write_hdf5(path: Path, **videos: np.ndarray) -> None:
+    """EPIC-Sounds' file of the sounds of `videos`."""
+    with h5py.File(path, "w") as file:
+        for name, sound in videos.items():
+            file[name] = sound
 
 
 def stamp(seconds: float) -> str:

@@ -12,6 +12,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,35 +23,50 @@ from scipy.io import wavfile
 
 from mc3 import config, evaluate, methods
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 VERBS = ("cut", "wash", "close", "hold", "lift", "stir")
 NOUNS = ("carrot", "plate", "door", "cup")
-SEED = 0
+
+
+def mini(work: Path, raw: Path | None = None) -> dict[str, Any]:
+    """The mini profile with one seed, from random weights, its paths under `work`; change it, `config.build` it."""
+    settings = yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
+    settings["paths"] = {"raw": str(raw or work / "world"), "shards": str(work / "shards"), "work": str(work)}
+    settings["source"]["out"] = settings["paths"]["raw"]
+    settings["init"] = dict.fromkeys(settings["init"])
+    settings["seeds"] = [0]
+    settings["model"]["text"]["tokenizer"] = "train"
+    return settings
+
+
+def tiny(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` with encoders of width 16, all work in one process."""
+    settings["model"]["embedding_dim"] = 16
+    for encoder in ("audio", "video", "text"):
+        settings["model"][encoder] |= {"dim": 16, "depth": 1, "heads": 2}
+    for group in ("world", "clips"):
+        settings[group]["workers"] = 1
+    settings["train"]["threads"] = 1
+    return settings
 
 
 def make(folder: Path, clips: int = 240, events: int = 120, dim: int = 16) -> Path:
     """Write `folder`/params.yaml and the work folder that it names; return the params file."""
-    settings = config.as_dict(config.load(ROOT / "profiles" / "mini.yaml"))
-    settings["paths"] = {
-        "raw": str(folder / "world"), "shards": str(folder / "mini" / "shards"), "work": str(folder / "mini"),
-    }  # fmt: skip
-    settings["source"]["out"] = str(folder / "world")
-    settings["init"] = dict.fromkeys(settings["init"])
-    settings["seeds"] = [0]
+    settings = mini(folder / "mini", folder / "world")
     settings["clips"]["frame_size"] = 64
     settings["evaluate"]["clusters"] = 5
     folder.mkdir(parents=True, exist_ok=True)
     params = folder / "params.yaml"
     params.write_text(yaml.safe_dump(settings, sort_keys=False))
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(0)
     index, truth = _clips(rng, clips, events)
     work = folder / "mini"
     (work / "shards").mkdir(parents=True)
     (folder / "world").mkdir()
     _shard(work / "shards", index, rng)
     truth.to_csv(folder / "world" / "truth.csv", index=False)
-    videos = enumerate(sorted(set(truth["video_uid"])))
-    metadata = [{"video_uid": uid, "scenarios": [("kitchen", "garden")[i % 2]]} for i, uid in videos]
+    uids = sorted(set(truth["video_uid"]))
+    metadata = [{"video_uid": uid, "scenarios": [("kitchen", "garden")[i % 2]]} for i, uid in enumerate(uids)]
     (folder / "world" / "ego4d.json").write_text(json.dumps({"videos": metadata}))
     manifest = index.drop(columns=[c for c in index if c.endswith(("_offset", "_size")) or c in ("shard", "sha256")])
     manifest.to_parquet(work / "manifest.parquet", index=False)
@@ -60,18 +76,20 @@ def make(folder: Path, clips: int = 240, events: int = 120, dim: int = 16) -> Pa
     return params
 
 
+def unit(points: np.ndarray) -> np.ndarray:
+    """`points` [N, D] on the unit sphere, as embeddings are stored."""
+    return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+
+
 def ablations(figures: Path, settings: config.Config, seeds: int = 3) -> Path:
     """Write `figures`/ablations of all of experiments/ablations.yaml, falling by .01 from one setting to the next."""
     sweep = yaml.safe_load((ROOT / "experiments" / "ablations.yaml").read_text())["settings"]
-    rows = [
-        {"group": group, "setting": setting, "method": "mc3", "seeds": seeds} | {
-            key: value for name, top in (("av_roc", 0.7), ("al_roc", 0.8), ("selection", 0.75))
-            for key, value in ((name, top - 0.01 * i), (f"{name}_std", 0.002 if seeds > 1 else None))
-        }
-        for group, names in sweep.items() for i, setting in enumerate(names)
-    ]  # fmt: skip
+    rows = [(group, setting, i) for group, names in sweep.items() for i, setting in enumerate(names)]
+    table = pd.DataFrame(rows, columns=["group", "setting", "place"]).assign(method="mc3", seeds=seeds)
+    for name, top in (("av_roc", 0.7), ("al_roc", 0.8), ("selection", 0.75)):
+        table = table.assign(**{name: top - 0.01 * table["place"], f"{name}_std": 0.002 if seeds > 1 else None})
     (figures / "ablations").mkdir(parents=True)
-    pd.DataFrame(rows).to_csv(figures / "ablations" / "trials.csv", index=False)
+    table.drop(columns="place").to_csv(figures / "ablations" / "trials.csv", index=False)
     (figures / "ablations" / "origin.json").write_text(json.dumps({"settings": config.as_dict(settings)}))
     return figures
 
@@ -154,8 +172,7 @@ def _embeddings(folder: Path, index: pd.DataFrame, truth: pd.DataFrame, rng: np.
         for modality, stranger in (("audio", "III"), ("video", "IV"), ("text", "II")):
             if modality in methods.get(name).modalities:
                 shift = np.where((region == stranger)[:, None], rng.normal(size=centre.shape), centre)
-                points = shift + noise * rng.normal(size=centre.shape)
-                tensors[modality] = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+                tensors[modality] = unit(shift + noise * rng.normal(size=centre.shape))
         save_file(tensors, folder / "0" / f"{name}.safetensors", {"method": name, "seed": "0", "inputs": "0" * 64})
 
 
@@ -170,11 +187,10 @@ def _probe(folder: Path, raw: Path, index: pd.DataFrame, rng: np.random.Generato
         ("linear-probe", ("ssast",)),
     ):
         for k, name in enumerate(names):
-            logits = rng.normal(size=(len(truth), 44)) + (1 + 0.2 * k) * np.eye(44)[truth]
-            scores[f"{protocol}/{name}"] = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).astype(
-                np.float32
-            )
-            metrics.setdefault(protocol, {})[name] = evaluate.classification(scores[f"{protocol}/{name}"], truth)
+            likelihood = np.exp(rng.normal(size=(len(truth), 44)) + (1 + 0.2 * k) * np.eye(44)[truth])
+            known = (likelihood / likelihood.sum(axis=1, keepdims=True)).astype(np.float32)
+            scores[f"{protocol}/{name}"] = known
+            metrics.setdefault(protocol, {})[name] = evaluate.classification(known, truth)
     folder.mkdir()
     about = {"seed": 0, "train_events": len(truth), "test_events": len(truth), "classes": len(set(truth)), "views": 5}
     (folder / "0.json").write_text(json.dumps({**about, "metrics": metrics}))

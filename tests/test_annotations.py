@@ -5,17 +5,16 @@ import re
 from pathlib import Path
 
 import pytest
+import small_work
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_files import EVENTS_HEADER, write_raw
+from raw_files import EVENTS_HEADER, LABELS_HEADER, write_raw
 
 from mc3 import config
 from mc3.config import Config
 from mc3.data import ego4d, epic_sounds, manifest
 from mc3.data.annotations import Report, fragments, read_rows, read_table
 from mc3.errors import DataError
-
-LABELS = "narration_time\tvideo_uid\tclip_text\tpositive\ttag_noun\ttag_verb\tvotes\n"
 
 
 def label_rows(uid: str, rows: int, start: float = 0.0) -> list[str]:
@@ -76,11 +75,10 @@ def test_a_table_in_which_every_row_is_malformed_has_no_usable_rows(tmp_path: Pa
         read_table(tmp_path / "t.csv", ("a",), "a table", Report(Path()))
 
 
-def test_rows_between_two_quotes_on_different_lines_are_kept(mini_config: Config):
+def test_rows_between_two_quotes_on_different_lines_are_kept(mini_config: Config, raw: Path):
     """Two quotes 35 rows apart used to swallow the rows between them, and to release their videos for training."""
-    raw = write_raw(mini_config, media=False)
     path = raw / mini_config.ego4d.labels["test"]
-    lines = [LABELS, *(row.replace('"', "") for row in label_rows("e0", 60))]
+    lines = [LABELS_HEADER, *(row.replace('"', "") for row in label_rows("e0", 60))]
     path.write_text("".join(lines))
     whole = ego4d.read_labels(path, Report(raw))
     lines[10] = lines[10].replace("\t#C", '\t"#C')
@@ -94,8 +92,7 @@ def test_rows_between_two_quotes_on_different_lines_are_kept(mini_config: Config
 
 def test_an_unclosed_quote_costs_one_event(tmp_path: Path):
     path = tmp_path / "EPIC_Sounds_train.csv"
-    rows = [f"P01_01_{i},P01,P01_01,00:00:{i % 60:02d}.000,00:00:{i % 60:02d}.500,{i % 60 * 24000},"
-            f"{i % 60 * 24000 + 12000},tap,c,3" for i in range(160)]  # fmt: skip
+    rows = [f"P01_01_{i},P01,P01_01,00:00:00.000,00:00:00.500,0,12000,tap,c,3" for i in range(160)]
     rows[3] = rows[3].replace(",tap", ',"tap')
     path.write_text("\n".join([EVENTS_HEADER, *rows]) + "\n")
     report = Report(Path())
@@ -114,13 +111,11 @@ TEXT = "".join(ROWS)
 )
 def test_stray_quotes_lose_no_label_and_release_no_test_video(tmp_path_factory, first: int, second: int | None):
     folder = tmp_path_factory.mktemp("raw")
-    profile = config.as_dict(config.load(Path(__file__).parents[1] / "profiles" / "mini.yaml"))
-    profile["paths"] = {"raw": str(folder), "shards": str(folder), "work": str(folder)}
-    built = config.build(Config, profile)
+    built = config.build(Config, small_work.mini(folder))
     raw = write_raw(built, media=False, train=4)
     path = raw / built.ego4d.labels["test"]
     text = with_quote(TEXT, first)
-    path.write_text(LABELS + (text if second is None else with_quote(text, second)))
+    path.write_text(LABELS_HEADER + (text if second is None else with_quote(text, second)))
     assert sum(counted(path)) == len(ROWS)
     assert second is not None or counted(path) == (len(ROWS) - 1, 1)
     report = Report(raw)
@@ -142,8 +137,7 @@ def test_stray_quotes_lose_no_label_and_release_no_test_video(tmp_path_factory, 
         "1.0\tt1\t#C C cuts\t?\t[0]\t[0]\t",  # neither label nor votes
     ],
 )
-def test_the_video_of_a_dropped_label_is_not_trained_on(mini_config: Config, row: str):
-    raw = write_raw(mini_config, media=False)
+def test_the_video_of_a_dropped_label_is_not_trained_on(mini_config: Config, raw: Path, row: str):
     with (raw / mini_config.ego4d.labels["test"]).open("a") as file:
         file.write(row + "\n")
     report = Report(raw)
@@ -152,8 +146,7 @@ def test_the_video_of_a_dropped_label_is_not_trained_on(mini_config: Config, row
     assert any(entry["row"] == "line 4" for entry in report.dropped)
 
 
-def test_the_report_of_the_manifest_names_the_line_of_a_stray_quote(mini_config: Config, capsys):
-    raw = write_raw(mini_config, media=False)
+def test_the_report_of_the_manifest_names_the_line_of_a_stray_quote(mini_config: Config, raw: Path, capsys):
     path = raw / mini_config.epic_sounds.annotations["train"]
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:2], '"' + lines[2], *lines[3:]]))
@@ -163,16 +156,12 @@ def test_the_report_of_the_manifest_names_the_line_of_a_stray_quote(mini_config:
 
 
 REAL = [
-    ("epic_sounds/EPIC_Sounds_validation.csv", 8035),
-    ("epic_sounds/EPIC_Sounds_recognition_test_timestamps.csv", 5131),
-    ("epic_sounds/sound_events_not_categorised.csv", 39187),
-    ("epic_kitchens_100/EPIC_100_validation.csv", 9668),
-    ("epic_kitchens_100/EPIC_100_verb_classes.csv", 97),
-    ("epic_kitchens_100/EPIC_100_noun_classes_v2.csv", 305),
+    ("epic_sounds/EPIC_Sounds_validation.csv", 8035), ("epic_sounds/sound_events_not_categorised.csv", 39187),
+    ("epic_sounds/EPIC_Sounds_recognition_test_timestamps.csv", 5131), ("ego4d/narration_verb_taxonomy.csv", 125),
+    ("ego4d/narration_noun_taxonomy.csv", 627), ("epic_kitchens_100/EPIC_100_validation.csv", 9668),
+    ("epic_kitchens_100/EPIC_100_verb_classes.csv", 97), ("epic_kitchens_100/EPIC_100_noun_classes_v2.csv", 305),
     ("epic_kitchens_100/EPIC_100_video_info.csv", 700),
-    ("ego4d/narration_verb_taxonomy.csv", 125),
-    ("ego4d/narration_noun_taxonomy.csv", 627),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "rows"), REAL)

@@ -19,8 +19,8 @@ STEPS = ("discover", "weights", "repro", "compare", "profile", "train", "embed",
          "report", "world", "source", "manifest", "shards", "sweep", "transfer", "narrated", "submission")  # fmt: skip
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT)
+def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 def test_help_loads_nothing_but_the_standard_library():

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,21 +20,19 @@ def taxonomies(tmp_path: Path) -> tuple[ego4d.Taxonomy, ego4d.Taxonomy]:
     return ego4d.Taxonomy(tmp_path / "verbs.csv"), ego4d.Taxonomy(tmp_path / "nouns.csv")
 
 
+@pytest.fixture(scope="module")
+def published(shared_data: Path) -> dict[str, ego4d.Taxonomy]:
+    folder = shared_data / "annotations" / "ego4d"
+    return {kind: ego4d.Taxonomy(folder / f"narration_{kind}_taxonomy.csv") for kind in ("verb", "noun")}
+
+
 @pytest.mark.parametrize(
     ("narration", "sentence"),
-    [
-        ("#C C washes the plate", "C washes the plate"),
-        ("#c c  washes the plate \n", "c washes the plate"),
-        ("# C C cuts #unsure with a knife", "C cuts something with a knife"),
-        ("#C C talks to #O man X", "C talks to man X"),
-        ("#C", ""),
-        ("#O A man X washes a dish", None),
-        ("#O man gives C the plate", None),
-        ("C washes the plate", None),
-        ("#Carpenter saws", None),
-        ("#unsure", None),
-    ],
-)
+    [("#C C washes the plate", "C washes the plate"), ("#c c  washes the plate \n", "c washes the plate"),
+     ("# C C cuts #unsure with a knife", "C cuts something with a knife"), ("#C", ""),
+     ("#C C talks to #O man X", "C talks to man X"), ("#O A man X washes a dish", None),
+     ("#O man gives C the plate", None), ("C washes the plate", None), ("#Carpenter saws", None), ("#unsure", None)],
+)  # fmt: skip
 def test_only_the_wearers_narrations_are_kept_and_lose_their_tags(narration: str, sentence: str | None):
     assert ego4d.clean(narration) == sentence
 
@@ -48,19 +47,12 @@ def test_a_cleaned_sentence_never_has_a_tag_or_loose_space(text: str):
 
 @pytest.mark.parametrize(
     ("sentence", "groups"),
-    [
-        ("C washes the plate", ("wash", "plate")),
-        ("C is rinsing dishes", ("wash", "plate")),
-        ("C chopped with two knives", ("cut_(chop)", "knife")),
-        ("C cutting", ("cut_(chop)", "")),
-        ("C picks up the drill bits with his hand", ("pick", "drill")),
-        ("C turns over the plate", ("pick", "plate")),
-        ("C looks around", ("", "")),
-        ("C stares at a hand", ("", "hand")),
-        ("Plate C washes", ("wash", "")),
-        ("", ("", "")),
-    ],
-)
+    [("C washes the plate", ("wash", "plate")), ("C is rinsing dishes", ("wash", "plate")),
+     ("C chopped with two knives", ("cut_(chop)", "knife")), ("C cutting", ("cut_(chop)", "")),
+     ("C picks up the drill bits with his hand", ("pick", "drill")), ("C turns over the plate", ("pick", "plate")),
+     ("C looks around", ("", "")), ("C stares at a hand", ("", "hand")), ("Plate C washes", ("wash", "")),
+     ("", ("", ""))],
+)  # fmt: skip
 def test_the_first_known_verb_and_the_first_noun_after_it_name_the_action(taxonomies, sentence: str, groups):
     assert ego4d.tag(sentence, *taxonomies) == groups
 
@@ -73,9 +65,11 @@ def test_of_two_entries_at_one_place_the_longer_wins(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("kind", "groups"), [("verb", 125), ("noun", 627)])
-def test_the_published_taxonomies_have_the_published_number_of_groups(shared_data: Path, kind: str, groups: int):
-    taxonomy = ego4d.Taxonomy(shared_data / "annotations" / "ego4d" / f"narration_{kind}_taxonomy.csv")
+def test_the_published_taxonomies_have_the_published_groups_whose_words_are_found(published, kind: str, groups: int):
+    taxonomy = published[kind]
     assert len(taxonomy.labels) == len(set(taxonomy.labels)) == groups
+    for entry, label in taxonomy.words.items():
+        assert taxonomy.find(list(entry)) == (label, len(entry))
 
 
 def test_a_word_of_several_groups_belongs_to_the_one_that_is_named_after_it(tmp_path: Path):
@@ -88,28 +82,16 @@ def test_a_word_of_several_groups_belongs_to_the_one_that_is_named_after_it(tmp_
     assert words["tool"] == "fork"  # nobody's name: the first
 
 
-def test_cups_and_plates_of_the_published_taxonomy_are_no_cabinets_and_forks(shared_data: Path):
-    folder = shared_data / "annotations" / "ego4d"
-    verbs, nouns = (ego4d.Taxonomy(folder / f"narration_{kind}_taxonomy.csv") for kind in ("verb", "noun"))
+def test_cups_and_plates_of_the_published_taxonomy_are_no_cabinets_and_forks(published):
     for noun in ("cup", "plate", "spoon", "wood", "drill bit"):
-        assert ego4d.tag(f"C lifts the {noun}s", verbs, nouns)[1].partition("_(")[0] == noun.replace(" ", "_")
-    assert nouns.words["nail",] == "screw_(bolt,_nail,_screw)"
+        found = ego4d.tag(f"C lifts the {noun}s", *published.values())[1]
+        assert found.partition("_(")[0] == noun.replace(" ", "_")
+    assert published["noun"].words["nail",] == "screw_(bolt,_nail,_screw)"
 
 
-def test_every_word_of_the_published_taxonomies_is_found_in_a_sentence(shared_data: Path):
-    for kind in ("verb", "noun"):
-        taxonomy = ego4d.Taxonomy(shared_data / "annotations" / "ego4d" / f"narration_{kind}_taxonomy.csv")
-        for entry, label in taxonomy.words.items():
-            assert taxonomy.find(list(entry)) == (label, len(entry))
-
-
-def test_real_kitchen_narrations_nearly_all_have_an_ego4d_verb(shared_data: Path):
-    import pandas as pd
-
-    folder = shared_data / "annotations"
-    verbs = ego4d.Taxonomy(folder / "ego4d" / "narration_verb_taxonomy.csv")
-    sentences = pd.read_csv(folder / "epic_kitchens_100" / "EPIC_100_validation.csv")["narration"]
-    found = [verbs.find(s.lower().split())[0] != "" for s in sentences]
+def test_real_kitchen_narrations_nearly_all_have_an_ego4d_verb(shared_data: Path, published):
+    sentences = pd.read_csv(shared_data / "annotations" / "epic_kitchens_100" / "EPIC_100_validation.csv")["narration"]
+    found = [published["verb"].find(s.lower().split())[0] != "" for s in sentences]
     assert sum(found) / len(found) > 0.9
 
 
@@ -120,15 +102,11 @@ def test_a_group_that_is_no_python_list_is_an_error_with_its_line_and_is_not_eva
 
 
 def test_a_null_audio_base_denominator_means_no_sound_in_either_place(tmp_path: Path):
-    entries = [
-        {"video_uid": "a", "duration_sec": 10.0, "audio_base_denominator": 48000},
-        {"video_uid": "b", "duration_sec": 10.0, "audio_base_denominator": None},
-        {"video_uid": "c", "duration_sec": 10.0, "video_metadata": {"audio_base_denominator": 48000}},
-        {"video_uid": "d", "duration_sec": 10.0, "video_metadata": {"audio_base_denominator": None}},
-        {"video_uid": "../../etc/passwd", "duration_sec": 10.0, "audio_base_denominator": 48000},
-        {"video_uid": "a", "duration_sec": 12.0, "audio_base_denominator": 48000},
-        {"video_uid": "e", "duration_sec": None, "audio_base_denominator": 48000},
-    ]
+    sound, silent = {"audio_base_denominator": 48000}, {"audio_base_denominator": None}
+    facts = [("a", 10.0, sound), ("b", 10.0, silent), ("c", 10.0, {"video_metadata": sound}),
+             ("d", 10.0, {"video_metadata": silent}), ("../../etc/passwd", 10.0, sound), ("a", 12.0, sound),
+             ("e", None, sound)]  # fmt: skip
+    entries = [{"video_uid": uid, "duration_sec": seconds, **rate} for uid, seconds, rate in facts]
     path = tmp_path / "ego4d.json"
     path.write_text(json.dumps({"videos": entries}))
     report = Report(Path())
@@ -172,11 +150,8 @@ def test_a_table_of_narrations_reads_as_narration_json_does(tmp_path: Path, colu
     path = tmp_path / "clips.csv"
     path.write_text(table(columns, *({"video_uid": u, "narration_time": t, "clip_text": text} for u, t, text in rows)))
     json_path = tmp_path / "narration.json"
-    videos = {
-        uid: {"narration_pass_1": {"narrations": [narration(t, text) for u, t, text in rows if u == uid]}}
-        for uid in ("a", "b")
-    }
-    json_path.write_text(json.dumps(videos))
+    lines = {uid: [narration(t, text) for u, t, text in rows if u == uid] for uid in ("a", "b")}
+    json_path.write_text(json.dumps({uid: {"narration_pass_1": {"narrations": own}} for uid, own in lines.items()}))
 
     def read(file: Path) -> dict[str, list[tuple[float, str]]]:
         report = Report(Path())
@@ -218,23 +193,19 @@ def test_the_pipeline_trains_on_a_table_of_narrations(mini_settings):
 
 @pytest.mark.parametrize(
     ("tags", "expected"),
-    [
-        (["", "", ""], ["wash", "cut_(chop)", ""]),
-        (["[]", "[]", "[2]"], ["wash", "cut_(chop)", "pick"]),
-        (["[0]", "[2, 1]", "[]"], ["wash", "cut_(chop)", ""]),
-        (["[0]", "1", "[2, 0]"], ["wash", "cut_(chop)", "pick"]),
-        (["pick", "cut_(chop)", "wash"], ["pick", "cut_(chop)", "wash"]),
-        (["[1]", "[2]", "[0]"], ["wash", "cut_(chop)", ""]),  # another release's places: they never fit the sentence
-        (["[0]", "[1]", "[93]"], ["wash", "cut_(chop)", ""]),  # a place that this taxonomy does not have
-    ],
-)
+    [(["", "", ""], ["wash", "cut_(chop)", ""]), (["[]", "[]", "[2]"], ["wash", "cut_(chop)", "pick"]),
+     (["[0]", "[2, 1]", "[]"], ["wash", "cut_(chop)", ""]), (["[0]", "1", "[2, 0]"], ["wash", "cut_(chop)", "pick"]),
+     (["pick", "cut_(chop)", "wash"], ["pick", "cut_(chop)", "wash"]),
+     (["[1]", "[2]", "[0]"], ["wash", "cut_(chop)", ""]),  # another release's places: they never fit the sentence
+     (["[0]", "[1]", "[93]"], ["wash", "cut_(chop)", ""])],  # a place that this taxonomy does not have
+)  # fmt: skip
 def test_tags_are_labels_or_places_in_the_taxonomy_and_places_must_fit_it(taxonomies, tags, expected):
     found = [ego4d.tag(sentence, *taxonomies)[0] for sentence in ("C rinses", "C cuts", "C looks")]
     assert ego4d.groups(tags, found, taxonomies[0]) == expected
 
 
-def test_places_in_the_published_taxonomy_name_what_its_words_do(shared_data: Path):
-    taxonomy = ego4d.Taxonomy(shared_data / "annotations" / "ego4d" / "narration_verb_taxonomy.csv")
+def test_places_in_the_published_taxonomy_name_what_its_words_do(published):
+    taxonomy = published["verb"]
     found = [taxonomy.find(list(entry))[0] for entry in taxonomy.words]
     places = [f"[{taxonomy.labels.index(label)}]" for label in taxonomy.words.values()]
     assert ego4d.groups(places, [""] * len(places), taxonomy) == found
@@ -242,29 +213,23 @@ def test_places_in_the_published_taxonomy_name_what_its_words_do(shared_data: Pa
     assert ego4d.groups(shifted, found, taxonomy) == found
 
 
-def test_sentences_of_labelled_clips_lose_their_tags_whomever_they_are_about(mini_config: Config):
-    raw = write_raw(mini_config, media=False)
-    rows = [
-        {"video_uid": "e0", "narration_time": t, "clip_text": text, "positive": p}
-        for t, text, p in ((1.0, "#O A man washes a dish", "1.0"), (2.0, "C cuts", "0.0"), (3.0, "#c c cuts", "1"))
-    ]
+def test_sentences_of_labelled_clips_lose_their_tags_whomever_they_are_about(mini_config: Config, raw: Path):
+    cells = (1.0, "#O A man washes a dish", "1.0"), (2.0, "C cuts", "0.0"), (3.0, "#c c cuts", "1")
+    rows = [{"video_uid": "e0", "narration_time": t, "clip_text": text, "positive": p} for t, text, p in cells]
     (raw / mini_config.ego4d.labels["test"]).write_text(table(SOUNDS, *rows))
     clips = [c for c in ego4d.clips(mini_config, Report(raw)) if c["split"] == "test"]
     assert [(c["text"], c["positive"]) for c in clips] == [("A man washes a dish", 1), ("C cuts", 0), ("c cuts", 1)]
 
 
-def test_labels_of_one_kind_only_are_refused_with_the_remedy(mini_config: Config):
-    raw = write_raw(mini_config, media=False)
-    (raw / mini_config.ego4d.labels["test"]).write_text(
-        table(SOUNDS, {"video_uid": "e0", "narration_time": 1.0, "clip_text": "#C C cuts", "positive": "1.0"})
-    )
+def test_labels_of_one_kind_only_are_refused_with_the_remedy(mini_config: Config, raw: Path):
+    row = {"video_uid": "e0", "narration_time": 1.0, "clip_text": "#C C cuts", "positive": "1.0"}
+    (raw / mini_config.ego4d.labels["test"]).write_text(table(SOUNDS, row))
     with pytest.raises(DataError, match=r"only sounding actions.*ego4d\.narrations"):
         ego4d.clips(mini_config, Report(raw))
 
 
 @pytest.mark.parametrize("kind", ["narrations", "metadata", "labels"])
-def test_a_file_that_is_not_utf8_is_refused_with_the_byte(mini_config: Config, kind: str):
-    raw = write_raw(mini_config, media=False)
+def test_a_file_that_is_not_utf8_is_refused_with_the_byte(mini_config: Config, raw: Path, kind: str):
     name = mini_config.ego4d.labels["test"] if kind == "labels" else getattr(mini_config.ego4d, kind)
     data = (raw / name).read_bytes()
     (raw / name).write_bytes(data[:60] + b"\xe9" + data[60:])
@@ -276,18 +241,15 @@ HEADER = "narration_time\tvideo_uid\tclip_text\t"
 
 
 @pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        (["votes", "1,0,1", "0,1,0", "[1, 1, 1]"], [True, False, True]),
-        (["positive", "1", "0", "True"], [True, False, True]),
-        (["positive\tvotes", "1\t1,0,1", "0\t0,1,0", "True\t"], [True, False, True]),
-    ],
-)
-def test_labels_come_from_the_majority_of_votes_or_as_they_are(tmp_path: Path, lines, expected):
+    "lines",
+    [["votes", "1,0,1", "0,1,0", "[1, 1, 1]"], ["positive", "1", "0", "True"],
+     ["positive\tvotes", "1\t1,0,1", "0\t0,1,0", "True\t"]],
+)  # fmt: skip
+def test_labels_come_from_the_majority_of_votes_or_as_they_are(tmp_path: Path, lines):
     path = tmp_path / "labels.tsv"
     path.write_text("\n".join([HEADER + lines[0], *(f"1.0\tv\t#C C cuts\t{line}" for line in lines[1:])]))
     report = Report(Path())
-    assert ego4d.read_labels(path, report)["positive"].tolist() == expected
+    assert ego4d.read_labels(path, report)["positive"].tolist() == [True, False, True]
     assert report.dropped == []
 
 
@@ -310,30 +272,20 @@ def test_label_files_without_labels_or_columns_are_errors(tmp_path: Path):
         ego4d.read_labels(path, Report(Path()))
 
 
-def test_training_clips_are_of_videos_without_labels_and_labels_keep_their_groups(mini_config: Config):
-    write_raw(mini_config, media=False)
+def test_training_clips_are_of_videos_without_labels_and_labels_keep_their_groups(mini_config: Config, raw: Path):
     clips = ego4d.clips(mini_config, Report(Path()))
     train = [c for c in clips if c["split"] == "train"]
     assert {c["video_uid"] for c in train} == {"t0", "t1", "t2"}
-    assert {(c["verb"], c["noun"]) for c in train} == {
-        ("wash", "plate"),
-        ("cut_(chop)", "knife"),
-        ("wash", ""),
-        ("pick", "drill"),
-    }
+    groups = {("wash", "plate"), ("cut_(chop)", "knife"), ("wash", ""), ("pick", "drill")}
+    assert {(c["verb"], c["noun"]) for c in train} == groups
     rest = [(c["clip_id"], c["positive"], c["action_group"], c["text"]) for c in clips if c["split"] == "test"]
-    assert rest == [
-        ("e0_000001000", 1, "wash plate", "C washes the dish"),
-        ("e0_000004000", 0, "wash plate", "C washes the dish"),
-    ]
+    assert rest == [(f"e0_00000{t}000", y, "wash plate", "C washes the dish") for t, y in ((1, 1), (4, 0))]
 
 
 def test_the_sample_depends_on_the_seed_and_not_on_the_order_of_the_file(mini_settings: dict):
-    from mc3 import config
-
     def sample(seed: int, reverse: bool) -> list[str]:
         mini_settings["ego4d"] |= {"train_clips": 5, "sampling_seed": seed}
-        built = config.build(Config, mini_settings)
+        built = build(Config, mini_settings)
         path = write_raw(built, media=False) / built.ego4d.narrations
         videos = json.loads(path.read_text())["videos"]
         if reverse:
@@ -347,8 +299,6 @@ def test_the_sample_depends_on_the_seed_and_not_on_the_order_of_the_file(mini_se
     assert len({tuple(sample(seed, reverse=False)) for seed in range(4)}) > 1
 
 
-def test_a_window_is_half_a_second_before_to_one_after(mini_config: Config):
-    write_raw(mini_config, media=False)
-    for clip in ego4d.clips(mini_config, Report(Path())):
-        assert clip["start_sec"] == clip["narration_time"] - 0.5
-        assert clip["end_sec"] == clip["narration_time"] + 1.0
+def test_a_window_is_half_a_second_before_to_one_after(mini_config: Config, raw: Path):
+    for clip in ego4d.clips(mini_config, Report(raw)):
+        assert (clip["start_sec"], clip["end_sec"]) == (clip["narration_time"] - 0.5, clip["narration_time"] + 1.0)

@@ -20,6 +20,7 @@ import torch
 import yaml
 from clones import COMMIT, ROOT, copy, ran, run
 from conftest import SHARED
+from raw_files import narration
 from safetensors import safe_open
 from timm.models.deit import VisionTransformerDistilled
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -35,20 +36,11 @@ pytestmark = pytest.mark.slow
 
 # How much, never how large: model, init, loss, optimiser, precision, windows and pictures stay the profile's.
 QUANTITIES = {
-    "seeds": [0],
-    "ego4d.train_clips": 4,  # two batches, so that each stage of a method takes two steps an epoch
-    "clips.workers": 2,
-    "train.batch_size": 2,
-    "train.epochs": {"align": 1, "refine": 1},
-    "train.workers": 1,
-    "train.threads": 2,
-    "evaluate.clusters": 3,
-    "evaluate.chunk": 4,
-    "evaluate.batch_size": 4,
-    "probe.linear.epochs": 2,
-    "probe.official.epochs": 1,
-    "probe.finetune.epochs": 1,
-}
+    "seeds": [0], "ego4d.train_clips": 4,  # two batches, so that each stage of a method takes two steps an epoch
+    "train.batch_size": 2, "train.epochs": {"align": 1, "refine": 1}, "train.workers": 1, "train.threads": 2,
+    "clips.workers": 2, "evaluate.clusters": 3, "evaluate.chunk": 4, "evaluate.batch_size": 4,
+    "probe.linear.epochs": 2, "probe.official.epochs": 1, "probe.finetune.epochs": 1,
+}  # fmt: skip
 WORLD = config.World(
     seed=0, videos={"train": 2, "validation": 1, "test": 2}, silent_videos=0, seconds=10.0, clip_every_sec=2.5,
     fps=10, size=320, epic_events={"train": 8, "validation": 8}, workers=1,
@@ -83,14 +75,7 @@ def ours(heading: str) -> str:
 
 
 def shrink(params: Path) -> None:
-    settings = yaml.safe_load(params.read_text())
-    for place, value in QUANTITIES.items():
-        *folders, name = place.split(".")
-        part = settings
-        for folder in folders:
-            part = part[folder]
-        assert name in part
-        part[name] = value
+    settings = config.as_dict(config.override(config.load(params), QUANTITIES))
     params.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
@@ -104,18 +89,13 @@ def write_release(profile: config.Config, shared: Path | None) -> None:
     for uid, (seconds, sound) in FACTS.items():
         if uid in REAL and shared is None:
             continue
-        rate = 48000 if sound else None
-        metadata["videos"].append(
-            {"video_uid": uid, "duration_sec": seconds, "video_metadata": {"audio_base_denominator": rate}}
-        )
-        lines = [
-            {"timestamp_sec": t, "timestamp_frame": round(30 * t), "narration_text": text, "annotation_uid": f"{uid}_0"}
-            for t, text in NARRATIONS[uid]
-        ]
-        narrations[uid] = {
-            "status": "complete",
-            "narration_pass_1": {"narrations": lines[:1], "summaries": []},
-            "narration_pass_2": {"narrations": lines[1:], "summaries": []},
+        rate = {"audio_base_denominator": 48000 if sound else None}
+        metadata["videos"].append({"video_uid": uid, "duration_sec": seconds, "video_metadata": rate})
+        more = {"annotation_uid": f"{uid}_0"}
+        lines = [narration(t, text) | {"timestamp_frame": round(30 * t), **more} for t, text in NARRATIONS[uid]]
+        passes = (lines[:1], lines[1:])
+        narrations[uid] = {"status": "complete"} | {
+            f"narration_pass_{n}": {"narrations": own, "summaries": []} for n, own in enumerate(passes, start=1)
         }
         if uid in REAL and shared is not None:
             shutil.copyfile(shared / "video" / REAL[uid], raw / files.videos / f"{uid}.mp4")
@@ -351,9 +331,8 @@ def test_tables_have_a_row_for_each_method_with_numbers_where_it_has_the_modalit
     table = pd.read_csv(figures / "table4_epic_sounds.csv")
     linear = table[table["protocol"] == "linear-probe"].set_index("method")
     assert set(linear.index) >= {"ssast", "untrained", *methods.METHODS}
-    assert np.isfinite(
-        linear.loc[["ssast", "untrained", *methods.METHODS], ["top1", "top5", "mca", "map", "mauc"]]
-    ).all(axis=None)
+    measured = linear.loc[["ssast", "untrained", *methods.METHODS], ["top1", "top5", "mca", "map", "mauc"]]
+    assert np.isfinite(measured).all(axis=None)
     assert {"ssast", "untrained", "mc3"} <= set(table.loc[table["protocol"] == "fine-tune", "method"])
 
 

@@ -1,63 +1,57 @@
-import dataclasses
 import json
 import math
 from pathlib import Path
 
 import av
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raw_files import EVENTS_HEADER, clicks, stamp, write_media, write_raw
+from raw_files import EVENTS_HEADER, TIMES_HEADER, clicks, stamp, write_hdf5, write_media
 
 from mc3 import evaluate
-from mc3.config import Config
+from mc3.config import Config, override
 from mc3.data import epic_sounds, manifest
 from mc3.data.annotations import Report
 from mc3.errors import DataError
 
 
-def test_the_published_validation_file_is_read_whole(shared_data: Path):
-    path = shared_data / "annotations" / "epic_sounds" / "EPIC_Sounds_validation.csv"
+@pytest.fixture(scope="module")
+def published(shared_data: Path) -> Path:
+    return shared_data / "annotations" / "epic_sounds"
+
+
+@pytest.mark.parametrize(
+    ("name", "events", "videos", "classes"),
+    [("validation", 8035, 137, 44), ("recognition_test_timestamps", 5131, 44, 0), ("not_categorised", 39187, 696, 0)],
+)
+def test_a_published_file_is_read_whole(published: Path, name: str, events: int, videos: int, classes: int):
+    (path,) = published.glob(f"*_{name}.csv")
     report = Report(Path())
-    events = epic_sounds.read_events(path, report)
+    table = epic_sounds.read_events(path, report)
     assert report.dropped == []
-    assert (len(events), events["video_id"].nunique(), events["class_id"].nunique()) == (8035, 137, 44)
+    assert (len(table), table["video_id"].nunique(), table["class_id"].nunique()) == (events, videos, classes)
+
+
+def test_the_chance_of_the_published_events_is_the_papers(published: Path):
+    events = epic_sounds.read_events(published / "EPIC_Sounds_validation.csv", Report(Path()))
     chance = evaluate.random_classification(events["class_id"])
     assert round(100 * chance["top1"], 2) == 7.71  # as printed in Table 4
     assert round(100 * chance["top5"], 2) == 31.09  # the paper's drawn 30.95
     assert chance["mca"] == pytest.approx(1 / 44)
 
 
-def test_the_published_test_timestamps_have_no_classes(shared_data: Path):
-    path = shared_data / "annotations" / "epic_sounds" / "EPIC_Sounds_recognition_test_timestamps.csv"
-    events = epic_sounds.read_events(path, Report(Path()))
-    assert len(events) == 5131
-    assert events["class_id"].isna().all()
-
-
-def test_the_published_sounds_without_category_are_read_whole(shared_data: Path):
-    path = shared_data / "annotations" / "epic_sounds" / "sound_events_not_categorised.csv"
-    report = Report(Path())
-    events = epic_sounds.read_events(path, report)
-    assert (len(events), events["video_id"].nunique(), report.dropped) == (39187, 696, [])
-    assert events["class_id"].isna().all()
-
-
-def test_the_published_list_of_detection_test_videos_is_not_taken_for_events(shared_data: Path):
-    path = shared_data / "annotations" / "epic_sounds" / "EPIC_Sounds_detection_test_videos.csv"
+def test_the_published_list_of_detection_test_videos_is_not_taken_for_events(published: Path):
+    path = published / "EPIC_Sounds_detection_test_videos.csv"
     assert pd.read_csv(path)["video_id"].nunique() == 23
     with pytest.raises(DataError, match=r"EPIC_Sounds_detection_test_videos\.csv has no column `annotation_id`"):
         epic_sounds.read_events(path, Report(Path()))
 
 
-def test_the_published_durations_fit_the_last_events(shared_data: Path):
+def test_the_published_durations_fit_the_last_events(shared_data: Path, published: Path):
     """`sounds` compares lengths with these durations: in 137 videos no event ends after its video."""
-    events = epic_sounds.read_events(
-        shared_data / "annotations" / "epic_sounds" / "EPIC_Sounds_validation.csv", Report(Path())
-    )
+    events = epic_sounds.read_events(published / "EPIC_Sounds_validation.csv", Report(Path()))
     info = pd.read_csv(shared_data / "annotations" / "epic_kitchens_100" / epic_sounds.VIDEO_INFO)
     duration = events["video_id"].map(info.set_index("video_id")["duration"])
     assert duration.notna().all()
@@ -131,8 +125,7 @@ def test_rows_at_fault_are_listed_with_their_reason(tmp_path: Path):
 
 def test_sound_is_cut_in_time_and_silent_beyond_the_ends(tmp_path: Path):
     path = tmp_path / "sound.hdf5"
-    with h5py.File(path, "w") as file:
-        file["P01_01"] = clicks(5.0, [0.2, 2.0, 4.9], 24000)
+    write_hdf5(path, P01_01=clicks(5.0, [0.2, 2.0, 4.9], 24000))
     windows = [(-0.5, 1.0), (1.3, 2.8), (4.0, 6.0)]
     before, within, after = epic_sounds.clips_of(path, "P01_01", windows, 16000)
     for waveform, (start, end), click in zip((before, within, after), windows, (0.2, 2.0, 4.9), strict=True):
@@ -142,43 +135,35 @@ def test_sound_is_cut_in_time_and_silent_beyond_the_ends(tmp_path: Path):
     assert (after[16100:] == 0).all()
 
 
-def test_sound_that_is_not_there_is_named(tmp_path: Path, mini_config: Config):
-    with h5py.File(tmp_path / "sound.hdf5", "w") as file:
-        file["P01_01"] = np.zeros(24000, np.float32)
-    with pytest.raises(DataError, match=r"sound\.hdf5: the sound of P09_09 cannot be read"):
-        next(epic_sounds.clips_of(tmp_path / "sound.hdf5", "P09_09", [(0, 1)], 16000))
-    raw = write_raw(mini_config, media=False)
-    (raw / mini_config.epic_sounds.audio).write_bytes(b"no HDF5")
+def test_sound_that_is_not_there_is_named(raw: Path, mini_config: Config):
+    sound = raw / mini_config.epic_sounds.audio
+    with pytest.raises(DataError, match=r"EPIC_audio\.hdf5: the sound of P09_09 cannot be read"):
+        next(epic_sounds.clips_of(sound, "P09_09", [(0, 1)], 16000))
+    sound.write_bytes(b"no HDF5")
     with pytest.raises(DataError, match="is no HDF5 file"):
         epic_sounds.clips(mini_config, Report(Path()))
-    (raw / mini_config.epic_sounds.audio).unlink()
+    sound.unlink()
     with pytest.raises(DataError, match=r"no .*EPIC_audio\.hdf5"):
         epic_sounds.clips(mini_config, Report(Path()))
 
 
-def test_events_beyond_the_sound_or_without_it_are_listed(mini_config: Config):
-    raw = write_raw(mini_config, media=False)
-    with h5py.File(raw / mini_config.epic_sounds.audio, "w") as file:
-        file["P01_00"] = np.zeros(24000 * 3, np.float32)
-        file["P01_01"] = np.zeros(24000 * 12, np.float32)
+def test_events_beyond_the_sound_or_without_it_are_listed(mini_config: Config, raw: Path):
+    sound, of_12_sec = raw / mini_config.epic_sounds.audio, np.zeros(24000 * 12, np.float32)
+    write_hdf5(sound, P01_00=np.zeros(24000 * 3, np.float32), P01_01=of_12_sec)
     report = Report(Path())
-    clips = epic_sounds.clips(mini_config, report)
-    assert len(clips) == 5
-    assert [(d["row"], d["reason"]) for d in report.dropped] == [
-        ("annotation_id P01_00_2", "event beyond the end of the sound")
-    ]
-    with h5py.File(raw / mini_config.epic_sounds.audio, "w") as file:
-        file["P01_01"] = np.zeros(24000 * 12, np.float32)
+    assert len(epic_sounds.clips(mini_config, report)) == 5
+    (listed,) = report.dropped
+    assert (listed["row"], listed["reason"]) == ("annotation_id P01_00_2", "event beyond the end of the sound")
+    write_hdf5(sound, P01_01=of_12_sec)
     with pytest.raises(DataError, match=r"has none of the videos of .*EPIC_Sounds_train"):
         epic_sounds.clips(mini_config, Report(Path()))
 
 
 @pytest.mark.parametrize("line", [1, 2, 500])
 def test_bytes_that_are_no_text_are_named_with_their_place(tmp_path: Path, line: int):
-    row = "a{},P,v,00:00:01.000,00:00:02.000,24000,48000,d,c,3"
-    lines = [EVENTS_HEADER.encode(), *(row.format(i).encode() for i in range(499))]
-    at = len(b"\n".join(lines[:line])) - 1
-    data = bytearray(b"\n".join(lines))
+    lines = [EVENTS_HEADER, *(f"a{i},P,v,00:00:01.000,00:00:02.000,24000,48000,d,c,3" for i in range(499))]
+    at = len("\n".join(lines[:line])) - 1
+    data = bytearray("\n".join(lines).encode())
     data[at] = 0xE9
     path = tmp_path / "events.csv"
     path.write_bytes(data)
@@ -202,28 +187,19 @@ def write_sound(path: Path, sound: np.ndarray, rate: int, codec: str) -> None:
 
 @pytest.mark.parametrize(
     ("suffix", "codec", "rate", "channels"),
-    [
-        (".wav", "pcm_s16le", 24000, 1),
-        (".FLAC", "flac", 48000, 2),
-        (".mp3", "libmp3lame", 44100, 2),
-        (".mp4", "aac", 16000, 1),
-    ],
-)
+    [(".wav", "pcm_s16le", 24000, 1), (".FLAC", "flac", 48000, 2), (".mp3", "libmp3lame", 44100, 2),
+     (".mp4", "aac", 16000, 1)],
+)  # fmt: skip
 def test_a_folder_of_files_gives_the_clips_that_the_hdf5_file_gives(
-    mini_config: Config, monkeypatch: pytest.MonkeyPatch, suffix: str, codec: str, rate: int, channels: int
+    mini_config: Config, raw: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, codec: str, rate: int, channels: int
 ):
-    raw = write_raw(mini_config, media=False)
     times = [0.5, 1.7, 3.0, 9.0, 30.2]
-    with h5py.File(raw / mini_config.epic_sounds.audio, "w") as file:
-        for video in ("P01_00", "P01_01"):
-            file[video] = clicks(32, times, 24000)
-            sound = np.stack([clicks(32, times, rate), np.zeros(32 * rate)])[:channels]
-            write_sound(raw / "sound" / "P01" / f"{video}{suffix}", channels * sound * 0.5, rate, codec)
+    write_hdf5(raw / mini_config.epic_sounds.audio, **dict.fromkeys(("P01_00", "P01_01"), clicks(32, times, 24000)))
+    for video in ("P01_00", "P01_01"):
+        sound = np.stack([clicks(32, times, rate), np.zeros(32 * rate)])[:channels]
+        write_sound(raw / "sound" / "P01" / f"{video}{suffix}", channels * sound * 0.5, rate, codec)
     (raw / "sound" / "README.txt").write_text("no sound")
-    in_folder = dataclasses.replace(
-        mini_config, epic_sounds=dataclasses.replace(mini_config.epic_sounds, audio=Path("sound"))
-    )
-    found = epic_sounds.clips(in_folder, Report(raw))
+    found = epic_sounds.clips(override(mini_config, {"epic_sounds.audio": "sound"}), Report(raw))
     expected = epic_sounds.clips(mini_config, Report(raw))
     assert {row.pop("path") for row in expected} == {"EPIC_audio.hdf5"}
     paths = {row.pop("path") for row in found}
@@ -243,12 +219,8 @@ def test_a_folder_of_files_gives_the_clips_that_the_hdf5_file_gives(
     assert len(opened) == 1
 
 
-def test_files_that_cannot_be_an_events_sound_are_named(mini_config: Config):
-    raw = write_raw(mini_config, media=False)
-    folder = raw / "sound"
-    config = dataclasses.replace(
-        mini_config, epic_sounds=dataclasses.replace(mini_config.epic_sounds, audio=Path("sound"))
-    )
+def test_files_that_cannot_be_an_events_sound_are_named(mini_config: Config, raw: Path):
+    folder, config = raw / "sound", override(mini_config, {"epic_sounds.audio": "sound"})
     folder.mkdir()
     with pytest.raises(DataError, match=r"no media files in .*sound"):
         epic_sounds.clips(config, Report(raw))
@@ -264,43 +236,32 @@ def test_files_that_cannot_be_an_events_sound_are_named(mini_config: Config):
         epic_sounds.clips(config, Report(raw))
 
 
-def test_the_test_split_is_cut_without_classes_and_the_others_need_theirs(mini_config: Config):
-    raw = write_raw(mini_config, media=False)
-    header = "annotation_id,participant_id,video_id,start_timestamp,stop_timestamp,start_sample,stop_sample\n"
-    (raw / "test.csv").write_text(header + "P01_01_t,P01,P01_01,00:00:01.000,00:00:02.000,24000,48000\n")
-    names = {**mini_config.epic_sounds.annotations, "test": Path("test.csv")}
-    config = dataclasses.replace(
-        mini_config, epic_sounds=dataclasses.replace(mini_config.epic_sounds, annotations=names)
-    )
+def test_the_test_split_is_cut_without_classes_and_the_others_need_theirs(mini_config: Config, raw: Path):
+    (raw / "test.csv").write_text(f"{TIMES_HEADER}\nP01_01_t,P01,P01_01,00:00:01.000,00:00:02.000,24000,48000\n")
+    config = override(mini_config, {"epic_sounds.annotations.test": "test.csv"})
     table = manifest.read(manifest.write(config))
     table = table[table["dataset"] == "epic_sounds"].set_index("split")
     assert table.loc["test", "clip_id"] == "P01_01_t"
     assert pd.isna(table.loc["test", "class_id"])
     assert table.loc[["train", "validation"], "class_id"].notna().all()
-    names = {**names, "train": Path("test.csv")}
-    wrong = dataclasses.replace(config, epic_sounds=dataclasses.replace(config.epic_sounds, annotations=names))
     with pytest.raises(DataError, match=r"test\.csv has no column `class_id`, which the split train needs"):
-        manifest.write(wrong)
+        manifest.write(override(config, {"epic_sounds.annotations.train": "test.csv"}))
 
 
-def test_the_check_counts_events_and_names_each_sound_that_cannot_be_used(mini_config: Config, capsys):
-    raw = write_raw(mini_config, media=False)
+def test_the_check_counts_events_and_names_each_sound_that_cannot_be_used(mini_config: Config, raw: Path, capsys):
     more = [f"P02_0{v}_0,P02,P02_0{v},00:00:01.000,00:00:02.000,24000,48000,,t0,0" for v in range(4)]
     with (raw / "EPIC_Sounds_validation.csv").open("a") as file:
         file.write("\n".join([*more, "x,P02,../x,00:00:01.000,00:00:02.000,24000,48000,,t0,0"]) + "\n")
-    ids = mini_config.paths.work / "epic_video_ids.txt"
-    (raw / mini_config.epic_sounds.audio).unlink()
+    audio = raw / mini_config.epic_sounds.audio
+    audio.unlink()
     with pytest.raises(DataError, match=r"no sound at .*EPIC_audio\.hdf5"):
         epic_sounds.check(mini_config)
     assert "validation: 7 events in 5 videos, in " in capsys.readouterr().out
     needed = [f"P01_0{v}" for v in range(2)] + [f"P02_0{v}" for v in range(4)]
-    assert ids.read_text().split() == needed
-    with h5py.File(raw / mini_config.epic_sounds.audio, "w") as file:
-        file["P01_00"] = clicks(12, [2.0], 24000)
-        file["P01_01"] = clicks(8.5, [2.0], 24000)
-        file["P02_00"] = np.zeros((2, 5 * 24000), np.float32)
-        file["P02_01"] = np.zeros(5 * 44100, np.float32)
-        file["P02_02"] = 32767 * clicks(5, [2.0], 24000)
+    assert (mini_config.paths.work / "epic_video_ids.txt").read_text().split() == needed
+    sound = clicks(12, [2.0], 24000), clicks(8.5, [2.0], 24000), np.zeros((2, 5 * 24000), np.float32)
+    sound += np.zeros(5 * 44100, np.float32), 32767 * clicks(5, [2.0], 24000)
+    write_hdf5(audio, **dict(zip(needed, sound, strict=False)))  # none of the last
     info = pd.DataFrame({"video_id": needed, "duration": [12.0, 9.5, 5.0, 5.0, 5.0, 5.0]})
     info.to_csv(raw / epic_sounds.VIDEO_INFO, index=False)
     facts = epic_sounds.check(mini_config)
@@ -320,7 +281,6 @@ def test_the_check_counts_events_and_names_each_sound_that_cannot_be_used(mini_c
     shown = capsys.readouterr().out
     assert "validation: 3 events of 2 classes can be cut" in shown
     assert "1 refused: no sound in EPIC_audio.hdf5" in shown
-    with h5py.File(raw / mini_config.epic_sounds.audio, "w") as file:
-        file["P09_09"] = np.zeros(24000, np.float32)
+    write_hdf5(audio, P09_09=np.zeros(24000, np.float32))
     with pytest.raises(DataError, match=r"usable sound of none of the 6 videos in .*epic_video_ids\.txt"):
         epic_sounds.check(mini_config)

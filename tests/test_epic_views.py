@@ -1,22 +1,24 @@
 """The probes' two inputs: windows of AST's log-mels, and EPIC-Sounds' own crops against a spectrogram by hand."""
 
-import dataclasses
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
+import small_work
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raw_files import write_raw
+from raw_files import write_hdf5, write_raw
 
-from mc3.config import Config, override
+from mc3.config import Config, build, override
 from mc3.data import epic_views, manifest, prepare
 from mc3.data.epic_views import AstViews, OfficialViews
 from mc3.encoders.audio import FBANK_MEAN
 from mc3.errors import ConfigError, DataError
+from mc3.model import MC3
 from mc3.paper import probe
 
 CPU = torch.device("cpu")
@@ -75,19 +77,26 @@ def test_a_crop_of_1999_ms_has_400_frames_and_silence_the_logarithm_of_the_floor
     assert silence.unique().tolist() == pytest.approx([np.log(1e-6)])
 
 
-@pytest.fixture
-def cut(mini_config: Config) -> tuple[Config, dict[str, np.ndarray]]:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, dict[str, np.ndarray]]:
     """A small world with noise as sound, cut into shards; and the sound of each video."""
-    raw = write_raw(mini_config, seconds=12.0)
+    changes = {"clips.workers": 1, "clips.mel_bins": 128, "model.audio.mel_bins": 128, "probe.features": "epic_sounds"}
+    settings = override(build(Config, small_work.mini(tmp_path_factory.mktemp("views"))), changes)
+    write_raw(settings)
     rng = np.random.default_rng(0)
     sound = {v: (rng.integers(-9000, 9000, 12 * SECOND) / 32768).astype(np.float32) for v in ("P01_00", "P01_01")}
-    with h5py.File(raw / mini_config.epic_sounds.audio, "w") as file:
-        for video, samples in sound.items():
-            file[video] = samples
-    one = override(mini_config, {"clips.workers": 1, "clips.mel_bins": 128, "model.audio.mel_bins": 128})
-    manifest.write(one)
-    prepare.write(one)
-    return dataclasses.replace(one, probe=dataclasses.replace(one.probe, features="epic_sounds")), sound
+    write_hdf5(settings.paths.raw / settings.epic_sounds.audio, **sound)
+    manifest.write(settings)
+    prepare.write(settings)
+    return settings, sound
+
+
+@pytest.fixture
+def cut(made: tuple[Config, dict[str, np.ndarray]], tmp_path: Path) -> tuple[Config, dict[str, np.ndarray]]:
+    """`made`, its raw files copied and no 24 kHz sound cut yet."""
+    settings, sound = made
+    shutil.copytree(settings.paths.raw, tmp_path / "world", ignore=shutil.ignore_patterns("*.mp4"))
+    return override(settings, {"paths.raw": str(tmp_path / "world"), "paths.work": str(tmp_path)}), sound
 
 
 def test_official_views_are_crops_of_the_bare_event_and_short_ones_repeat_their_last_frame(cut) -> None:
@@ -101,13 +110,9 @@ def test_official_views_are_crops_of_the_bare_event_and_short_ones_repeat_their_
         pieces = views.uniform(i, 5)
         spectrograms = views.batch(pieces, CPU).numpy()
         assert spectrograms.shape[1:] == (400, 128)
-        if len(event) < 47976:
-            own = mel_by_hand(event)
-            by_hand = [np.concatenate([own, np.repeat(own[-1:], 400 - len(own), axis=0)])]
-        else:
-            by_hand = [
-                mel_by_hand(event[s : s + 47976]) for s in np.linspace(0, len(event) - 47976, 5).round().astype(int)
-            ]
+        starts = np.linspace(0, len(event) - 47976, 5).round().astype(int) if len(event) > 47976 else [0]
+        by_hand = [mel_by_hand(event[start : start + 47976]) for start in starts]
+        by_hand = [np.pad(mel, ((0, 400 - len(mel)), (0, 0)), "edge") for mel in by_hand]
         np.testing.assert_allclose(spectrograms, by_hand, atol=5e-3)
         drawn = {len(views.random(i, torch.Generator().manual_seed(seed))) for seed in range(5)}
         assert drawn == {min(len(event), 47976)}
@@ -123,9 +128,7 @@ def test_the_24_khz_sound_is_cut_once_and_again_when_the_file_changes(cut) -> No
     assert OfficialViews(settings, "train").batch([torch.zeros(9, dtype=torch.int16)], CPU).shape == (1, 400, 128)
     assert file.stat().st_mtime_ns == made
     path = settings.paths.raw / settings.epic_sounds.audio
-    with h5py.File(path, "w") as again:
-        for video in sound:
-            again[video] = np.zeros(13 * SECOND, np.float32)
+    write_hdf5(path, **dict.fromkeys(sound, np.zeros(13 * SECOND, np.float32)))
     OfficialViews(settings, "train")
     assert not np.load(file).any()
     path.unlink()
@@ -151,12 +154,9 @@ def test_seeds_that_are_probed_at_once_cut_the_24_khz_sound_once(cut, monkeypatc
 
 def test_an_encoder_reads_either_kind_of_views(cut) -> None:
     settings, _ = cut
-    from mc3.model import MC3
-
     encoder = MC3.initial(settings, 0).encoders["audio"].eval()
     for kind, frames in (("ast", 148), ("epic_sounds", 400)):
-        chosen = dataclasses.replace(settings, probe=dataclasses.replace(settings.probe, features=kind))
-        views = epic_views.of(chosen, "train")
+        views = epic_views.of(override(settings, {"probe.features": kind}), "train")
         found = probe.features({"": probe.resize_input(encoder, views.frames)}, views, 2, 2, CPU)[""]
         assert views.frames == frames
         assert found.shape == (3, 2, settings.model.audio.dim)

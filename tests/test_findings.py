@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import small_work
 from safetensors.numpy import load_file
 
 from mc3 import config, evaluate, store
@@ -16,44 +15,39 @@ from mc3.paper import findings
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    return config.load(small_work.make(tmp_path_factory.mktemp("small")))
+def index(small: Config) -> pd.DataFrame:
+    return findings.clips(small)
 
 
-def test_every_clip_has_the_region_that_the_world_says(settings: Config) -> None:
-    index = findings.clips(settings)
-    truth = pd.read_csv(settings.paths.raw / "truth.csv")
+def test_every_clip_has_the_region_that_the_world_says(small: Config, index: pd.DataFrame) -> None:
+    truth = pd.read_csv(small.paths.raw / "truth.csv")
     joined = index.merge(truth, on=["video_uid", "narration_time"], suffixes=("", "_true"))
     assert len(joined) == len(index)
     assert (joined["region"] == joined["region_true"]).all()
 
 
-def test_without_a_truth_file_the_labels_tell_region_one_from_the_rest(tmp_path: Path) -> None:
-    settings = config.load(small_work.make(tmp_path, clips=80))
-    (settings.paths.raw / "truth.csv").unlink()
-    index = findings.clips(settings)
+def test_without_a_truth_file_the_labels_tell_region_one_from_the_rest(small: Config) -> None:
+    index = findings.clips(config.override(small, {"paths.raw": str(small.paths.work)}))
     assert set(index.loc[index["positive"] == 1, "region"]) == {"I"}
     assert set(index.loc[index["positive"] == 0, "region"]) == {"II-IV"}
 
 
-def test_embeddings_of_other_clips_are_refused_with_the_command_that_makes_them(tmp_path: Path) -> None:
-    settings = config.load(small_work.make(tmp_path, clips=80))
-    path = settings.paths.embeddings("mc3", 0)
-    store.write_tensors(path, {name: tensor[:-1] for name, tensor in load_file(path).items()}, {})
+def test_embeddings_of_other_clips_are_refused_with_the_command_that_makes_them(small: Config, tmp_path: Path) -> None:
+    fewer = {name: tensor[:-1] for name, tensor in store.embeddings(small, "mc3", 0).items()}
+    other = config.override(small, {"paths.work": str(tmp_path)})
+    store.write_tensors(other.paths.embeddings("mc3", 0), fewer, {})
     with pytest.raises(DataError, match="mc3 embed --method mc3 --seed 0"):
-        store.embeddings(settings, "mc3", 0)
+        store.embeddings(other, "mc3", 0)
 
 
-def test_long_tail_counts_every_sounding_clip_with_a_group_once(settings: Config) -> None:
-    index = findings.clips(settings)
+def test_long_tail_counts_every_sounding_clip_with_a_group_once(index: pd.DataFrame) -> None:
     counts = findings.long_tail(index)
     assert counts["count"].sum() == ((index["positive"] == 1) & (index["action_group"] != "")).sum()
     assert counts["count"].is_monotonic_decreasing
     assert counts["action_group"].is_unique
 
 
-def test_sounding_rates_stand_in_the_papers_order_beside_the_papers(settings: Config) -> None:
-    index = findings.clips(settings)
+def test_sounding_rates_stand_in_the_papers_order_beside_the_papers(index: pd.DataFrame) -> None:
     rates = findings.sounding_rates(index).set_index("verb")
     assert rates.index[:3].tolist() == ["wash", "close", "cut"]
     assert rates.at["wash", "paper"] == 0.90
@@ -63,13 +57,9 @@ def test_sounding_rates_stand_in_the_papers_order_beside_the_papers(settings: Co
 
 @pytest.mark.parametrize(
     ("label", "expected"),
-    [
-        ("cut_(trim,_slice,_chop)", "cut"),
-        ("turn_on_(switch_on,_start)", "turn on"),
-        ("wash_(rinse,_wash) plate_(dish)", "wash plate"),
-        ("", ""),
-    ],
-)
+    [("cut_(trim,_slice,_chop)", "cut"), ("turn_on_(switch_on,_start)", "turn on"),
+     ("wash_(rinse,_wash) plate_(dish)", "wash plate"), ("", "")],
+)  # fmt: skip
 def test_a_taxonomy_label_is_shown_without_its_synonyms(label: str, expected: str) -> None:
     assert findings.short(label) == expected
 
@@ -81,12 +71,13 @@ def test_real_taxonomies_keep_their_groups_apart_when_shortened(shared_data: Pat
         assert labels.map(findings.short).nunique() > 0.98 * len(labels)
 
 
-def test_curves_reach_each_recall_with_the_precision_of_the_highest_threshold(settings: Config) -> None:
-    curves, prevalence = findings.curves(settings, 0, points=20)
-    index = findings.clips(settings)
+def test_curves_reach_each_recall_with_the_precision_of_the_highest_threshold(
+    small: Config, index: pd.DataFrame
+) -> None:
+    curves, prevalence = findings.curves(small, 0, points=20)
     test = ((index["split"] == "test") & index["positive"].notna()).to_numpy()
     labels = index.loc[test, "positive"].to_numpy(dtype=int)
-    found = store.embeddings(settings, "mc3", 0)
+    found = store.embeddings(small, "mc3", 0)
     scores = (found["audio"] * found["video"]).sum(axis=1)[test]
     expected = []
     for recall in np.arange(1, 21) / 20:
@@ -98,8 +89,8 @@ def test_curves_reach_each_recall_with_the_precision_of_the_highest_threshold(se
     assert set(curves.loc[curves["pair"] == "AV", "method"]).isdisjoint({"CLAP"})
 
 
-def test_the_pair_that_disagrees_in_a_region_is_the_less_similar_one_there(settings: Config) -> None:
-    table = findings.by_region(findings.similarities(settings, 0))
+def test_the_pair_that_disagrees_in_a_region_is_the_less_similar_one_there(small: Config) -> None:
+    table = findings.by_region(findings.similarities(small, 0))
     means = table[table["checkpoint"] == "MC3"].pivot_table(index="region", columns="pair", values="mean")
     assert means.loc["I"].min() > 0.3
     assert means.loc["II"].idxmax() == "audio-video"  # the text is elsewhere
@@ -107,8 +98,8 @@ def test_the_pair_that_disagrees_in_a_region_is_the_less_similar_one_there(setti
     assert means.loc["IV"].idxmax() == "audio-text"  # the video is elsewhere
 
 
-def test_the_area_of_a_region_is_the_chance_that_region_one_is_more_similar(settings: Config) -> None:
-    points = findings.similarities(settings, 0, ["mc3"])
+def test_the_area_of_a_region_is_the_chance_that_region_one_is_more_similar(small: Config) -> None:
+    points = findings.similarities(small, 0, ["mc3"])
     table = findings.by_region(points).set_index(["pair", "region"])
     first = points.loc[points["region"] == "I", "av"].to_numpy()
     second = points.loc[points["region"] == "III", "av"].to_numpy()
@@ -117,16 +108,15 @@ def test_the_area_of_a_region_is_the_chance_that_region_one_is_more_similar(sett
     assert table.at[("audio-video", "I"), "roc"] == pytest.approx(0.5)
 
 
-def test_agreement_is_the_mean_gap_and_the_smaller_similarity(settings: Config) -> None:
-    points = findings.similarities(settings, 0, ["align"])
+def test_agreement_is_the_mean_gap_and_the_smaller_similarity(small: Config) -> None:
+    points = findings.similarities(small, 0, ["align"])
     row = findings.agreement(points).set_index("region").loc["II"]
     part = points[points["region"] == "II"]
-    gaps = [abs(v - t) for v, t in zip(part["av"], part["al"], strict=True)]
-    smaller = [min(v, t) for v, t in zip(part["av"], part["al"], strict=True)]
-    assert row["gap"] == pytest.approx(np.mean(gaps))
-    assert row["consensus"] == pytest.approx(np.mean(smaller))
-    found = store.embeddings(settings, "align", 0)
-    test = (findings.clips(settings)["split"] == "test").to_numpy()
+    pairs = list(zip(part["av"], part["al"], strict=True))
+    assert row["gap"] == pytest.approx(np.mean([abs(v - t) for v, t in pairs]))
+    assert row["consensus"] == pytest.approx(np.mean([min(pair) for pair in pairs]))
+    found = store.embeddings(small, "align", 0)
+    test = (findings.clips(small)["split"] == "test").to_numpy()
     everything = findings.agreement(points).set_index("region").loc["all"]
     assert everything["n"] == test.sum()
     for pair, (a, b) in {"av": ("audio", "video"), "al": ("audio", "text"), "vl": ("video", "text")}.items():
@@ -136,13 +126,11 @@ def test_agreement_is_the_mean_gap_and_the_smaller_similarity(settings: Config) 
 
 @pytest.mark.parametrize(("video", "text"), [(0.5, 1.0), (1.0, 1.0), (2.0, 1.0), (0.25, 2.0)])
 def test_the_line_of_figure_3_is_where_the_consensus_loss_is_zero_in_closed_form(
-    settings: Config, video: float, text: float
+    small: Config, video: float, text: float
 ) -> None:
     def line(inverse: str) -> pd.DataFrame:
-        alpha = {"video": video, "text": text}
-        return findings.zero_loss(
-            config.override(settings, {"loss.consensus.inverse": inverse, "loss.consensus.alpha": alpha})
-        )
+        changes = {"loss.consensus.inverse": inverse, "loss.consensus.alpha": {"video": video, "text": text}}
+        return findings.zero_loss(config.override(small, changes))
 
     step = 2 / 800
     np.testing.assert_allclose(line("minimum")["av"], line("minimum")["al"])
@@ -154,24 +142,23 @@ def test_the_line_of_figure_3_is_where_the_consensus_loss_is_zero_in_closed_form
         np.testing.assert_allclose(linear["av"], linear["al"], atol=step)
     else:  # only at the ends is 2y - 1 the similarity whose K is y
         assert linear["al"][zero].abs().min() > 1 - 3 * step
-    at = findings.zero_loss(config.override(settings, {"loss.consensus.inverse": "own"}))
+    at = findings.zero_loss(config.override(small, {"loss.consensus.inverse": "own"}))
     assert np.interp(0.0, at["al"], at["av"]) == pytest.approx(-0.5, abs=step)
 
 
-def test_a_loss_with_another_anchor_has_no_line_in_figure_3(settings: Config) -> None:
+def test_a_loss_with_another_anchor_has_no_line_in_figure_3(small: Config) -> None:
     changes = {"loss.consensus.anchor": "video", "loss.consensus.alpha": {"audio": 1.0, "text": 1.0}}
-    assert findings.zero_loss(config.override(settings, changes))["av"].isna().all()
+    assert findings.zero_loss(config.override(small, changes))["av"].isna().all()
 
 
-def test_cluster_members_are_test_clips_of_the_cluster_nearest_first(settings: Config) -> None:
-    members = findings.clusters(settings, "mc3", 0, top=4)
-    index, video = findings.clips(settings), store.embeddings(settings, "mc3", 0)["video"]
+def test_cluster_members_are_test_clips_of_the_cluster_nearest_first(small: Config, index: pd.DataFrame) -> None:
+    members, video = findings.clusters(small, "mc3", 0, top=4), store.embeddings(small, "mc3", 0)["video"]
     assert set(index.loc[members["row"], "split"]) == {"test"}
     assert members.groupby("cluster")["row"].nunique().eq(members.groupby("cluster").size()).all()
     assert members.drop_duplicates("cluster")["size"].sum() == (index["split"] == "test").sum()
     assert (index.loc[members["row"], "clip_id"].to_numpy() == members["clip_id"]).all()
     test = np.flatnonzero(index["split"] == "test")
-    labels = evaluate.clusters(video[test], settings.evaluate.clusters)
+    labels = evaluate.clusters(video[test], small.evaluate.clusters)
     for cluster, part in members.groupby("cluster"):
         assert part["title"].iloc[0].startswith(f"Cluster {cluster}: {(labels == cluster).sum()} clips, ")
         centre = video[test[labels == cluster]].mean(axis=0)
@@ -179,16 +166,15 @@ def test_cluster_members_are_test_clips_of_the_cluster_nearest_first(settings: C
         assert (np.diff(distance) > -1e-6).all()
 
 
-def test_purest_median_and_least_pure_clusters_are_shown(settings: Config) -> None:
-    members = findings.clusters(settings, "mc3", 0, top=2)
+def test_purest_median_and_least_pure_clusters_are_shown(small: Config) -> None:
+    members = findings.clusters(small, "mc3", 0, top=2)
     purity = members.drop_duplicates("cluster")["purity"]
     shown = findings.purest_median_and_least(members).drop_duplicates("cluster")["purity"].tolist()
     assert shown == [purity.max(), purity.median(), purity.min()]
 
 
-def test_retrieved_clips_are_the_pools_best_and_marked_by_group(settings: Config) -> None:
-    examples = findings.retrieved(settings, "mc3", 0)
-    index, found = findings.clips(settings), store.embeddings(settings, "mc3", 0)
+def test_retrieved_clips_are_the_pools_best_and_marked_by_group(small: Config, index: pd.DataFrame) -> None:
+    examples, found = findings.retrieved(small, "mc3", 0), store.embeddings(small, "mc3", 0)
     for row in examples.itertuples():
         query, got = index.loc[row.query], index.loc[row.retrieved]
         assert row.correct == (query["action_group"] == got["action_group"])
@@ -201,9 +187,9 @@ def test_retrieved_clips_are_the_pools_best_and_marked_by_group(settings: Config
         assert part["correct"].any() == (part["first_correct"].iloc[0] <= 3)
 
 
-def test_class_results_have_every_class_and_average_to_table_4(settings: Config) -> None:
-    table = findings.class_results(settings, 0)
-    scores = load_file(settings.paths.work / "probe" / "0.safetensors")
+def test_class_results_have_every_class_and_average_to_table_4(small: Config) -> None:
+    table = findings.class_results(small, 0)
+    scores = load_file(small.paths.work / "probe" / "0.safetensors")
     one = table[table["probe"] == "MC3, linear-probe"]
     assert one["class_id"].tolist() == list(range(44))
     assert one["n"].tolist() == np.bincount(scores["labels"], minlength=44).tolist()
@@ -219,9 +205,9 @@ def test_class_results_have_every_class_and_average_to_table_4(settings: Config)
     assert {"untrained, fine-tune", "MC3, fine-tune", "untrained, linear-probe"} < set(table["probe"])
 
 
-def test_confusion_counts_what_each_class_is_taken_for_the_most_frequent_first(settings: Config) -> None:
-    table = findings.confusion(settings, 0, "mc3", store.FINETUNE)
-    scores = load_file(settings.paths.work / "probe" / "0.safetensors")
+def test_confusion_counts_what_each_class_is_taken_for_the_most_frequent_first(small: Config) -> None:
+    table = findings.confusion(small, 0, "mc3", store.FINETUNE)
+    scores = load_file(small.paths.work / "probe" / "0.safetensors")
     assert table["n"].is_monotonic_decreasing
     assert table["n"].sum() == len(scores["labels"])
     assert len(table.columns) == 3 + 44
@@ -229,28 +215,29 @@ def test_confusion_counts_what_each_class_is_taken_for_the_most_frequent_first(s
         mine = scores["fine-tune/mc3"][scores["labels"] == row["class_id"]].argmax(axis=1)
         assert {int(c): row[c] for c in table.columns[3:]} == {c: (mine == c).mean() for c in range(44)}
     with pytest.raises(DataError, match=r"no scores linear-probe-official/clap in .*fine-tune/mc3"):
-        findings.confusion(settings, 0, "clap", "linear-probe-official")
+        findings.confusion(small, 0, "clap", "linear-probe-official")
 
 
-def test_training_curves_go_on_where_the_align_stage_ends(settings: Config) -> None:
-    curves = findings.training(settings, 0)
+def test_training_curves_go_on_where_the_align_stage_ends(small: Config) -> None:
+    curves = findings.training(small, 0)
     steps = curves[curves["metric"] == "AV ROC"].groupby("method")["step"].apply(list)
     assert steps["align stage"] == [5, 10]
     assert steps["MC3"] == [15, 20]
     assert steps["CMC"] == [5, 10]
     assert "CLAP" not in steps
-    lines = (settings.paths.checkpoint("mc3", 0) / "metrics.jsonl").read_text().splitlines()
+    lines = (small.paths.checkpoint("mc3", 0) / "metrics.jsonl").read_text().splitlines()
     last = curves[(curves["method"] == "MC3") & (curves["metric"] == "AL ROC")]["value"].iloc[-1]
     assert last == json.loads(lines[-1])["al_roc"]
 
 
-def test_failures_are_the_clips_that_consensus_moved_furthest_to_the_wrong_side(settings: Config) -> None:
-    rows, notes = findings.failures(settings, 0)
-    index = findings.clips(settings)
+def test_failures_are_the_clips_that_consensus_moved_furthest_to_the_wrong_side(
+    small: Config, index: pd.DataFrame
+) -> None:
+    rows, notes = findings.failures(small, 0)
     test = index[index["split"] == "test"]
     ranks = {}
     for method in ("wo_consensus", "mc3"):
-        found = store.embeddings(settings, method, 0)
+        found = store.embeddings(small, method, 0)
         similarity = (found["audio"] * found["video"]).sum(axis=1)[test.index]
         ranks[method] = np.array([(similarity <= value).mean() for value in similarity])
     moved = pd.Series(ranks["mc3"] - ranks["wo_consensus"], test.index)

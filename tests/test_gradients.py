@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import small_training
 import torch
-from conftest import mini_in
 from safetensors.torch import load_file, save_file
 from small_training import SEED, configured
+from small_work import mini
 from torch import Tensor
 
 from mc3 import losses, methods, objectives, train
@@ -59,7 +59,7 @@ def gradients(config: Config, method: str, dtype: torch.dtype = torch.float64) -
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, shards: Path) -> Callable[..., dict[str, Tensor]]:
     """The gradients of the whole batch in one process, of a method in a type."""
-    config = configured(coupled(small_training.settings(mini_in(tmp_path_factory.mktemp("whole") / "work"), shards)))
+    config = configured(coupled(small_training.settings(mini(tmp_path_factory.mktemp("whole") / "work"), shards)))
     return functools.cache(functools.partial(gradients, config))
 
 

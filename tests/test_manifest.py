@@ -1,12 +1,11 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
-import h5py
-import numpy as np
 import pandas as pd
 import pytest
-from raw_files import narration, write_raw
+from raw_files import narration
 
 from mc3.config import Config
 from mc3.data import manifest
@@ -16,18 +15,21 @@ from mc3.files import is_safe_id
 
 @pytest.mark.parametrize(
     ("value", "safe"),
-    [("P01_101_12", True), ("0a1b-2c", True), ("a.b", True), ("../../x", False), ("a/b", False), ("a\\b", False),
-     (".hidden", False), ("", False), ("a b", False), ("a\n", False), ("ä", False), (None, False), (7, False),
-     ("a" * 201, False)],
+    [*((value, True) for value in ("P01_101_12", "0a1b-2c", "a.b")),
+     *((value, False) for value in ("../../x", "a/b", "a\\b", ".hidden", "", "a b", "a\n", "ä", None, 7, "a" * 201))],
 )  # fmt: skip
 def test_an_id_is_safe_only_without_separators_and_leading_dot(value, safe: bool):
     assert is_safe_id(value) is safe
 
 
-def test_the_manifest_holds_every_usable_clip_once_in_order(mini_config: Config):
-    write_raw(mini_config, media=False)
-    path = manifest.write(mini_config)
-    table = manifest.read(path)
+def made(config: Config) -> tuple[pd.DataFrame, dict]:
+    """The manifest and its report."""
+    table = manifest.read(manifest.write(config))
+    return table, json.loads((config.paths.work / "manifest_report.json").read_text())
+
+
+def test_the_manifest_holds_every_usable_clip_once_in_order(mini_config: Config, raw: Path):
+    table, _ = made(mini_config)
     assert table["clip_id"].is_unique
     counts = table.groupby(["dataset", "split"]).size().to_dict()
     assert counts == {("ego4d", "train"): 12, ("ego4d", "validation"): 2, ("ego4d", "test"): 2,
@@ -40,16 +42,18 @@ def test_the_manifest_holds_every_usable_clip_once_in_order(mini_config: Config)
     assert set(table.dtypes.astype(str)[["positive", "class_id"]]) == {"Int8", "Int16"}
 
 
-def test_writing_twice_gives_the_same_bytes(mini_config: Config):
-    write_raw(mini_config, media=False)
-    first = [p.read_bytes() for p in (manifest.write(mini_config), mini_config.paths.work / "manifest_report.json")]
-    second = [p.read_bytes() for p in (manifest.write(mini_config), mini_config.paths.work / "manifest_report.json")]
-    assert first == second
-    assert [p.name for p in mini_config.paths.work.iterdir() if p.name.startswith(".")] == []
+def test_writing_twice_gives_the_same_bytes(mini_config: Config, raw: Path):
+    written = []
+    for _ in range(2):
+        manifest.write(mini_config)
+        written.append({path.name: path.read_bytes() for path in mini_config.paths.work.glob("*.*")})
+    assert written[0] == written[1]
+    assert set(written[0]) == {"manifest.parquet", "manifest_report.json"}
 
 
-def break_everything(config: Config) -> None:
-    raw, files = config.paths.raw, config.ego4d
+def test_every_bad_row_is_counted_and_listed_with_file_place_and_reason(mini_config: Config, raw: Path, capsys):
+    clean, _ = made(mini_config)
+    files = mini_config.ego4d
     narrations = json.loads((raw / files.narrations).read_text())
     t0 = narrations["videos"]["t0"]["narration_pass_1"]["narrations"]
     t0 += [narration(t) for t in (-1.0, 12.1, 1e9, float("nan"), 0.2)]
@@ -58,65 +62,36 @@ def break_everything(config: Config) -> None:
     narrations["videos"]["stranger"] = {"narration_pass_1": {"narrations": [narration(1.0), narration(2.0)]}}
     (raw / files.narrations).write_text(json.dumps(narrations))
     with (raw / files.labels["test"]).open("a") as file:
-        for time, uid in (
-            (1.0, "e0"),
-            (99.0, "e0"),
-            (-3, "e0"),
-            ("nan", "e0"),
-            (1.0, "s0"),
-            (1.0, "../../x"),
-            (1.0, "gone"),
-        ):
-            file.write(f"{time}\t{uid}\t#C C cuts\t1\tplate\twash\t1,1,1\n")
-
-
-def test_every_bad_row_is_counted_and_listed_with_file_place_and_reason(mini_config: Config, capsys):
-    write_raw(mini_config, media=False)
-    clean = manifest.read(manifest.write(mini_config))
-    break_everything(mini_config)
-    assert manifest.read(manifest.write(mini_config)).equals(clean)
-    report = json.loads((mini_config.paths.work / "manifest_report.json").read_text())
+        for row in ("1.0\te0", "99.0\te0", "-3\te0", "nan\te0", "1.0\ts0", "1.0\t../../x", "1.0\tgone"):
+            file.write(f"{row}\t#C C cuts\t1\tplate\twash\t1,1,1\n")
+    table, report = made(mini_config)
+    assert table.equals(clean)
     listed = {(d["file"].split("/")[-1], d["row"], d["reason"], d["clips"]) for d in report["dropped"]}
     n, t = "narration.json", "sounding_actions_test.tsv"
     assert listed == {
         (n, "s0", "video without audio", 5),
-        (n, "t0/narration_pass_1[4]", "narration time is negative", 1),
-        (n, "t0/narration_pass_1[5]", "narration time beyond the end of the video", 1),
-        (n, "t0/narration_pass_1[6]", "narration time beyond the end of the video", 1),
-        (n, "t0/narration_pass_1[7]", "narration time is no number", 1),
-        (n, "t0/narration_pass_1[8]", "duplicated clip", 1),
-        (n, "t0/narration_pass_1[9]", "no timestamp_sec or narration_text", 1),
-        (n, "t0/narration_pass_1[10]", "empty narration", 1),
         (n, "../../x", "unsafe video_uid", 1),
         (n, "stranger", "video not in the metadata", 2),
-        (t, "line 4", "duplicated clip", 1),
-        (t, "line 5", "narration time beyond the end of the video", 1),
-        (t, "line 6", "narration time is negative", 1),
-        (t, "line 7", "narration time is no number", 1),
-        (t, "line 8", "video without audio", 1),
-        (t, "line 9", "unsafe video_uid", 1),
-        (t, "line 10", "video not in the metadata", 1),
-    }
+        *((n, f"t0/narration_pass_1[{place}]", reason, 1) for place, reason in enumerate([
+            "narration time is negative", *["narration time beyond the end of the video"] * 2,
+            "narration time is no number", "duplicated clip", "no timestamp_sec or narration_text", "empty narration",
+        ], start=4)),
+        *((t, f"line {line}", reason, 1) for line, reason in enumerate([
+            "duplicated clip", "narration time beyond the end of the video", "narration time is negative",
+            "narration time is no number", "video without audio", "unsafe video_uid", "video not in the metadata",
+        ], start=4)),
+    }  # fmt: skip
     assert sum(report["dropped_by_reason"].values()) == sum(clips for *_, clips in listed)
     printed = capsys.readouterr().out
     assert "dropped 2: unsafe video_uid" in printed
     assert "v2/annotations/narration.json, ../../x" in printed
-
-
-def test_clips_and_lost_and_set_aside_ones_add_up_to_the_narrations(mini_config: Config):
-    raw = write_raw(mini_config, media=False)
-    break_everything(mini_config)
-    table = manifest.read(manifest.write(mini_config))
-    videos = json.loads((raw / mini_config.ego4d.narrations).read_text())["videos"]
-    total = sum(len(p["narrations"]) for passes in videos.values() for p in passes.values())
-    report = json.loads((mini_config.paths.work / "manifest_report.json").read_text())
-    dropped = sum(d["clips"] for d in report["dropped"] if d["file"].endswith("narration.json"))
+    total = sum(len(p["narrations"]) for passes in narrations["videos"].values() for p in passes.values())
+    dropped = sum(clips for name, *_, clips in listed if name == n)
     trained = ((table["dataset"] == "ego4d") & (table["split"] == "train")).sum()
     assert trained + dropped + sum(report["set_aside"].values()) == total
 
 
-def test_labels_of_unknown_videos_only_are_an_error_that_names_the_remedy(mini_config: Config):
-    raw = write_raw(mini_config, media=False)
+def test_labels_of_unknown_videos_only_are_an_error_that_names_the_remedy(mini_config: Config, raw: Path):
     labels = raw / mini_config.ego4d.labels["test"]
     labels.write_text(labels.read_text().replace("e0", "gone"))
     with pytest.raises(DataError, match=r"none of the 2 rows of .*test\.tsv.*same release of Ego4D"):
@@ -125,8 +100,7 @@ def test_labels_of_unknown_videos_only_are_an_error_that_names_the_remedy(mini_c
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"videos": {}}', '{"videos": {"t0": {}}}', "[]", "{broken"])
-def test_narrations_that_are_empty_or_broken_are_one_clear_sentence(mini_config: Config, content: str):
-    raw = write_raw(mini_config, media=False)
+def test_narrations_that_are_empty_or_broken_are_one_clear_sentence(mini_config: Config, raw: Path, content: str):
     (raw / mini_config.ego4d.narrations).write_text(content)
     with pytest.raises(DataError, match=r"narration\.json.*(empty|no narrations|not JSON).*fetch it again") as error:
         manifest.write(mini_config)
@@ -134,22 +108,18 @@ def test_narrations_that_are_empty_or_broken_are_one_clear_sentence(mini_config:
 
 
 @pytest.mark.parametrize("field", ["metadata", "narrations", "verb_taxonomy", "noun_taxonomy"])
-def test_an_absent_file_is_named(mini_config: Config, field: str):
-    path = write_raw(mini_config, media=False) / getattr(mini_config.ego4d, field)
+def test_an_absent_file_is_named(mini_config: Config, raw: Path, field: str):
+    path = raw / getattr(mini_config.ego4d, field)
     path.unlink()
     with pytest.raises(DataError, match=path.name):
         manifest.write(mini_config)
 
 
-def test_an_id_in_both_splits_is_kept_once(mini_config: Config):
-    raw = write_raw(mini_config, media=False)
+def test_an_id_in_both_splits_is_kept_once(mini_config: Config, raw: Path):
     names = mini_config.epic_sounds.annotations
     (raw / names["validation"]).write_text((raw / names["train"]).read_text())
-    with h5py.File(raw / mini_config.epic_sounds.audio, "a") as file:
-        assert np.asarray(file["P01_00"]).size
-    table = manifest.read(manifest.write(mini_config))
+    table, report = made(mini_config)
     assert table["clip_id"].is_unique
-    report = json.loads((mini_config.paths.work / "manifest_report.json").read_text())
     assert report["dropped_by_reason"]["annotation_id is in another split too"] == 3
 
 
@@ -163,9 +133,6 @@ def test_an_absent_or_foreign_manifest_is_named_with_the_command(tmp_path):
 
 @pytest.mark.parametrize("module", ["data.manifest", "data.media", "data.prepare", "data.shards", "extra.inventory"])
 def test_reading_annotations_and_planning_shards_import_no_model_library(module: str):
-    program = (
-        f"import sys, mc3.{module}\n"
-        "print({name.split('.')[0] for name in sys.modules} & {'torch', 'torchaudio', 'transformers', 'timm'})"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
-    assert done.stdout.strip() == "set()"
+    loaded = "{name.split('.')[0] for name in sys.modules} & {'torch', 'torchaudio', 'transformers', 'timm'}"
+    program = f"import sys, mc3.{module}; print({loaded})"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"

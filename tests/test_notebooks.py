@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import small_work
 import yaml
+from conftest import ROOT
 
 from mc3 import config
 from mc3.paper import bootstrap, notebook
 
-ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -33,11 +33,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "notebooks", top / "notebooks", ignore=shutil.ignore_patterns(".*"))
     shutil.copytree(ROOT / "experiments", top / "experiments")
     shutil.copy(ROOT / "requirements.lock", top)
-    settings = config.load(top / "params.yaml")
-    differences = bootstrap.differences(bootstrap.measure(settings, draws=20))
-    results = shutil.copytree(
-        ROOT / "figures", top / "results", ignore=shutil.ignore_patterns("*.png", "*.svg", "report")
-    )
+    differences = bootstrap.differences(bootstrap.measure(config.load(top / "params.yaml"), draws=20))
+    pictures = shutil.ignore_patterns("*.png", "*.svg", "report")
+    results = shutil.copytree(ROOT / "figures", top / "results", ignore=pictures)
     differences.to_csv(results / "differences.csv", index=False)
     return top
 
@@ -57,7 +55,10 @@ def test_the_git_filter_finds_nothing_to_strip() -> None:
     assert subprocess.run(command, capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@each_notebook
 def test_a_notebook_is_in_canonical_form_but_for_plain_numbers_as_ids(path: Path) -> None:
     ours, canonical = json.loads(path.read_bytes()), json.loads(notebook.canonical(path))
     for number, (cell, other) in enumerate(zip(ours["cells"], canonical["cells"], strict=True)):
@@ -66,7 +67,7 @@ def test_a_notebook_is_in_canonical_form_but_for_plain_numbers_as_ids(path: Path
     assert ours == canonical
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@each_notebook
 def test_a_notebook_calls_the_package_and_programs_nothing_itself(path: Path) -> None:
     cells = code(path)
     assert len(cells) <= 8
@@ -78,7 +79,7 @@ def test_a_notebook_calls_the_package_and_programs_nothing_itself(path: Path) ->
     assert sum(len("".join(cell["source"]).split()) for cell in prose) > 80
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@each_notebook
 def test_a_notebook_begins_with_a_title_and_one_sentence_for_the_contents(path: Path) -> None:
     title, sentence = notebook.heading(path)
     assert "\n" not in title + sentence
@@ -87,10 +88,8 @@ def test_a_notebook_begins_with_a_title_and_one_sentence_for_the_contents(path: 
     assert sentence[-1] in ".?"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_writes_what_its_stage_promises(
-    path: Path, clone: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@each_notebook
+def test_a_notebook_runs_and_writes_what_its_stage_promises(path: Path, clone: Path, monkeypatch) -> None:
     monkeypatch.chdir(clone)
     shutil.rmtree("figures", ignore_errors=True)
     shutil.copytree("results", "figures")

@@ -33,33 +33,15 @@ class Pictures:
 
 
 def curves() -> pd.DataFrame:
-    recall = np.linspace(0.01, 1, 40)
-    rows = [
-        pd.DataFrame({"pair": p, "method": m, "recall": recall, "precision": 0.9 - recall * (0.3 + 0.01 * k)})
-        for p in ("AV", "AL")
-        for k, m in enumerate(METHODS)
-    ]
-    return pd.concat(rows)
+    rows = itertools.product(("AV", "AL"), enumerate(METHODS), np.linspace(0.01, 1, 40))
+    points = [(p, m, recall, 0.9 - recall * (0.3 + 0.01 * k)) for p, (k, m), recall in rows]
+    return pd.DataFrame(points, columns=["pair", "method", "recall", "precision"])
 
 
 def regions() -> pd.DataFrame:
-    rows = [
-        {
-            "checkpoint": c,
-            "pair": p,
-            "region": r,
-            "q05": 0.0,
-            "q25": 0.1,
-            "median": 0.2,
-            "q75": 0.3,
-            "q95": 0.5,
-            "mean": 0.2,
-        }
-        for c in ("align stage", "MC3")
-        for p in ("audio-video", "audio-text", "video-text")
-        for r in ("I", "II", "III")
-    ]
-    return pd.DataFrame(rows)
+    rows = itertools.product(("align stage", "MC3"), ("audio-video", "audio-text", "video-text"), ("I", "II", "III"))
+    quantiles = {"q05": 0.0, "q25": 0.1, "median": 0.2, "q75": 0.3, "q95": 0.5, "mean": 0.2}
+    return pd.DataFrame(rows, columns=["checkpoint", "pair", "region"]).assign(**quantiles)
 
 
 def points() -> pd.DataFrame:
@@ -78,34 +60,24 @@ def retrieved() -> pd.DataFrame:
 
 
 def measured() -> pd.DataFrame:
-    rows = [
-        {"method": m, "metric": q, "ours": 0.6 + 0.01 * k, "std": np.nan, "paper": None if k == 3 else 0.58,
-         "random": 0.5, "paper_random": 0.5, "separate_axis": q != "AV ROC"}
-        for q in ("AV ROC", "V→A @5") for k, m in enumerate(METHODS)
-    ]  # fmt: skip
-    return pd.DataFrame(rows).astype({"paper": float})
+    rows = itertools.product(("AV ROC", "V→A @5"), enumerate(METHODS))
+    scores = [(m, q, 0.6 + 0.01 * k, np.nan if k == 3 else 0.58, q != "AV ROC") for q, (k, m) in rows]
+    table = pd.DataFrame(scores, columns=["method", "metric", "ours", "paper", "separate_axis"])
+    return table.assign(std=np.nan, random=0.5, paper_random=0.5)
 
 
 def differences() -> pd.DataFrame:
-    rows = [
-        {"line": line, "panel": panel, "label": m, "row": k, "difference": k - 2, "low": k - 2.5, "high": k - 1.5}
-        for line, panels in (("table2", ("AV ROC", "AL ROC")), ("table4", ("Top-1",)))
-        for panel in panels
-        for k, m in enumerate(METHODS[:-1])
-        if (panel, m) != ("AV ROC", "CLAP")
-    ]
-    return pd.DataFrame(rows)
+    panels = ("table2", "AV ROC"), ("table2", "AL ROC"), ("table4", "Top-1")
+    rows = [(*panel, m, k) for panel, (k, m) in itertools.product(panels, enumerate(METHODS[:-1]))][1:]  # no CLAP in AV
+    table = pd.DataFrame(rows, columns=["line", "panel", "label", "row"])
+    return table.assign(difference=table["row"] - 2, low=table["row"] - 2.5, high=table["row"] - 1.5)
 
 
 def worlds() -> pd.DataFrame:
-    names = {"as generated": (0.3, 0.0), "on_screen 0": (0.0, 0.0), "on_screen 0, signal_db 6": (0.0, 6.0)}
     gap = {f"{p}_{m}_gap{e}": 0.1 + k for p in ("av", "al") for m in ("mc3", "peers") for k, e in enumerate(ENDS)}
-    rows = [
-        {"world": name, "on_screen": rates[0], "signal_db": rates[1], "seed": seed, **gap}
-        for name, rates in names.items()
-        for seed in (0, 1)
-    ]
-    return pd.DataFrame(rows)
+    names = ["as generated", "on_screen 0", "on_screen 0, signal_db 6"]
+    table = pd.DataFrame({"world": names, "on_screen": [0.3, 0.0, 0.0], "signal_db": [0.0, 0.0, 6.0]})
+    return table.merge(pd.DataFrame({"seed": [0, 1]}), "cross").assign(**gap)
 
 
 def trials() -> pd.DataFrame:
@@ -117,128 +89,91 @@ def trials() -> pd.DataFrame:
     return table.assign(**scores, **{f"{name}_std": [0.01, np.nan, np.nan] for name in scores})
 
 
+def table(**columns: object) -> pd.DataFrame:
+    return pd.DataFrame(columns)
+
+
 FIGURES = {
     "study": lambda: plots.study(worlds()),
     "study_regions": lambda: plots.study_regions(
-        regions().assign(world="as generated", pair="audio-video", roc=0.6).drop_duplicates(["checkpoint", "region"])
-    ),
+        regions().query("pair == 'audio-video'").assign(world="as generated", roc=0.6)),
     "ablations": lambda: plots.ablations(trials()),
     "selection": lambda: plots.selection(trials()),
     "objectives": lambda: plots.selection(trials().drop(columns="chosen")),
     "differences": lambda: plots.differences(differences()),
     "clip_cards": lambda: plots.clip_cards(
-        Pictures(), [0, 2, 1], ["sounds", "silent", "region II: does not sound (1,0,0)"]
-    ),
+        Pictures(), [0, 2, 1], ["sounds", "silent", "region II: does not sound (1,0,0)"]),
     "sounding_rates": lambda: plots.sounding_rates(
-        pd.DataFrame({"verb": ["wash", "hold"], "sounding_rate": [0.9, 0.05], "paper": [0.9, np.nan], "n": [30, 20]})
-    ),
+        table(verb=["wash", "hold"], sounding_rate=[0.9, 0.05], paper=[0.9, np.nan], n=[30, 20])),
     "long_tail": lambda: plots.long_tail(
-        pd.DataFrame({"action_group": [f"cut thing {k}" for k in range(50)], "count": range(50, 0, -1)})
-    ),
+        table(action_group=[f"cut thing {k}" for k in range(50)], count=range(50, 0, -1))),
     "precision_recall": lambda: plots.precision_recall(curves(), {"AV": 0.54, "AL": 0.54}),
     "clusters": lambda: plots.clusters(
-        Pictures(), pd.DataFrame({"cluster": [0, 0, 3], "row": [0, 2, 1], "title": ["a $ title", "a $ title", "other"]})
-    ),
+        Pictures(), table(cluster=[0, 0, 3], row=[0, 2, 1], title=["a $ title", "a $ title", "other"])),
     "retrieval": lambda: plots.retrieval(Pictures(), retrieved()),
-    "per_class": lambda: plots.per_class(
-        pd.DataFrame(
-            {
-                "class_id": [0, 1, 0, 1],
-                "name": ["cut / chop", "water"] * 2,
-                "n": [5, 50] * 2,
-                "probe": ["MC3", "MC3", "b", "b"],
-                "recall": [0, 1.0, 0.5, 0.5],
-            }
-        )
-    ),
+    "per_class": lambda: plots.per_class(table(
+        class_id=[0, 1] * 2, name=["cut / chop", "water"] * 2, n=[5, 50] * 2, probe=["MC3", "MC3", "b", "b"],
+        recall=[0, 1.0, 0.5, 0.5],
+    )),
     "confusion": lambda: plots.confusion(
-        pd.DataFrame({"class_id": [1, 0], "name": ["$x$ <b>", "water"], "n": [50, 5], "1": [0.9, 0.2], "0": [0.1, 0.8]})
-    ),
+        table(class_id=[1, 0], name=["$x$ <b>", "water"], n=[50, 5], **{"1": [0.9, 0.2], "0": [0.1, 0.8]})),
     "regions": lambda: plots.regions(regions(), diagonal()),
     "consensus": lambda: plots.consensus(points(), diagonal()),
-    "real_audio": lambda: extra_plots.real_audio(
-        pd.DataFrame(
-            {
-                "method": ["chance", "log-mel", *METHODS, *METHODS],
-                "log_mel": [False, True, *[False] * 5, *[True] * 5],
-                "accuracy": [0.1, 0.8, *np.linspace(0.5, 0.9, 10)],
-                "vs_log_mel_low": [-0.75, np.nan, *np.linspace(-0.34, 0.06, 10)],
-                "vs_log_mel_high": [-0.65, np.nan, *np.linspace(-0.26, 0.14, 10)],
-            }
-        )
-    ),
+    "real_audio": lambda: extra_plots.real_audio(table(
+        method=["chance", "log-mel", *METHODS, *METHODS], log_mel=[False, True, *[False] * 5, *[True] * 5],
+        accuracy=[0.1, 0.8, *np.linspace(0.5, 0.9, 10)], vs_log_mel_low=[-0.75, np.nan, *np.linspace(-0.34, 0.06, 10)],
+        vs_log_mel_high=[-0.65, np.nan, *np.linspace(-0.26, 0.14, 10)],
+    )),
     "narrated": lambda: extra_plots.narrated(
-        pd.DataFrame(
-            {
-                "score": ["chance", "text"],
-                "roc": [0.5, 0.7],
-                "roc_low": [0.5, 0.6],
-                "roc_high": [0.5, 0.75],
-                "within_verb": [0.5, np.nan],
-                "within_verb_low": [0.5, np.nan],
-                "within_verb_high": [0.5, np.nan],
-            }
-        ),
-        pd.DataFrame(
-            {
-                "verb": ["take $x$", "turn-off", "rare"],
-                "narrations": [1900, 50, 49],
-                "sounding": [0.9, 0.0, 1.0],
-                "shifted": [0.1, 0.0, 0.1],
-            }
-        ),
+        table(score=["chance", "text"], roc=[0.5, 0.7], roc_low=[0.5, 0.6], roc_high=[0.5, 0.75],
+              **{f"within_verb{end}": [0.5, np.nan] for end in ENDS}),
+        table(verb=["take $x$", "turn-off", "rare"], narrations=[1900, 50, 49], sounding=[0.9, 0.0, 1.0],
+              shifted=[0.1, 0.0, 0.1]),
     ),
-    "training": lambda: plots.training(
-        pd.DataFrame(
-            {
-                "method": ["CMC", "CMC", "MC3", "MC3"],
-                "metric": "AV ROC",
-                "step": [1, 2, 1, 2],
-                "value": [0.5, 0.6, 0.5, 0.7],
-            }
-        )
-    ),
-    "scatter": lambda: plots.scatter(pd.DataFrame({"x": [0.0, 1], "y": [0.0, 1], "group": ["cut", "wash"]}), "a $ map"),
+    "training": lambda: plots.training(table(
+        method=["CMC", "CMC", "MC3", "MC3"], metric="AV ROC", step=[1, 2, 1, 2], value=[0.5, 0.6, 0.5, 0.7],
+    )),
+    "scatter": lambda: plots.scatter(table(x=[0.0, 1], y=[0.0, 1], group=["cut", "wash"]), "a $ map"),
     "overview": lambda: plots.overview(measured()),
-}
+}  # fmt: skip
 
 
-@pytest.fixture(params=FIGURES)
-def figure(request: pytest.FixtureRequest) -> Figure:
-    return FIGURES[request.param]()
+@pytest.fixture(scope="module", params=FIGURES)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Figure, Path]:
+    """A figure's name, the figure and the PNG it was saved as."""
+    figure = FIGURES[request.param]()
+    return request.param, figure, plots.save(figure, tmp_path_factory.mktemp(request.param) / "figure")
 
 
-def test_nothing_is_cut_off_at_the_edge(figure: Figure, tmp_path: Path) -> None:
-    pixels = np.asarray(Image.open(plots.save(figure, tmp_path / "figure")).convert("L"))
+def test_nothing_is_cut_off_at_the_edge(saved: tuple[str, Figure, Path]) -> None:
+    pixels = np.asarray(Image.open(saved[-1]).convert("L"))
     assert pixels.min() < 100  # something is drawn
     for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
         assert (edge == 255).all()
 
 
-def test_a_legend_does_not_lie_over_data(figure: Figure) -> None:
+def test_a_legend_does_not_lie_over_data(saved: tuple[str, Figure, Path]) -> None:
+    _, figure, _ = saved
     figure.draw_without_rendering()
     for legend in figure.legends:
         for ax in figure.axes:
             assert not legend.get_window_extent().shrunk(0.98, 0.98).overlaps(ax.get_window_extent())
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_saved_twice_a_figure_is_the_same_bytes_and_has_no_date_in_it(name: str, tmp_path: Path) -> None:
-    for folder in ("a", "b"):
-        plots.save(FIGURES[name](), tmp_path / folder / "figure")
-    for suffix in (".png", ".svg"):
-        first, second = ((tmp_path / folder / f"figure{suffix}").read_bytes() for folder in ("a", "b"))
-        assert first == second
-    assert b"<dc:date>" not in (tmp_path / "a" / "figure.svg").read_bytes()
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["figure.png", "figure.svg"]
+def test_saved_twice_a_figure_is_the_same_bytes_and_has_no_date_in_it(saved, tmp_path: Path) -> None:
+    name, _, first = saved
+    plots.save(FIGURES[name](), tmp_path / "figure")
+    both = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (first.parent, tmp_path)]
+    assert both[0] == both[1]
+    assert both[0].keys() == {"figure.png", "figure.svg"}
+    assert b"<dc:date>" not in both[0]["figure.svg"]
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_fits_the_papers_page(name: str, tmp_path: Path) -> None:
-    figure = FIGURES[name]()
+def test_every_figure_fits_the_papers_page(saved: tuple[str, Figure, Path]) -> None:
+    _, figure, path = saved
     assert figure.get_figwidth() <= plots.PAGE
-    assert Image.open(plots.save(figure, tmp_path / name)).width <= 200 * plots.PAGE
-    assert max(path.stat().st_size for path in tmp_path.iterdir()) < 400_000
+    assert Image.open(path).width <= 200 * plots.PAGE
+    assert max(path.stat().st_size for path in path.parent.iterdir()) < 400_000
 
 
 def test_a_method_keeps_its_colour_over_the_panels() -> None:

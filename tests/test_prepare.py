@@ -15,18 +15,18 @@ import av
 import numpy as np
 import pytest
 import yaml
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from test_shards import build, contents
 
-from mc3 import cli
-from mc3 import config as settings
+from mc3 import cli, config
 from mc3.config import Config
 from mc3.data import manifest, prepare
 from mc3.errors import ConfigError, DataError
 from mc3.extra import submit
 
-CLIPS = settings.load(Path(__file__).parents[1] / "profiles" / "mini.yaml").clips
+CLIPS = config.load(ROOT / "profiles" / "mini.yaml").clips
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,10 @@ def again(written: Config, tmp_path: Path) -> Config:
     return build(tmp_path)
 
 
-def jobs_of(config: Config) -> list[prepare.ShardJob]:
-    work = config.paths.work
-    (work / "shards.partial").mkdir(exist_ok=True)
-    return prepare.plan(manifest.read(work / "manifest.parquet"), config, work / "shards.partial")
+def jobs_of(settings: Config) -> list[prepare.ShardJob]:
+    partial = settings.paths.work / "shards.partial"
+    partial.mkdir(exist_ok=True)
+    return prepare.plan(manifest.read(settings.paths.work / "manifest.parquet"), settings, partial)
 
 
 def job_with(name: str, gaps: list[float]) -> prepare.ShardJob:
@@ -57,10 +57,7 @@ def job_with(name: str, gaps: list[float]) -> prepare.ShardJob:
     return prepare.ShardJob(Path(name), rows, Path(), CLIPS)
 
 
-@given(
-    videos=st.lists(st.lists(st.floats(0, 60), min_size=1, max_size=20), min_size=1, max_size=30),
-    world=st.integers(1, 8),
-)
+@given(st.lists(st.lists(st.floats(0, 60), min_size=1, max_size=20), min_size=1, max_size=30), st.integers(1, 8))
 def test_shares_are_a_partition_in_which_no_process_has_much_more_to_do(videos, world: int):
     jobs = [job_with(f"shard{i:02d}", gaps) for i, gaps in enumerate(videos)]
     shares = [prepare.share(jobs, rank, world) for rank in range(world)]
@@ -122,8 +119,7 @@ def test_a_share_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(writt
     assert ends.count(-signal.SIGKILL) >= 3
     finished = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     prepare.write_share(again, 0, 1)
-    for name, moment in finished.items():
-        assert (folder / name).stat().st_mtime_ns == moment
+    assert {name: (folder / name).stat().st_mtime_ns for name in finished} == finished
     assert contents(prepare.write(again)) == contents(written.paths.shards)
 
 
@@ -135,12 +131,10 @@ def test_workers_end_when_their_parent_is_killed():
         "pool = ProcessPoolExecutor(2, mp_context=fork, initializer=prepare._start_worker, initargs=(os.getpid(),))\n"
         "print(pool.submit(os.getpid).result(), flush=True); time.sleep(60)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    worker = int(parent.stdout.readline())
-    os.kill(worker, 0)  # it is there
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)  # it is there
+        parent.kill()
     deadline = time.monotonic() + 30
     while Path(f"/proc/{worker}/stat").exists() and " Z " not in Path(f"/proc/{worker}/stat").read_text():
         assert time.monotonic() < deadline
@@ -260,11 +254,9 @@ def test_a_failed_task_is_named_with_its_log_and_the_rest_is_kept(again: Config)
 def test_slurm_is_given_the_parameters(again: Config, tmp_path: Path, monkeypatch):
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, body in (
-        ("sbatch", f'cp "$1" {tmp_path}/submitted.sh; echo Submitted batch job 77'),
-        ("srun", ""),
-        ("scancel", f'echo "$@" >> {tmp_path}/cancelled'),
-    ):
+    submitted = f'cp "$1" {tmp_path}/submitted.sh; echo Submitted batch job 77'
+    stand_ins = {"sbatch": submitted, "srun": "", "scancel": f'echo "$@" >> {tmp_path}/cancelled'}
+    for name, body in stand_ins.items():
         (programs / name).write_text(f"#!/bin/sh\n{body}\n")
         (programs / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
@@ -273,12 +265,12 @@ def test_slurm_is_given_the_parameters(again: Config, tmp_path: Path, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(submit, "_watch", stopped)
+    given = {"partition": "cpu", "time": 600, "mem": "8GB", "account": "sounds"}
     with pytest.raises(KeyboardInterrupt):
-        submit.submit(again, 3, {"partition": "cpu", "time": 600, "mem": "8GB", "account": "sounds"})
+        submit.submit(again, 3, given)
+    given |= {"job-name": "mc3-shards", "array": "0-2%3", "cpus-per-task": again.clips.workers}
     lines = (tmp_path / "submitted.sh").read_text().splitlines()
-    for line in ("partition=cpu", "time=600", "mem=8GB", "account=sounds", "job-name=mc3-shards", "array=0-2%3",
-                 f"cpus-per-task={again.clips.workers}"):  # fmt: skip
-        assert f"#SBATCH --{line}" in lines
+    assert {f"#SBATCH --{name}={value}" for name, value in given.items()} <= set(lines)
     assert (tmp_path / "cancelled").read_text().split() == ["77_0", "77_1", "77_2"]
     with pytest.raises(ConfigError, match=r"--slurm: .*colour"):
         submit.submit(again, 3, {"colour": "red"})
@@ -287,27 +279,24 @@ def test_slurm_is_given_the_parameters(again: Config, tmp_path: Path, monkeypatc
         submit.submit(again, 3, {"partition": "cpu"})
 
 
+def cut(settings: Config, arguments: str) -> int:
+    path = settings.paths.work / "params.yaml"
+    path.write_text(yaml.safe_dump(config.as_dict(settings)))
+    return cli.main(["shards", "--config", str(path), *arguments.split()])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        (["--rank", "0"], "go together"),
-        (["--rank", "2", "--world", "2"], "rank 2 is not one of a world of 2"),
-        (["--submit", "0"], "one or more"),
-        (["--submit", "2", "--rank", "0", "--world", "2"], "makes their ranks itself"),
-        (["--slurm", "partition=cpu"], "goes with --submit"),
-        (["--submit", "2", "--slurm", "partition"], "KEY=VALUE"),
-    ],
-)
-def test_contradicting_arguments_are_refused(again: Config, capsys, arguments: list[str], message: str):
-    path = again.paths.work / "params.yaml"
-    path.write_text(yaml.safe_dump(settings.as_dict(again)))
-    assert cli.main(["shards", "--config", str(path), *arguments]) == 1
+    [("--rank 0", "go together"), ("--rank 2 --world 2", "rank 2 is not one of a world of 2"),
+     ("--submit 0", "one or more"), ("--submit 2 --rank 0 --world 2", "makes their ranks itself"),
+     ("--slurm partition=cpu", "goes with --submit"), ("--submit 2 --slurm partition", "KEY=VALUE")],
+)  # fmt: skip
+def test_contradicting_arguments_are_refused(again: Config, capsys, arguments: str, message: str):
+    assert cut(again, arguments) == 1
     assert message in capsys.readouterr().err
 
 
 def test_the_command_cuts_a_rank(again: Config):
-    path = again.paths.work / "params.yaml"
-    path.write_text(yaml.safe_dump(settings.as_dict(again)))
-    assert cli.main(["shards", "--config", str(path), "--rank", "1", "--world", "2"]) == 0
+    assert cut(again, "--rank 1 --world 2") == 0
     names = {job.path.name for job in prepare.share(jobs_of(again), 1, 2)}
     assert {path.name for path in (again.paths.work / "shards.partial").glob("*.tar")} == names

@@ -31,14 +31,9 @@ from mc3.paper import probe
 
 CPU = torch.device("cpu")
 RECIPE = ProbeRecipe(
-    epochs=30,
-    batch_size=32,
-    learning_rate=1e-2,
-    weight_decay=0.0,
-    warmup_epochs=2,
-    milestones=[10, 20],
+    epochs=30, batch_size=32, learning_rate=1e-2, weight_decay=0.0, warmup_epochs=2, milestones=[10, 20],
     factors=[0.05, 0.01],
-)
+)  # fmt: skip
 SMALL = AudioConfig(length=32, mel_bins=128, patch=16, stride=16, dim=16, depth=1, heads=2)
 
 
@@ -68,6 +63,14 @@ def views(n: int, seed: int) -> AstViews:
 def encoder(seed: int = 0) -> AudioEncoder:
     torch.manual_seed(seed)
     return AudioEncoder(SMALL, 8).eval()
+
+
+def states(encoder: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
 
 
 def test_the_learning_rate_rises_over_the_warm_up_and_falls_at_milestones() -> None:
@@ -183,35 +186,33 @@ def test_the_ego4d_profile_has_the_recipe_of_epic_sounds_ssast() -> None:
 def test_fine_tuning_learns_the_sounds_and_changes_the_trunk_but_not_the_projection() -> None:
     recipe = dataclasses.replace(RECIPE, batch_size=16, milestones=[20, 25], learning_rate=5e-3)
     learned, test = encoder(), Events(60, seed=3)
-    before = {name: tensor.clone() for name, tensor in learned.state_dict().items()}
+    before = states(learned)
     head = probe.adapt(store.FINETUNE, learned, views(96, seed=2), 3, recipe, 0, CPU)
     scores = probe.probabilities(head, probe.features({"": learned}, AstViews(test, 32), 2, 256, CPU)[""], CPU)
     truth = test.index["class_id"].to_numpy(dtype=int)
     assert evaluate.classification(scores, truth)["top1"] > 0.9
-    moved = {name for name, tensor in learned.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert moved == {name for name in before if name.startswith("trunk.")}
+    assert changed(before, states(learned)) == {name for name in before if name.startswith("trunk.")}
 
 
 def test_the_official_linear_probe_changes_positions_class_token_and_head_and_nothing_else() -> None:
     learned = encoder()
-    before = {name: tensor.clone() for name, tensor in learned.state_dict().items()}
+    before = states(learned)
     recipe = dataclasses.replace(RECIPE, epochs=3, milestones=[1, 2])
     head = probe.adapt(store.OFFICIAL, learned, views(64, seed=2), 3, recipe, 0, CPU)
     assert [type(layer).__name__ for layer in head] == ["LayerNorm", "Linear"]
     torch.manual_seed(0)
     fresh = torch.nn.Sequential(torch.nn.LayerNorm(SMALL.dim), torch.nn.Linear(SMALL.dim, 3)).state_dict()
-    assert not any(torch.equal(tensor, fresh[name]) for name, tensor in head.state_dict().items())
-    moved = {name for name, tensor in learned.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert moved == {"trunk.pos_embed", "trunk.cls_token"}
+    assert changed(fresh, head.state_dict()) == fresh.keys()
+    assert changed(before, states(learned)) == {"trunk.pos_embed", "trunk.cls_token"}
 
 
 def test_the_linear_probe_leaves_the_encoder_unchanged() -> None:
     learned, events = encoder(), views(20, seed=2)
-    before = {name: tensor.clone() for name, tensor in learned.state_dict().items()}
+    before = states(learned)
     found = probe.features({"": learned}, events, 2, 8, CPU)[""]
     head = probe.linear_probe(found, events.index["class_id"].to_numpy(dtype=np.int64), 3, RECIPE, 0, CPU)
     assert [name for name, _ in head.named_parameters()] == ["weight", "bias"]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in learned.state_dict().items())
+    assert changed(before, states(learned)) == set()
 
 
 @pytest.mark.parametrize("frames", [20, 48, 400])
@@ -219,44 +220,38 @@ def test_an_encoder_resized_to_other_inputs_differs_in_its_position_grid_alone(f
     own = encoder()
     longer = probe.resize_input(own, frames)
     assert probe.resize_input(own, SMALL.length) is own
-    states = own.state_dict(), longer.state_dict()
-    assert {n for n in states[0] if not torch.equal(*(s[n] for s in states))} == {"trunk.pos_embed"}
-    grids = [s["trunk.pos_embed"][:, 2:].unflatten(1, (8, -1)) for s in states]  # 8 rows of 16 bins
+    assert changed(own.state_dict(), longer.state_dict()) == {"trunk.pos_embed"}
+    places = own.trunk.pos_embed.detach(), longer.trunk.pos_embed.detach()
+    grids = [place[:, 2:].unflatten(1, (8, -1)) for place in places]  # 8 rows of 16 bins
     assert grids[1].shape[2] == (frames - 16) // 16 + 1
     if frames > SMALL.length:  # linear between the old columns, whose mean it keeps
         torch.testing.assert_close(grids[1].mean(2), grids[0].mean(2), atol=1e-5, rtol=1e-4)
-    assert torch.equal(states[0]["trunk.pos_embed"][:, :2], states[1]["trunk.pos_embed"][:, :2])
+    assert torch.equal(places[0][:, :2], places[1][:, :2])
     assert longer.features(torch.zeros(1, frames, 128)).shape == (1, SMALL.dim)
 
 
 @pytest.fixture(scope="module")
-def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def work(tmp_path_factory: pytest.TempPathFactory) -> config.Config:
     """Sixty events, and checkpoints of initial weights of several seeds, encoders of width 16."""
     params = small_work.make(tmp_path_factory.mktemp("probe") / "work", clips=8, events=60)
-    settings = yaml.safe_load(params.read_text())
-    settings["model"]["audio"] |= {"dim": 16, "depth": 1, "heads": 2}
-    settings["probe"]["linear"] |= {"epochs": 2}
-    settings["probe"]["official"] |= {"epochs": 1}
-    settings["probe"]["finetune"] |= {"epochs": 1}
-    settings["train"]["threads"] = 1
-    params.write_text(yaml.safe_dump(settings))
-    settings = config.load(params)
+    settings = small_work.tiny(yaml.safe_load(params.read_text()))
+    for recipe, epochs in (("linear", 2), ("official", 1), ("finetune", 1)):
+        settings["probe"][recipe]["epochs"] = epochs
+    settings = config.build(config.Config, settings)
     shards = settings.paths.shards
     tokenizer.train(pd.read_parquet(shards / "index.parquet")["text"], 512).save(str(shards / "tokenizer.json"))
     for seed, name in enumerate(["ssast", *methods.METHODS], 1):
         MC3.initial(settings, seed).save(settings.paths.final(name, 0))
-    return params
+    return settings
 
 
-def test_a_run_writes_metrics_that_follow_from_its_scores_and_the_same_bytes_again(params: Path) -> None:
-    settings = config.load(params)
-    file = probe.run(settings, 0)
+def test_a_run_writes_metrics_that_follow_from_its_scores_and_the_same_bytes_again(work: config.Config) -> None:
+    file = probe.run(work, 0)
     bytes_of = [f.read_bytes() for f in (file, file.with_suffix(".safetensors"))]
-    result, scores = store.probe_metrics(settings, 0), store.probe_scores(settings, 0)
-    events = store.events(settings)
+    result, scores, events = store.probe_metrics(work, 0), store.probe_scores(work, 0), store.events(work)
     assert list(result["metrics"]["linear-probe"]) == ["ssast", "untrained", *methods.METHODS]
-    assert list(result["metrics"]["linear-probe-official"]) == settings.probe.official_methods
-    assert list(result["metrics"]["fine-tune"]) == ["untrained", *settings.probe.finetune_methods]
+    assert list(result["metrics"]["linear-probe-official"]) == work.probe.official_methods
+    assert list(result["metrics"]["fine-tune"]) == ["untrained", *work.probe.finetune_methods]
     assert scores["labels"].tolist() == events["class_id"].tolist()
     for protocol in ("linear-probe", "linear-probe-official", "fine-tune"):
         for name, metrics in result["metrics"][protocol].items():
@@ -264,26 +259,23 @@ def test_a_run_writes_metrics_that_follow_from_its_scores_and_the_same_bytes_aga
     assert result["metrics"]["random"]["random"] == evaluate.random_classification(events["class_id"])
     assert (result["train_events"], result["test_events"]) == (30, 30)
     assert not np.array_equal(scores["linear-probe/mc3"], scores["linear-probe/untrained"])
-    again = probe.run(settings, 0)
+    again = probe.run(work, 0)
     assert [f.read_bytes() for f in (again, again.with_suffix(".safetensors"))] == bytes_of
     assert json.loads(bytes_of[0])["seed"] == 0
 
 
-def test_test_events_are_scored_beside_the_validation_events_whose_scores_stay_the_same(params: Path) -> None:
-    settings = config.load(params)
-    probe.run(settings, 0)
-    before = store.probe_scores(settings, 0)
-    file = settings.paths.shards / "index.parquet"
+def test_test_events_are_scored_beside_the_validation_events_whose_scores_stay_the_same(work: config.Config) -> None:
+    probe.run(work, 0)
+    before = store.probe_scores(work, 0)
+    file = work.paths.shards / "index.parquet"
     index = pd.read_parquet(file)
     more = index[(index["dataset"] == "epic_sounds") & (index["split"] == "validation")][::-1].assign(split="test")
     more["clip_id"], more["class_id"] = more["clip_id"] + "_t", pd.array([None] * len(more), dtype="Int16")
     pd.concat([index, more]).to_parquet(file)
-    names = {**settings.epic_sounds.annotations, "test": Path("test.csv")}
-    with_test = dataclasses.replace(settings, epic_sounds=dataclasses.replace(settings.epic_sounds, annotations=names))
-    probe.run(with_test, 0)
+    probe.run(config.override(work, {"epic_sounds.annotations.test": "test.csv"}), 0)
     index.to_parquet(file)
-    assert store.probe_metrics(settings, 0)["test_events"] == 30
-    scores, on_test = store.probe_scores(settings, 0), store.probe_scores(settings, 0, "test")
+    assert store.probe_metrics(work, 0)["test_events"] == 30
+    scores, on_test = store.probe_scores(work, 0), store.probe_scores(work, 0, "test")
     assert scores.keys() == before.keys()
     assert all(np.array_equal(scores[key], before[key]) for key in before)
     assert on_test.keys() == before.keys() - {"labels"}
@@ -291,8 +283,8 @@ def test_test_events_are_scored_beside_the_validation_events_whose_scores_stay_t
         np.testing.assert_allclose(values, scores[key][::-1], atol=1e-6)  # the same sounds in reverse order
 
 
-def test_an_ssast_is_probed_from_its_training_or_a_converted_file_or_not_at_all(params: Path, tmp_path: Path) -> None:
-    settings = config.override(config.load(params), {"probe.finetune_methods": ["ssast"]})
+def test_an_ssast_is_probed_from_its_training_or_a_converted_file_or_not_at_all(work, tmp_path: Path) -> None:
+    settings = config.override(work, {"probe.finetune_methods": ["ssast"]})
     probe.run(settings, 0)
     trained = store.probe_scores(settings, 0)
     weights = load_file(settings.paths.final("ssast", 0) / "model.safetensors")
@@ -312,13 +304,11 @@ def test_an_ssast_is_probed_from_its_training_or_a_converted_file_or_not_at_all(
 
 
 @pytest.mark.parametrize("setting", ["official_methods", "finetune_methods"])
-def test_a_method_that_does_not_exist_is_named(params: Path, setting: str) -> None:
-    settings = config.load(params)
-    wrong = dataclasses.replace(settings, probe=dataclasses.replace(settings.probe, **{setting: ["mc4"]}))
+def test_a_method_that_does_not_exist_is_named(work: config.Config, setting: str) -> None:
     with pytest.raises(ConfigError, match=rf"probe\.{setting} names 'mc4'"):
-        probe.run(wrong, 0)
+        probe.run(config.override(work, {f"probe.{setting}": ["mc4"]}), 0)
 
 
-def test_missing_results_are_named_with_the_stage_that_makes_them(params: Path) -> None:
+def test_missing_results_are_named_with_the_stage_that_makes_them(work: config.Config) -> None:
     with pytest.raises(DataError, match="dvc repro probe`"):
-        store.probe_metrics(config.load(params), 3)
+        store.probe_metrics(work, 3)

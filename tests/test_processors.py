@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import mini_in
 from raw_files import clicks, write_media
 from safetensors.numpy import load_file
 from small_training import SEED, settings
+from small_work import mini
 
 # Fewer instructions than this processor has, for each library that chooses its code by them.
 PLAIN = {
@@ -82,7 +82,7 @@ def trained(tmp_path_factory, shards: Path) -> list[Path]:
     works = []
     for threads, environment in ((2, {}), (1, PLAIN)):
         work = tmp_path_factory.mktemp("training") / "work"
-        changed = settings(mini_in(work), shards)
+        changed = settings(mini(work), shards)
         changed["train"] |= {"precision": "fp64", "stored": "float16", "threads": threads, "epochs": EPOCHS}
         (work / "params.yaml").write_text(yaml.safe_dump(changed))
         print(run_python(TRAIN, str(work / "params.yaml"), **environment))

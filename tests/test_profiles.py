@@ -1,12 +1,14 @@
 """Every profile is complete, consistent with itself and the encoders, and the pipeline resolves with it."""
 
 import dataclasses
+import functools
 import inspect
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -22,20 +24,16 @@ from mc3.paper import findings
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
 
 
+@functools.cache
 def load(name: str) -> config.Config:
     return config.load(ROOT / "profiles" / f"{name}.yaml")
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_a_profile_loads_under_its_own_name_and_survives_a_round_trip(name):
+def test_a_profile_loads_under_its_own_name_survives_a_round_trip_and_its_parts_fit_each_other(name):
     profile = load(name)
     assert profile.profile == name
     assert config.build(config.Config, config.as_dict(profile)) == profile
-
-
-@pytest.mark.parametrize("name", PROFILES)
-def test_a_profiles_parts_fit_each_other(name):
-    profile = load(name)
     clips, model = profile.clips, profile.model
     assert cli.parser().parse_args(profile.source.command.split()).command.__doc__
     assert (profile.source.command == "world") == (profile.world is not None)
@@ -60,8 +58,8 @@ def test_a_profiles_parts_fit_each_other(name):
 def test_a_setting_of_the_last_release_is_named_with_its_new_name(tmp_path):
     text = (ROOT / "profiles" / "mini.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("  microbatch_size: null", "  chunk: null"))
-    expected = r"params\.yaml: unknown setting train\.chunk; it is now train\.microbatch_size$"
-    with pytest.raises(ConfigError, match=expected):
+    renamed = r"params\.yaml: unknown setting train\.chunk; it is now train\.microbatch_size$"
+    with pytest.raises(ConfigError, match=renamed):
         config.load(tmp_path / "params.yaml")
 
 
@@ -148,52 +146,43 @@ def test_frames_that_do_not_fit_are_refused(changes, message):
 def test_the_ego4d_encoders_have_the_published_checkpoints_sizes():
     """EgoVLP's video encoder has 114 M parameters, DistilBERT 66 M, AST 12 x 14 patches of 1.5 s."""
     model = load("ego4d").model
-    parameters = {}
     with torch.device("meta"):
-        for modality, make in ENCODERS.items():
-            encoder = make(getattr(model, modality), model.embedding_dim)
-            parameters[modality] = sum(p.numel() for p in encoder.trunk.parameters()) / 1e6
-            shapes = {name: tuple(t.shape) for name, t in encoder.state_dict().items()}
-            if modality == "video":
-                assert shapes["trunk.pos_embed"] == (1, 197, 768)
-                assert shapes["trunk.temporal_embed"] == (1, 4, 768)
-            elif modality == "audio":
-                assert shapes["trunk.pos_embed"] == (1, 170, 768)
-            else:
-                assert shapes["trunk.embeddings.word_embeddings.weight"] == (30522, 768)
+        made = {
+            modality: make(getattr(model, modality), model.embedding_dim).trunk for modality, make in ENCODERS.items()
+        }
+    assert made["video"].pos_embed.shape == (1, 197, 768)
+    assert made["video"].temporal_embed.shape == (1, 4, 768)
+    assert made["audio"].pos_embed.shape == (1, 170, 768)
+    assert made["text"].embeddings.word_embeddings.weight.shape == (30522, 768)
+    parameters = {modality: sum(p.numel() for p in trunk.parameters()) / 1e6 for modality, trunk in made.items()}
     assert parameters == pytest.approx({"video": 114, "audio": 86, "text": 66}, abs=1)
     assert audio.patch_grid((128, model.audio.length), model.audio.patch, model.audio.stride) == (12, 14)
 
 
-def test_a_profile_without_a_world_is_one_line(repository, capsys):
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [("world", "mc3: profile ego4d has no `world` to generate; `mc3 profile mini` has one"),
+     ("source", "data/ego4d/raw")],
+)  # fmt: skip
+def test_a_missing_world_or_ego4ds_missing_data_are_one_line_that_names_it(repository, capsys, command, missing):
     assert cli.main(["profile", "ego4d"]) == 0
-    assert cli.main(["world"]) == 1
-    assert capsys.readouterr().err == "mc3: profile ego4d has no `world` to generate; `mc3 profile mini` has one\n"
-    assert not Path("data").exists()
-
-
-def test_missing_ego4d_data_is_one_line_that_names_the_first_file(repository, capsys):
-    cli.main(["profile", "ego4d"])
-    assert cli.main(["source"]) == 1
+    assert cli.main([command]) == 1
     error = capsys.readouterr().err
+    assert missing in error
     assert error.count("\n") == 1
-    assert "data/ego4d/raw" in error
+    assert not Path("data").exists()
 
 
 def test_settings_differ_between_profiles_only_in_values():
     """One code path: all profiles have the same keys, except for the world, which one may lack."""
-
-    def keys(data, where=""):
-        if not isinstance(data, dict):
-            return {where}
-        return {key for name, value in data.items() for key in keys(value, f"{where}.{name}")}
-
-    found = {name: keys(yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text())) for name in PROFILES}
-    own = (".world", ".pretrain", ".train.epochs.pretrain")  # of a profile that generates what it needs
+    texts = {name: (ROOT / "profiles" / f"{name}.yaml").read_text() for name in PROFILES}
+    tables = {name: pd.json_normalize(yaml.safe_load(text)) for name, text in texts.items()}
+    found = {name: set(table.columns) for name, table in tables.items()}
+    own = ("world", "pretrain", "train.epochs.pretrain")  # of a profile that generates what it needs
     without_world = {name: {k for k in all_keys if not k.startswith(own)} for name, all_keys in found.items()}
     assert len({frozenset(k) for k in without_world.values()}) == 1
     assert {f.name for f in dataclasses.fields(config.World)} == {
-        key.removeprefix(".world.").split(".")[0] for key in found["mini"] if key.startswith(".world.")
+        key.removeprefix("world.").split(".")[0] for key in found["mini"] if key.startswith("world.")
     }
 
 

@@ -8,33 +8,27 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import small_work
+from conftest import ROOT
 
 from mc3 import config, methods
 from mc3.config import Config
 from mc3.errors import DataError
 from mc3.paper import bootstrap, claims, notebook, report, tables
 
-ROOT = Path(__file__).parents[1]
 PAGES = ["claims", "discovery"]
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    return config.load(small_work.make(tmp_path_factory.mktemp("small")))
-
-
-@pytest.fixture(scope="module")
-def written(settings: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(small: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository's top with real tables, empty pages and two pipelines."""
     top = tmp_path_factory.mktemp("top")
     figures = top / "figures"
     (figures / "report").mkdir(parents=True)
     (top / "experiments").mkdir()
     for stem, make in zip(report.TABLES, (tables.table2, tables.table3, tables.table4), strict=True):
-        make(settings).to_csv(figures / f"{stem}.csv", index=False)
-    claims.table(claims.checks(bootstrap.measure(settings, draws=50))).to_csv(figures / "claims.csv", index=False)
-    notebook.sources(ROOT / "notebooks", settings.paths.work / "sources")
+        make(small).to_csv(figures / f"{stem}.csv", index=False)
+    claims.table(claims.checks(bootstrap.measure(small, draws=50))).to_csv(figures / "claims.csv", index=False)
+    notebook.sources(ROOT / "notebooks", small.paths.work / "sources")
     (top / "dvc.yaml").write_text("".join(f"  cmd: mc3 notebook {name}\n" for name in PAGES))
     (top / "experiments" / "dvc.yaml").write_text("  cmd: mc3 notebook tuning\n")
     for name in PAGES:
@@ -52,56 +46,50 @@ def links(page: str) -> list[str]:
     return re.findall(r'<li><a href="([^"]+)"', page)
 
 
-def test_the_contents_list_every_page_with_the_first_words_of_its_notebook(settings: Config, figures: Path) -> None:
-    page = report.write(settings, figures).read_text()
+def test_the_contents_list_every_page_with_the_first_words_of_its_notebook(small: Config, figures: Path) -> None:
+    page = report.write(small, figures).read_text()
     assert links(page) == ["claims.html", "discovery.html"]
     title, sentence = notebook.heading(ROOT / "notebooks" / "discovery.ipynb")
     assert html.escape(title) in page
     assert html.escape(sentence) in page
     (figures / "report" / "tuning.html").touch()
-    page = report.write(settings, figures).read_text()
+    page = report.write(small, figures).read_text()
     assert links(page) == ["claims.html", "discovery.html", "tuning.html"]
     assert page.count("Made with earlier settings") == 1
-    facts = {"settings": config.as_dict(settings)}
+    facts = {"settings": config.as_dict(small)}
     (figures / "tuning.provenance.json").write_text(json.dumps(facts))
-    assert "earlier settings" not in report.write(settings, figures).read_text()
+    assert "earlier settings" not in report.write(small, figures).read_text()
 
 
-def test_the_contents_say_what_the_numbers_are_of_and_how_many_claims_hold(settings: Config, figures: Path) -> None:
-    page = report.write(settings, figures).read_text()
+def test_the_contents_say_what_the_numbers_are_of_and_how_many_claims_hold(small: Config, figures: Path) -> None:
+    page = report.write(small, figures).read_text()
     assert "small generated world" in page
-    sentence = claims.sentence(pd.read_csv(figures / "claims.csv"))
-    assert html.escape(sentence) in page
+    assert html.escape(claims.sentence(pd.read_csv(figures / "claims.csv"))) in page
 
 
-def test_written_twice_everything_is_the_same_bytes(settings: Config, figures: Path) -> None:
-    report.write(settings, figures)
+def test_written_twice_everything_is_the_same_bytes(small: Config, figures: Path) -> None:
+    report.write(small, figures)
     first = {path: path.read_bytes() for path in figures.rglob("*") if path.is_file()}
-    report.write(settings, figures)
+    report.write(small, figures)
     assert {path: path.read_bytes() for path in figures.rglob("*") if path.is_file()} == first
 
 
 @pytest.mark.parametrize("missing", ["table3_retrieval.csv", "report/discovery.html"])
-def test_a_missing_file_is_named_with_the_command_that_makes_it(settings: Config, figures: Path, missing: str) -> None:
+def test_a_missing_file_is_named_with_the_command_that_makes_it(small: Config, figures: Path, missing: str) -> None:
     (figures / missing).unlink()
     with pytest.raises(DataError, match=rf"{missing} is missing; `dvc repro (discovery|retrieval)`"):
-        report.write(settings, figures)
+        report.write(small, figures)
     assert not (figures / "report" / "index.html").exists()
 
 
-def test_overview_takes_its_numbers_from_the_tables(settings: Config, figures: Path) -> None:
-    report.write(settings, figures)
+def test_overview_and_metrics_are_the_tables_own_numbers(small: Config, figures: Path) -> None:
+    report.write(small, figures)
+    table = pd.read_csv(figures / "table2_discovery.csv").set_index("method")
     shown = pd.read_csv(figures / "overview.csv").set_index(["metric", "method"])
-    table = pd.read_csv(figures / "table2_discovery.csv").set_index("label")
-    assert shown.at[("AV ROC", "MC3"), "ours"] == table.at["MC3", "av_roc"]
+    assert shown.at[("AV ROC", "MC3"), "ours"] == table.at["mc3", "av_roc"]
     assert shown.at[("AV ROC", "MC3"), "paper"] == 0.598
     assert pd.isna(shown.at[("AV ROC", "CLAP"), "ours"])
-
-
-def test_metrics_are_the_tables_own_numbers_without_the_papers(settings: Config, figures: Path) -> None:
-    report.write(settings, figures)
     found = json.loads((figures / "metrics.json").read_text())
-    table = pd.read_csv(figures / "table2_discovery.csv").set_index("method")
     assert found["table2_discovery"]["mc3"]["av_roc"] == pytest.approx(table.loc["mc3", "av_roc"], abs=1e-6)
     assert set(found["table2_discovery"]) == {"random", *methods.METHODS}
     assert "av_roc" not in found["table2_discovery"]["clap"]
@@ -120,9 +108,7 @@ def test_the_committed_overview_and_metrics_are_those_of_the_committed_tables() 
 def test_the_readmes_table_2_is_the_committed_one() -> None:
     _, _, rest = (ROOT / "README.md").read_text().partition("<!-- table2 -->\n")
     shown, end, _ = rest.partition("<!-- /table2 -->")
-    assert end, (
-        "README.md has no lines <!-- table2 --> and <!-- /table2 -->; `mc3 report --table` prints what they hold"
-    )
+    assert end, "README.md has no line <!-- /table2 --> after <!-- table2 -->; `mc3 report --table` prints the rest"
     assert shown.strip() == report.readme_table(ROOT / "figures").strip(), "`mc3 report --table` prints the present one"
 
 

@@ -3,22 +3,17 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
-from test_cli import mc3_process
+from test_cli import python
+from test_progress import Clock
 
 from mc3 import cli
 from mc3.paper import repro
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_progress_counts_every_stage_and_shows_the_time_that_is_left_at_most():
@@ -42,24 +37,28 @@ def test_progress_without_known_times_shows_no_time_left():
 
 def test_the_stages_are_those_that_dvc_lists(monkeypatch):
     monkeypatch.chdir(ROOT)
-    listing = subprocess.run(
-        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"], capture_output=True, text=True
-    )
-    assert repro.stages() == listing.stdout.split()
+    listed = subprocess.check_output([sys.executable, "-m", "dvc", "stage", "list", "--name-only"], text=True)
+    assert repro.stages() == listed.split()
 
 
-def test_repro_shows_the_stages_and_their_own_output_and_passes_dvcs_exit_code_on(repository, mini_settings):
+@pytest.fixture
+def pipeline(repository, mini_settings) -> Callable[[dict], None]:
+    """Writes dvc.yaml with the given stages; the work folder of the settings is work/."""
     mini_settings["paths"]["work"] = "work"
     Path("params.yaml").write_text(yaml.safe_dump(mini_settings))
+    Path(".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", ".dvc")
+    return lambda stages: Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+
+
+def test_repro_shows_the_stages_and_their_own_output_and_passes_dvcs_exit_code_on(repository, pipeline):
     stages = {
         "first": {"cmd": "printf 'half a line' && echo ' and its end' && echo a > a", "outs": ["a"]},
         "second": {"cmd": "cp a b", "deps": ["a"], "outs": ["b"]},
     }
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    Path(".dvc").mkdir()
-    Path(".dvc/config").write_bytes((ROOT / ".dvc" / "config").read_bytes())
+    pipeline(stages)
     (repository / ".gitignore").write_text("work/\n")
-    first = mc3_process("repro", cwd=repository)
+    first = python("-m", "mc3.cli", "repro", cwd=repository)
     assert first.returncode == 0, first.stderr
     lines = first.stdout.splitlines()
     assert lines[0] == "2 stages; those that are up to date are skipped"
@@ -70,32 +69,28 @@ def test_repro_shows_the_stages_and_their_own_output_and_passes_dvcs_exit_code_o
     assert set(yaml.safe_load(Path("work/timings.json").read_text())) == {"first", "second"}
 
     stages["second"]["cmd"] = "false"
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    failed = mc3_process("repro", cwd=repository)
+    pipeline(stages)
+    failed = python("-m", "mc3.cli", "repro", cwd=repository)
     assert failed.returncode != 0
     assert "[2/2] second" in failed.stdout
     assert "[1/2]" not in failed.stdout
 
 
-def test_released_weights_are_fetched_before_the_stages_that_would_make_them(repository, mini_settings):
-    mini_settings["paths"]["work"] = "work"
-    Path("params.yaml").write_text(yaml.safe_dump(mini_settings))
+def test_released_weights_are_fetched_before_the_stages_that_would_make_them(repository, pipeline):
     stages = {
         name: {"cmd": f"mkdir -p work/{out} && echo {name} > work/{out}/a && echo ran >> {name}.log",
                "outs": [{f"work/{out}": {"remote": "release"}}]}
         for name, out in (("pretrain", "pretrained"), ("train", "checkpoints"))
     }  # fmt: skip
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    Path(".dvc").mkdir()
-    Path(".dvc/config").write_bytes((ROOT / ".dvc" / "config").read_bytes())
+    pipeline(stages)
     Path("data/release").mkdir(parents=True)
-    made = mc3_process("repro", cwd=repository)
+    made = python("-m", "mc3.cli", "repro", cwd=repository)
     assert "no released weights of these settings; they are trained now" in made.stdout
     subprocess.run([sys.executable, "-m", "dvc", "push", "-q", "pretrain", "train"], check=True)
     assert list(Path("data/release").rglob("*.dir"))
     for folder in ("work", ".dvc/cache"):
         shutil.rmtree(folder)
-    fetched = mc3_process("repro", cwd=repository)
+    fetched = python("-m", "mc3.cli", "repro", cwd=repository)
     assert fetched.returncode == 0, fetched.stderr
     assert "released weights fetched" in fetched.stdout
     assert "0 of 2 stages ran" in fetched.stdout

@@ -1,24 +1,26 @@
-import dataclasses
 import hashlib
 import io
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import small_work
 import torch
 from PIL import Image
 from raw_files import clicks, number_of, numbered, write_media, write_raw
 from scipy.io import wavfile
 from tokenizers import Tokenizer
 
-from mc3 import config as settings
-from mc3.config import Config
+from mc3 import config
+from mc3.config import Config, override
 from mc3.data import manifest, media, prepare, shards, tokenizer
 from mc3.data.audio import fbank
 from mc3.encoders.text import fit_tokenizer, tokenize
@@ -27,11 +29,9 @@ from mc3.errors import DataError
 
 def build(folder: Path, workers: int = 1, train: int = 3, clips_per_shard: int = 5) -> Config:
     """Raw files, manifest and configuration of a small set whose raw files are in `folder`/world."""
-    profile = settings.as_dict(settings.load(Path(__file__).parents[1] / "profiles" / "mini.yaml"))
-    profile["paths"] = {"raw": str(folder / "world"), "shards": str(folder / "shards"), "work": str(folder)}
+    profile = small_work.mini(folder)
     profile["clips"] |= {"workers": workers, "clips_per_shard": clips_per_shard, "frame_size": 64}
-    profile["model"]["text"]["tokenizer"] = "train"
-    built = settings.build(Config, profile)
+    built = config.build(Config, profile)
     if not built.paths.raw.exists():
         write_raw(built, train=train)
     manifest.write(built)
@@ -45,14 +45,23 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return built
 
 
+@pytest.fixture
+def uncut(written: Config, tmp_path: Path) -> Config:
+    """A copy of the same raw files, with the manifest, not cut yet."""
+    shutil.copytree(written.paths.raw, tmp_path / "world")
+    return build(tmp_path)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_the_index_has_every_clip_of_the_manifest_in_its_order(written: Config):
-    index = shards.read_index(written.paths.shards)
+def test_the_index_is_plain_parquet_with_every_clip_of_the_manifest_in_its_order(written: Config):
+    index, plain = shards.read_index(written.paths.shards), pd.read_parquet(written.paths.shards / "index.parquet")
     table = manifest.read(written.paths.work / "manifest.parquet")
     assert index[list(manifest.COLUMNS)].astype(manifest.COLUMNS).equals(table)
+    places = [f"{member}_{place}" for member in ("frames", "fbank", "audio") for place in ("offset", "size")]
+    assert list(plain.columns) == [*manifest.COLUMNS, "shard", *places, "sha256"]
 
 
 def test_offsets_hashes_and_names_are_those_that_tarfile_reads(written: Config):
@@ -63,12 +72,8 @@ def test_offsets_hashes_and_names_are_those_that_tarfile_reads(written: Config):
         with tarfile.open(path) as tar:
             for info in tar:
                 clip_id, _, suffix = info.name.rpartition(".")
-                members.setdefault(clip_id, {})[suffix] = (
-                    path.name,
-                    info.offset_data,
-                    info.size,
-                    tar.extractfile(info).read(),
-                )
+                member = path.name, info.offset_data, info.size, tar.extractfile(info).read()
+                members.setdefault(clip_id, {})[suffix] = member
                 assert (info.mtime, info.uid, info.gid, info.uname) == (0, 0, 0, "")
     assert set(members) == set(index.index)
     for clip_id, found in members.items():
@@ -107,15 +112,14 @@ def test_two_workers_and_a_resumed_run_write_the_same_bytes_as_one(written: Conf
 
 def test_a_shard_of_other_settings_is_cut_again(written: Config, tmp_path: Path):
     table = manifest.read(written.paths.work / "manifest.parquet")
-    other = dataclasses.replace(written, clips=dataclasses.replace(written.clips, jpeg_quality=50))
-    more = dataclasses.replace(written, clips=dataclasses.replace(written.clips, workers=7))
-    jobs = [prepare.plan(table, c, tmp_path)[0] for c in (written, other, more)]
-    assert jobs[0].key == jobs[2].key != jobs[1].key
+    changes = {}, {"clips.jpeg_quality": 50}, {"clips.workers": 7}
+    first, other, more = (prepare.plan(table, override(written, change), tmp_path)[0].key for change in changes)
+    assert first == more != other
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_clip_has_the_pictures_the_sound_and_the_text_of_its_window(written: Config, in_memory: bool):
-    text = dataclasses.replace(written.model.text, max_length=16)
+    text = replace(written.model.text, max_length=16)
     padded = fit_tokenizer(written.paths.shards / "tokenizer.json", text)
     data = shards.ClipDataset(
         written.paths.shards, modalities=("audio", "video", "text"), tokenizer=padded, in_memory=in_memory
@@ -127,23 +131,21 @@ def test_a_clip_has_the_pictures_the_sound_and_the_text_of_its_window(written: C
         times = media.frame_times(row["start_sec"], row["end_sec"], 4)
         expected = [max(0, int(np.floor(t * 8 + 1e-6))) for t in times]
         assert [number_of(picture) for picture in clip["video"].numpy()] == expected
-        assert clip["video"].shape == (4, 64, 64, 3)
-        assert clip["video"].dtype == torch.uint8
-        assert clip["audio"].shape == (148, written.clips.mel_bins)
-        assert clip["audio"].dtype == torch.float16
+        assert (clip["video"].shape, clip["video"].dtype) == ((4, 64, 64, 3), torch.uint8)
+        assert (clip["audio"].shape, clip["audio"].dtype) == ((148, written.clips.mel_bins), torch.float16)
         assert clip["text"].dtype == torch.int64
         assert clip["index"] == i
         ids = words.encode(row["text"]).ids
         assert clip["text"].tolist() == ids + [0] * (16 - len(ids))
 
 
-def test_clips_of_square_and_wide_videos_are_of_one_shape_with_the_picture_in_the_middle(tmp_path: Path):
+def test_clips_of_square_and_wide_videos_are_of_one_shape_with_the_picture_in_the_middle(uncut: Config):
     """Two shapes of video, twelve stored pictures, of which a model takes four."""
-    built = settings.override(build(tmp_path), {"clips.frames": 12, "clips.max_aspect": 1.78})
-    sides = np.full((64, 24, 3), 60, np.uint8), np.full((64, 24, 3), 180, np.uint8)
+    built = override(uncut, {"clips.frames": 12, "clips.max_aspect": 1.78})
+    left, right = (np.full((64, 24, 3), grey, np.uint8) for grey in (60, 180))
 
     def wide(number: int) -> np.ndarray:
-        return np.concatenate([sides[0], numbered(number), sides[1]], axis=1)
+        return np.concatenate([left, numbered(number), right], axis=1)
 
     sound = clicks(12.0, np.arange(0.5, 12.0), 16000)
     write_media(built.paths.raw / built.ego4d.videos / "t0.mp4", 12.0, sound=sound, picture=wide)
@@ -181,11 +183,11 @@ def test_the_log_mel_is_that_of_the_stored_sound_and_the_sound_that_of_the_file(
             assert (data.fbank(i) == fbank(samples / np.float32(32768), mel_bins=64).astype(np.float16)).all()
             loud = np.flatnonzero(np.abs(samples) > 16000)
             times = row["start_sec"] + loud[np.diff(loud, prepend=-999) > 200] / 16000
-            clicks = [2.0] if dataset == "epic_sounds" else np.arange(0.5, 12.0)
-            expected = [t for t in clicks if row["start_sec"] + 0.01 < t < row["end_sec"] - 0.01]
-            assert [t for t in times if row["start_sec"] + 0.01 < t < row["end_sec"] - 0.01] == pytest.approx(
-                expected, abs=0.01
+            made = [2.0] if dataset == "epic_sounds" else np.arange(0.5, 12.0)
+            heard, expected = (
+                [t for t in clicks if row["start_sec"] + 0.01 < t < row["end_sec"] - 0.01] for clicks in (times, made)
             )
+            assert heard == pytest.approx(expected, abs=0.01)
 
 
 def test_members_are_files_that_other_readers_open(written: Config):
@@ -235,12 +237,11 @@ def test_absent_or_short_shards_and_unknown_splits_are_named(written: Config, tm
         shards.ClipDataset(tmp_path)
 
 
-def test_one_damaged_video_is_listed_and_loses_only_its_clips(tmp_path: Path):
-    built = build(tmp_path)
-    victim = built.paths.raw / built.ego4d.videos / "t1.mp4"
+def test_one_damaged_video_is_listed_and_loses_only_its_clips(uncut: Config):
+    victim = uncut.paths.raw / uncut.ego4d.videos / "t1.mp4"
     victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
-    folder = prepare.write(built)
-    report = json.loads((tmp_path / "shards_report.json").read_text())
+    folder = prepare.write(uncut)
+    report = json.loads((uncut.paths.work / "shards_report.json").read_text())
     assert report["dropped_clips"] == 4
     assert [(f["video_uid"], f["clips"]) for f in report["failed_videos"]] == [("t1", 4)]
     assert report["failed_videos"][0]["reason"].startswith("v2/full_scale/t1.mp4 cannot be decoded")
@@ -248,34 +249,28 @@ def test_one_damaged_video_is_listed_and_loses_only_its_clips(tmp_path: Path):
     assert set(index.loc[index["split"] == "train", "video_uid"]) == {"t0", "t2", "P01_00"}
 
 
-def test_a_video_whose_metadata_promise_sound_that_is_not_there_is_listed(tmp_path: Path):
-    built = build(tmp_path)
-    videos = built.paths.raw / built.ego4d.videos
+def test_a_video_without_the_sound_of_its_metadata_is_listed_and_many_missing_ones_stop_the_run(uncut: Config):
+    videos = uncut.paths.raw / uncut.ego4d.videos
     (videos / "t0.mp4").write_bytes((videos / "s0.mp4").read_bytes())
-    prepare.write(built)
-    report = json.loads((tmp_path / "shards_report.json").read_text())
+    folder = prepare.write(uncut)
+    report = json.loads((uncut.paths.work / "shards_report.json").read_text())
     assert "has no audio stream" in report["failed_videos"][0]["reason"]
-
-
-def test_many_missing_videos_stop_the_run_with_their_names(tmp_path: Path):
-    built = build(tmp_path)
+    shutil.rmtree(folder)
     for uid in ("t0", "t2"):
-        (built.paths.raw / built.ego4d.videos / f"{uid}.mp4").unlink()
+        (videos / f"{uid}.mp4").unlink()
     with pytest.raises(DataError, match=r"2 of 7 videos cannot be used.*t0\.mp4.*t2\.mp4"):
-        prepare.write(built)
-    assert not (tmp_path / "shards").exists()
+        prepare.write(uncut)
+    assert not folder.exists()
 
 
 TEXTS = [f"C {verb}s the {noun}" for verb in ("cut", "wash", "Stir", "pour") for noun in ("plate", "pan", "café")] * 3
 
 
 def test_the_learned_tokenizer_is_the_same_in_every_process_and_order():
-    script = f"from mc3.data import tokenizer; print(tokenizer.train({TEXTS!r}, 60).to_str())"
-    runs = [
-        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True) for _ in range(2)
-    ]
+    script = f"from mc3.data import tokenizer; print(tokenizer.train({TEXTS!r}, 60).to_str(), end='')"
     ours = tokenizer.train(TEXTS[::-1], 60).to_str()
-    assert [run.stdout.rstrip("\n") for run in runs] == [ours, ours]
+    for _ in range(2):
+        assert subprocess.check_output([sys.executable, "-c", script], text=True) == ours
 
 
 def test_the_learned_tokenizer_has_distilberts_form_and_knows_its_letters():
@@ -283,8 +278,7 @@ def test_the_learned_tokenizer_has_distilberts_form_and_knows_its_letters():
     assert [words.token_to_id(t) for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")] == [0, 1, 2, 3, 4]
     assert words.get_vocab_size() <= 60
     encoded = words.encode("C WASHS the cafe")
-    assert encoded.tokens[0] == "[CLS]"
-    assert encoded.tokens[-1] == "[SEP]"
+    assert (encoded.tokens[0], encoded.tokens[-1]) == ("[CLS]", "[SEP]")
     assert "[UNK]" not in encoded.tokens
     assert words.decode(encoded.ids) == "c washs the cafe"
     assert words.encode("zzz").tokens == ["[CLS]", "[UNK]", "[SEP]"]
@@ -298,9 +292,12 @@ def test_only_training_narrations_shape_the_tokenizer(written: Config):
     assert words.to_str() == tokenizer.train(texts, written.model.text.vocab_size).to_str()
 
 
-def test_a_named_tokenizer_is_copied_or_its_absence_explained(tmp_path: Path, mini_config: Config, monkeypatch):
+def test_a_named_tokenizer_is_copied_or_its_absence_or_other_padding_explained(tmp_path, mini_config, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    text = dataclasses.replace(mini_config.model.text, tokenizer=str(tmp_path))
+    text, absent = (
+        override(mini_config, {"model.text.tokenizer": name}).model.text
+        for name in (str(tmp_path), "nobody/no-such-model")
+    )
     with pytest.raises(DataError, match=r"no .*tokenizer\.json"):
         tokenizer.make(text, [])
     published = tokenizer.train(TEXTS, 60)
@@ -309,28 +306,16 @@ def test_a_named_tokenizer_is_copied_or_its_absence_explained(tmp_path: Path, mi
     copied = tokenizer.make(text, [])
     assert copied.get_vocab() == published.get_vocab()
     assert len(copied.encode("C cuts").ids) < 9
-    absent = dataclasses.replace(text, tokenizer="nobody/no-such-model")
     with pytest.raises(DataError, match=r"`hf download nobody/no-such-model tokenizer\.json` fetches one"):
         tokenizer.make(absent, [])
-
-
-def test_a_tokenizer_that_pads_with_another_id_is_refused(tmp_path: Path, mini_config: Config):
-    words = tokenizer.train(TEXTS, 60).to_str().replace("[PAD]", "[FILL]")
-    (tmp_path / "tokenizer.json").write_text(words)
-    text = dataclasses.replace(mini_config.model.text, tokenizer=str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text(published.to_str().replace("[PAD]", "[FILL]"))
     with pytest.raises(DataError, match=r"does not pad with \[PAD\] = 0"):
         tokenizer.make(text, [])
 
 
 def test_texts_are_cut_to_length_but_keep_their_end(mini_config: Config):
-    padded = fit_tokenizer(tokenizer.train(TEXTS, 60), dataclasses.replace(mini_config.model.text, max_length=8))
+    padded = fit_tokenizer(tokenizer.train(TEXTS, 60), replace(mini_config.model.text, max_length=8))
     ids = tokenize(padded, ["C cuts the plate", "C cuts " * 20])
     assert ids.shape == (2, 8)
     assert ids[1, -1] == 3
     assert ids[0].tolist().index(3) < 8
-
-
-def test_the_index_reads_as_plain_parquet(written: Config):
-    frame = pd.read_parquet(written.paths.shards / "index.parquet")
-    assert list(frame.columns) == [*manifest.COLUMNS, "shard", *(f"{m}_{x}" for m in ("frames", "fbank", "audio")
-                                   for x in ("offset", "size")), "sha256"]  # fmt: skip

@@ -1,5 +1,6 @@
 """Sweeps: data that fit the profile; trainings kept, shared and resumed; summaries against closed forms."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 import small_training
+import small_work
 import yaml
 from conftest import ROOT
 from scipy.stats import qmc, ttest_1samp
@@ -43,17 +45,12 @@ def profile(monkeypatch: pytest.MonkeyPatch) -> Config:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with a pipeline of seconds: align and mc3 of seed 0."""
     top = tmp_path_factory.mktemp("top")
-    settings = yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
-    settings["paths"] = {"raw": "work/raw", "shards": "work/shards", "work": "work"}
-    settings["seeds"] = [0]
-    before = Path.cwd()
-    os.chdir(top)
-    try:
-        made = small_training.configured(small_training.settings(settings, small_training.make_shards(top / "clips")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(top)
+        settings = small_training.settings(small_work.mini(Path("work")), small_training.make_shards(top / "clips"))
+        made = small_training.configured(settings)
         train.run(made, "align", 0)
         train.run(made, "mc3", 0)
-    finally:
-        os.chdir(before)
     (top / "params.yaml").write_text(yaml.safe_dump(config.as_dict(made)))
     shutil.copy(ROOT / "requirements.lock", top)
     (top / "experiments").mkdir()
@@ -79,12 +76,8 @@ def planned(name: str, settings: Config) -> list[sweep.Trial]:
 
 
 def weights(folder: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("final/model.safetensors"))
-    }
-
-
-# ---------------------------------------------------------------------------------------- the files in experiments/
+    files = sorted(folder.rglob("final/model.safetensors"))
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -181,11 +174,9 @@ def test_wrong_narrations_are_of_training_clips_alone_and_leave_all_else_as_it_w
     changed = {split: [] for split in ("train", "validation", "test")}
     for before, after in pairs:
         assert before.actions == after.actions
-        assert [(n.time, n.votes, n.action) for n in before.narrations] == [
-            (n.time, n.votes, n.action) for n in after.narrations
-        ]
-        narrations = zip(before.narrations, after.narrations, strict=True)
-        changed[before.split] += [one.text != two.text for one, two in narrations if one.action is not None]
+        for one, two in zip(before.narrations, after.narrations, strict=True):
+            assert dataclasses.replace(one, text=two.text) == two
+            changed[before.split] += [one.text != two.text] * (one.action is not None)
     assert not any(changed["validation"] + changed["test"])
     assert 0.42 < np.mean(changed["train"]) < 0.52  # half, less those that say the same by chance
 
@@ -198,9 +189,6 @@ def test_louder_actions_are_louder_by_as_many_decibels(profile):
         assert [a.level + louder for a in before.actions] == pytest.approx([a.level for a in after.actions])
 
 
-# ------------------------------------------------------------------------------------------------------ mistakes
-
-
 def test_a_sweep_that_does_not_exist_is_refused_with_the_known_ones(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert cli.main(["sweep", "ablation"]) == 1
@@ -211,44 +199,31 @@ def test_a_sweep_that_does_not_exist_is_refused_with_the_known_ones(monkeypatch,
 
 @pytest.mark.parametrize(
     ("changes", "match"),
-    [
-        ({"measure": ["tset"]}, r"experiments/x.yaml: measure\[0\] is 'tset'; it must be one of validation"),
-        ({"align": "none"}, r"experiments/x.yaml: align is 'none'"),
-        ({"sedes": [1]}, r"experiments/x.yaml: unknown setting sedes; did you mean seeds"),
-        ({"methods": ["mc4"]}, "no method 'mc4'"),
-        ({"settings": {"a": {"b": {"loss.wieght": 1}}}}, "unknown setting loss.wieght"),
-    ],
-)
+    [({"measure": ["tset"]}, r"experiments/x.yaml: measure\[0\] is 'tset'; it must be one of validation"),
+     ({"align": "none"}, r"experiments/x.yaml: align is 'none'"), ({"methods": ["mc4"]}, "no method 'mc4'"),
+     ({"sedes": [1]}, r"experiments/x.yaml: unknown setting sedes; did you mean seeds"),
+     ({"settings": {"a": {"b": {"loss.wieght": 1}}}}, "unknown setting loss.wieght")],
+)  # fmt: skip
 def test_mistakes_in_a_sweep_are_named(pipeline, changes, match):
     write("x", **changes)
     with pytest.raises(ConfigError, match=match):
         sweep.run("x", pipeline)
 
 
-def test_a_pipeline_that_was_not_run_is_an_error_that_says_what_to_run(pipeline):
+def test_a_pipeline_that_was_not_run_or_is_out_of_date_is_an_error_that_says_what_to_run(pipeline):
+    write("x", measure=["validation", "test"])
+    with pytest.raises(DataError, match=r"mc3-0 are not up to date; run `dvc repro`"):
+        sweep.run("x", pipeline)
     shutil.rmtree(pipeline.paths.checkpoint("align", 0))
     write("x", settings={"weight": {"2": {"loss.consensus_weight": 2.0}}})
     with pytest.raises(DataError, match=r"align-0 is missing; `dvc repro` makes it"):
         sweep.run("x", pipeline)
 
 
-def test_results_of_the_pipeline_that_are_out_of_date_are_not_mixed_with_new_ones(trained, monkeypatch):
-    monkeypatch.chdir(trained)
-    write("x", measure=["validation", "test"])
-    with pytest.raises(DataError, match=r"mc3-0 are not up to date; run `dvc repro`"):
-        sweep.run("x", config.load("params.yaml"))
-
-
-# ------------------------------------------------------------------------------------------------------- running
-
-
 def test_a_finished_sweep_trains_nothing_and_leaves_the_pipelines_files_alone(pipeline, monkeypatch, capsys):
-    before = {path: path.stat().st_mtime_ns for path in pipeline.paths.work.rglob("*")}
-    runs: list[tuple[str, float]] = []
-    training = train.run
-    monkeypatch.setattr(
-        train, "run", lambda c, method, seed: (runs.append((method, c.loss.temperature)), training(c, method, seed))
-    )
+    before = {path: path.stat().st_mtime_ns for path in pipeline.paths.work.rglob("*") if path.is_file()}
+    runs, training = [], train.run
+    monkeypatch.setattr(train, "run", lambda of, *job: (runs.append((job[0], of.loss.temperature)), training(of, *job)))
     settings = {"weight": {"5": {}, "2": {"loss.consensus_weight": 2.0}}, "tau": {"0.09": {"loss.temperature": 0.09}}}
     write("x", settings=settings)
     assert sweep.run("x", pipeline)
@@ -263,7 +238,7 @@ def test_a_finished_sweep_trains_nothing_and_leaves_the_pipelines_files_alone(pi
         assert table.loc[setting, "selection"] == pytest.approx(np.mean(rocs), abs=1e-5)
     about = json.loads(Path("figures/x/origin.json").read_text())
     assert about["sweep"]["settings"] == settings
-    assert {p: p.stat().st_mtime_ns for p in before if p.is_file()} == {p: t for p, t in before.items() if p.is_file()}
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     runs.clear()
     assert sweep.run("x", pipeline)
     assert runs == []
@@ -297,7 +272,9 @@ def test_an_error_in_one_process_is_raised_and_ends_the_others(pipeline):
     assert time.monotonic() - began < 60
 
 
-def start_two_long_trainings(pipeline: Config) -> subprocess.Popen:
+@pytest.fixture
+def two_long_trainings(pipeline: Config) -> subprocess.Popen:
+    """A sweep in which both trainings have saved a state."""
     long = {"train.epochs": {"align": 1, "refine": 3000}}
     rates = {str(rate): {"train.learning_rate": rate, **long} for rate in (1e-3, 2e-3)}
     write("x", settings={"rate": rates}, align="shared")
@@ -317,8 +294,8 @@ def with_states(pipeline: Config) -> set[Path]:
     return {state.parent for state in pipeline.paths.work.glob("experiments/x/*/runs/mc3-0/state-*.pt")}
 
 
-def test_sigterm_ends_all_trainings_with_their_states_saved(pipeline):
-    process = start_two_long_trainings(pipeline)
+def test_sigterm_ends_all_trainings_with_their_states_saved(pipeline, two_long_trainings):
+    process = two_long_trainings
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=90)
     assert process.returncode == train.STOPPED, errors
@@ -327,11 +304,10 @@ def test_sigterm_ends_all_trainings_with_their_states_saved(pipeline):
     assert not list(pipeline.paths.work.glob("experiments/x/*/checkpoints/mc3-0"))
 
 
-def test_a_killed_training_does_not_hang_the_others(pipeline):
-    process = start_two_long_trainings(pipeline)
+def test_a_killed_training_does_not_hang_the_others(pipeline, two_long_trainings):
+    process = two_long_trainings
     children = psutil.Process(process.pid).children()
-    worker = next(child for child in children if "popen_loky_posix" in " ".join(child.cmdline()))
-    worker.kill()
+    next(child for child in children if "popen_loky_posix" in " ".join(child.cmdline())).kill()
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 1
     assert "mc3: one of 2 processes was killed" in errors.splitlines()[-1]
@@ -354,22 +330,12 @@ def test_a_training_is_expected_to_take_what_its_arithmetic_and_epochs_say(profi
     assert sweep._step_seconds(profile, profile, "train", "mc3", known) == pytest.approx(40.0)
     twice = override(profile, {"train.epochs": {"pretrain": 10, "align": 10, "refine": 10}})
     assert sweep._step_seconds(profile, twice, "train", "align", known) == pytest.approx(100.0)
-    assert sweep._step_seconds(profile, profile, "train", "wo_consensus", known) == pytest.approx(
-        50.0
-    )  # as the slowest
+    slowest = sweep._step_seconds(profile, profile, "train", "wo_consensus", known)
+    assert slowest == pytest.approx(50.0)
 
 
 def test_a_world_is_measured_on_its_own_clips_once_and_its_files_are_removed(repository, monkeypatch, capsys):
-    settings = yaml.safe_load((repository / "params.yaml").read_text())
-    settings["model"]["embedding_dim"] = 16
-    settings["model"]["text"]["tokenizer"] = "train"
-    settings["init"] = dict.fromkeys(settings["init"])
-    for encoder in ("audio", "video", "text"):
-        settings["model"][encoder] |= {"dim": 16, "depth": 1, "heads": 2}
-    for group in ("world", "clips"):
-        settings[group]["workers"] = 1
-    settings["train"]["threads"] = 1
-    tiny = config.build(Config, settings)
+    tiny = config.build(Config, small_work.tiny(small_work.mini(Path("data/mini"))))
     Path("experiments").mkdir()
     base = {
         "world.videos": {"train": 4, "validation": 1, "test": 4}, "world.silent_videos": 1, "world.seconds": 30.0,
@@ -381,8 +347,7 @@ def test_a_world_is_measured_on_its_own_clips_once_and_its_files_are_removed(rep
         "settings": {"world": {"on_screen 0.7": {"world.rates.on_screen": 0.7}}}, "keep": False,
     }  # fmt: skip
     write("study", seeds=[0], **changes)
-    kept: dict[str, pd.DataFrame] = {}
-    whole = measure.world
+    kept, whole = {}, measure.world
 
     def keep_scores(of: Config, names: list[str], seed: int) -> dict:
         for name in names:
@@ -415,9 +380,6 @@ def test_a_world_is_measured_on_its_own_clips_once_and_its_files_are_removed(rep
     assert sweep.run("study", tiny)
     assert not kept
     assert "1 jobs, 1 finished before" in capsys.readouterr().out
-
-
-# ----------------------------------------------------------------------------------------------------- summaries
 
 
 def trials_of(scores: dict[str, list[float]], settings: tuple[str, ...] = ("",)) -> pd.DataFrame:
@@ -457,7 +419,7 @@ def test_unequal_budgets_are_an_error_and_not_a_table():
 def test_a_chosen_setting_and_the_profiles_are_measured_on_test_and_no_other(pipeline, monkeypatch):
     write("x", measure=["validation", "test"], choose=True, align="shared",
           settings={"rate": {str(rate): {"train.learning_rate": rate} for rate in (2e-3, 1e-3, 4e-3)}})  # fmt: skip
-    asked = []
+    asked, embedded = [], []
 
     def scores(of: Config, method: str, seed: int, kinds: list[str]) -> dict[str, float]:
         rate = of.train.learning_rate
@@ -465,7 +427,6 @@ def test_a_chosen_setting_and_the_profiles_are_measured_on_test_and_no_other(pip
         found = {"validation_av_roc": {2e-3: 0.5, 1e-3: 0.6, 4e-3: 0.7}[rate]}
         return found | ({"av_roc": 0.9} if "test" in kinds else {})
 
-    embedded: list[float] = []
     monkeypatch.setattr(sweep, "_require_current", lambda *arguments: None)
     monkeypatch.setattr(measure, "scores", scores)
     monkeypatch.setattr(embed, "run", lambda of, method, seed, cache: embedded.append(of.train.learning_rate))

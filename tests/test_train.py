@@ -16,11 +16,11 @@ import pytest
 import small_training
 import torch
 from accelerate import PartialState
-from conftest import mini_in
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from small_training import SEED, configured
+from small_work import mini
 
 from mc3 import checkpoint, methods, train
 from mc3.config import Config
@@ -83,7 +83,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory, shards: Path) -> dict[str, Trained]:
-    settings = small_training.settings(mini_in(tmp_path_factory.mktemp("recipes") / "work"), shards)
+    settings = small_training.settings(mini(tmp_path_factory.mktemp("recipes") / "work"), shards)
     settings["model"]["text"]["dropout"] = 0.0
     config, made = configured(settings), {}
     begin, step, forward = train.Trainer.begin, train.Trainer.train_step, MC3.forward
@@ -281,7 +281,7 @@ LONG = {"epochs": {"align": 3, "refine": 2}, "checkpoint_every": 3, "log_every":
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, shards: Path) -> dict[str, bytes]:
     """The output of align with the settings LONG."""
-    settings = small_training.settings(mini_in(tmp_path_factory.mktemp("uninterrupted") / "work"), shards)
+    settings = small_training.settings(mini(tmp_path_factory.mktemp("uninterrupted") / "work"), shards)
     return output(train.run(configured(settings, **LONG), "align", SEED))
 
 
