@@ -1,4 +1,4 @@
-"""Agreement measured against the batch: the relative consensus and the weights of Peers, against their definitions."""
+"""Agreement measured against the batch: the weights of Peers against their definition."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_losses import unit
 
-from mc3.objectives.agreement import peer_weights, relative_consensus, retrieval_posteriors
+from mc3.objectives.agreement import peer_weights, retrieval_posteriors
 
 
 def z_scores(e, anchor):
@@ -19,34 +19,6 @@ def z_scores(e, anchor):
         spread = math.sqrt(sum((v - mean) ** 2 for v in x) / len(x))
         scores[m] = ([(v - mean) / spread for v in x], spread)
     return scores
-
-
-@given(
-    rows=st.integers(2, 8), seed=st.integers(0, 999), anchor=st.sampled_from(["audio", "video", "text"]),
-    s=st.floats(0.3, 1000.0),
-)  # fmt: skip
-def test_relative_consensus_equals_its_definition(rows, seed, anchor, s):
-    e = unit(rows, seed=seed)
-    (z, spread), (other, other_spread) = z_scores(e, anchor).values()
-    total = sum(abs(a - b) * (spread if a > b else other_spread) for a, b in zip(z, other, strict=True)) / rows
-    for softness in (0.0, 1e-9):
-        assert float(relative_consensus(e, e, anchor, softness)) == pytest.approx(total, abs=1e-8)
-    softened = [-s * math.log((math.exp(-a / s) + math.exp(-b / s)) / 2) for a, b in zip(z, other, strict=True)]
-    soft = sum(abs(a - c) * spread + abs(b - c) * other_spread for a, b, c in zip(z, other, softened, strict=True))
-    assert float(relative_consensus(e, e, anchor, s)) == pytest.approx(soft / rows, abs=1e-9)
-
-
-@given(rows=st.integers(2, 8), seed=st.integers(0, 999))
-def test_relative_consensus_lowers_the_larger_similarity_alone(rows, seed):
-    """Its value is the same for the minimum and the mean: z-scores sum to 0. Its slope is not."""
-    e = unit(rows, seed=seed)
-    leaves = {m: v.clone().requires_grad_() for m, v in e.items()}
-    relative_consensus(leaves, e, "audio", 0.0).backward()
-    video, text = (torch.tensor(z, dtype=torch.float64) for z, _ in z_scores(e, "audio").values())
-    clear = (video - text).abs() > 1e-9
-    for m, larger in (("video", video > text), ("text", text > video)):
-        expected = larger[:, None] * e["audio"] / rows
-        torch.testing.assert_close(leaves[m].grad[clear], expected[clear])
 
 
 @given(rows=st.integers(2, 8), seed=st.integers(0, 999), trusts=st.tuples(*[st.just(0.0) | st.floats(0.01, 1.0)] * 3))

@@ -93,7 +93,6 @@ UNKNOWN = "memory_bank takes momentum, negatives"
 @pytest.mark.parametrize(
     ("stage", "reason"),
     [({"pairs": ["audio-video"], "loss": {"kind": "peers", "trust": "retrieval"}}, 'needs "pairs": "all"'),
-     ({"loss": {"kind": "relative", "softness": 0.0}}, 'nothing without "consensus"'),
      ({"loss": {"kind": "masked_patches", "share": 0.5}}, r'needs "pairs": \[\], "train": \["audio"\]'),
      ({"loss": {"kind": "triplet"}}, UNKNOWN), ({"loss": {"kind": "memory_bank"}}, UNKNOWN),
      ({"loss": {"a": 1}}, UNKNOWN), ({"loss": {"kind": "learnt_scale", "highest": 9, "low": 1}}, UNKNOWN)],

@@ -1,7 +1,5 @@
 """Agreement measured against the batch, instead of Eq. 3: this project's objectives, not the paper's."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -9,19 +7,6 @@ from mc3 import losses
 from mc3.losses import EDGE, Embeddings, at_least_float32
 from mc3.methods import MODALITIES, Stage
 from mc3.objectives.base import Batch, Objective
-
-
-class Relative(Objective, kind="relative", takes=("softness",)):
-    """Eq. 1 and `relative_consensus`, which has no exponents to choose."""
-
-    @classmethod
-    def fault(cls, stage: Stage) -> str:
-        """It replaces Eq. 3, so there has to be one."""
-        return "" if stage.consensus else 'is nothing without "consensus"'
-
-    def consensus(self, embeddings: Embeddings, keys: Embeddings) -> Tensor:
-        """`relative_consensus` of this process's rows."""
-        return relative_consensus(embeddings, keys, self.settings.consensus.anchor, self.stage.settings["softness"])
 
 
 class Peers(Objective, kind="peers", takes=("trust",)):
@@ -49,35 +34,19 @@ class Peers(Objective, kind="peers", takes=("trust",)):
         return terms
 
 
-def standardised(embeddings: Embeddings, keys: Embeddings, anchor: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Similarities to the anchor in standard deviations from the whole batch's mean, {modality: [B]}, and these units.
+def standardised(embeddings: Embeddings, keys: Embeddings, anchor: str) -> dict[str, Tensor]:
+    """Similarities to the anchor in standard deviations from the whole batch's mean, {modality: [B]}.
 
     Cosines of two pairs of modalities are not comparable: one pair's may spread over .2 and the other's over .6.
     Standardised ones are, without an exponent. Mean and deviation carry no gradients. `embeddings` are this process's
     rows, unit [B, D] by modality, and `keys` the whole batch's, [N, D], here and below.
     """
-    scores, deviations = {}, {}
+    scores = {}
     whole = losses.similarities({m: key.detach() for m, key in keys.items()}, anchor)
     for modality, x_B in losses.similarities(embeddings, anchor).items():
-        deviations[modality], mean = torch.std_mean(whole[modality], correction=0)
-        scores[modality] = (x_B - mean) / deviations[modality].clamp(min=EDGE)
-    return scores, deviations
-
-
-def relative_consensus(embeddings: Embeddings, keys: Embeddings, anchor: str, softness: float) -> Tensor:
-    """Eq. 3 with similarities in the units of `standardised` instead of K, a scalar.
-
-    The consensus of a sample, a constant target, is the minimum of its standardised similarities z, or with `softness`
-    s their soft minimum -s log(mean(exp(-z / s))), which is the mean for a large s. The distance to it is converted
-    back to cosines, so that the weight means what it does for Eq. 3.
-    """
-    scores, deviations = standardised(embeddings, keys, anchor)
-    z_BM, deviation_M = torch.stack(list(scores.values()), dim=1), torch.stack(list(deviations.values()))
-    if softness:
-        target_B1 = -softness * ((-z_BM / softness).logsumexp(dim=1, keepdim=True) - math.log(z_BM.shape[1]))
-    else:
-        target_B1 = z_BM.amin(dim=1, keepdim=True)
-    return ((z_BM - target_B1.detach()).abs() * deviation_M).sum(dim=1).mean()
+        deviation, mean = torch.std_mean(whole[modality], correction=0)
+        scores[modality] = (x_B - mean) / deviation.clamp(min=EDGE)
+    return scores
 
 
 def retrieval_posteriors(keys: Embeddings, anchor: str, temperature: float) -> dict[str, Tensor]:
@@ -99,7 +68,7 @@ def peer_weights(embeddings: Embeddings, keys: Embeddings, anchor: str, trust: E
     """
     with torch.no_grad():
         highest = torch.stack(list(trust.values())).max()
-        mine, whole = (standardised(of, keys, anchor)[0] for of in (embeddings, keys))
+        mine, whole = (standardised(of, keys, anchor) for of in (embeddings, keys))
         weights = {}
         for modality in mine:
             peers = [m for m in mine if m != modality]
