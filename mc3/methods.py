@@ -65,9 +65,6 @@ METHODS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 OTHERS: dict[str, dict[str, Any]] = {  # recipes that `mc3 train` knows but no table has
-    "cmc_bank": {"label": "CMC, memory bank", "start": "init",
-                 "stages": [{"epochs": "both", "pairs": "all", "temperature": 0.07,
-                             "loss": {"kind": "memory_bank", "negatives": 256, "momentum": 0.5}}]},
     "peers_equal": {"label": "Peers, trusted equally", "start": "align",
                     "stages": [{"epochs": "refine", "pairs": "all", "loss": {"kind": "peers", "trust": "equal"}}]},
     "peers_consensus": {"label": "Peers and Eq. 3", "start": "align",

@@ -68,11 +68,11 @@ def test_imagebind_aligns_video_and_text_and_then_audio_to_frozen_video():
 
 
 def test_baselines_have_their_published_losses():
-    published = [name for name in methods.METHODS if methods.get(name).paper] + ["cmc_bank"]
+    published = [name for name in methods.METHODS if methods.get(name).paper]
     kinds = {name: [stage.loss for stage in methods.get(name).stages] for name in published}
-    own = {"clap": ["learnt_scale"], "cm_acc": ["active_negatives"], "cmc_bank": ["memory_bank"]}
+    own = {"clap": ["learnt_scale"], "cm_acc": ["active_negatives"]}
     assert {name: found for name, found in kinds.items() if set(found) != {"info_nce"}} == own
-    assert [methods.get(name).stages[0].temperature for name in ("clap", "cmc", "cmc_bank")] == [0.07] * 3
+    assert [methods.get(name).stages[0].temperature for name in ("clap", "cmc")] == [0.07] * 2
 
 
 def odd(monkeypatch, **stage):
@@ -87,14 +87,14 @@ def test_every_recipe_has_a_loss_that_its_stages_can_have(name):
     objectives.check(methods.get(name))
 
 
-UNKNOWN = "memory_bank takes momentum, negatives"
+UNKNOWN = "learnt_scale takes highest"
 
 
 @pytest.mark.parametrize(
     ("stage", "reason"),
     [({"pairs": ["audio-video"], "loss": {"kind": "peers", "trust": "retrieval"}}, 'needs "pairs": "all"'),
      ({"loss": {"kind": "masked_patches", "share": 0.5}}, r'needs "pairs": \[\], "train": \["audio"\]'),
-     ({"loss": {"kind": "triplet"}}, UNKNOWN), ({"loss": {"kind": "memory_bank"}}, UNKNOWN),
+     ({"loss": {"kind": "triplet"}}, UNKNOWN), ({"loss": {"kind": "learnt_scale"}}, UNKNOWN),
      ({"loss": {"a": 1}}, UNKNOWN), ({"loss": {"kind": "learnt_scale", "highest": 9, "low": 1}}, UNKNOWN)],
 )  # fmt: skip
 def test_a_loss_that_is_unknown_or_that_a_stage_cannot_have_is_refused(monkeypatch, stage, reason):

@@ -1,4 +1,4 @@
-"""The baselines' losses, against loops and closed forms: learnt scale, chosen negatives, memory bank, masks."""
+"""The baselines' losses, against loops and closed forms: learnt scale, chosen negatives, masks."""
 
 import dataclasses
 import json
@@ -25,10 +25,10 @@ from mc3.errors import ConfigError
 from mc3.model import MC3
 from mc3.objectives import active_negatives, masked_patches
 from mc3.objectives.active_negatives import EMPTY, ActiveNegatives, Queue
-from mc3.objectives.baselines import LearntScale, MemoryBank
+from mc3.objectives.learnt_scale import LearntScale
 from mc3.objectives.masked_patches import MaskedPatches
 
-OWN = ("clap", "cm_acc", "cmc_bank", "ssast")
+OWN = ("clap", "cm_acc", "ssast")
 
 
 @pytest.fixture
@@ -295,32 +295,6 @@ def test_cm_acc_is_info_nce_over_the_batch_and_the_dictionary_without_the_clip_i
                 total += float((scores.logsumexp(0) - scores[t]).detach()) / len(clips)
         assert value == pytest.approx(total, rel=1e-9)
     assert hidden
-
-
-# CMC's memory bank ----------------------------------------------------------------------------------------------------
-
-
-def test_queries_are_compared_with_the_bank_which_moves_by_half(settings):
-    bank = objective(configured(settings), "cmc_bank")
-    assert isinstance(bank, MemoryBank)
-    before = {m: tensor.clone() for m, tensor in bank.named_buffers()}
-    for tensor in before.values():
-        torch.testing.assert_close(tensor.norm(dim=1), torch.ones(28, dtype=torch.float64), rtol=1e-6, atol=0)
-    clips, embeddings = torch.tensor([3, 20, 27]), {m: unit(3, 16, seed=n) for n, m in enumerate(before)}
-    _, parts = bank(embeddings, batch_of(clips))
-    draws = torch.randint(1, 28, (3, 256), generator=torch.Generator().manual_seed(SEED))
-    for i, j in bank.directed:
-        total = 0.0
-        for t, clip in enumerate(clips.tolist()):
-            others = [(clip + int(shift)) % 28 for shift in draws[t]]
-            assert clip not in others
-            scores = torch.stack([embeddings[i][t] @ before[j][n] for n in [clip, *others]]) / 0.07
-            total += float(scores.logsumexp(0) - scores[0]) / 3
-        assert float(parts[f"{i}-{j}"]) == pytest.approx(total, rel=1e-9)
-    for modality, tensor in bank.named_buffers():
-        expected = before[modality].clone()
-        expected[clips] = normalize(0.5 * expected[clips] + 0.5 * embeddings[modality], dim=1)
-        torch.testing.assert_close(tensor, expected)
 
 
 # SSAST's masked patches -----------------------------------------------------------------------------------------------

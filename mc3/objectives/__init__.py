@@ -8,7 +8,7 @@ from mc3.config import Config
 from mc3.errors import ConfigError
 from mc3.methods import Method, Stage
 from mc3.model import MC3
-from mc3.objectives import active_negatives, agreement, baselines, masked_patches  # noqa: F401
+from mc3.objectives import active_negatives, agreement, learnt_scale, masked_patches  # noqa: F401
 from mc3.objectives.base import KINDS, Batch, Objective
 
 __all__ = ["KINDS", "Batch", "Objective", "check", "make"]
