@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from mc3 import config, methods, store, train
 from mc3.config import Config, override
+from mc3.data import manifest
 from mc3.errors import DataError
 from mc3.model import MC3
 from mc3.paper import jobs, pretrain, retrain
@@ -83,12 +84,23 @@ def test_published_weights_are_checked_and_a_missing_one_is_named(made, tmp_path
     assert list(pretrain.write(override(published, {"init.video": None})).iterdir()) == []
 
 
-def test_pretraining_aligns_video_and_text_on_videos_of_its_own_for_every_seed(repository):
+def test_pretraining_aligns_video_and_text_on_videos_of_its_own_for_every_seed(repository, monkeypatch):
     settings = small_work.tiny(yaml.safe_load((repository / "params.yaml").read_text()))
     settings["train"] |= {"batch_size": 16, "epochs": {"pretrain": 1, "align": 1, "refine": 1}}
     settings["world"] |= {"seconds": 20.0, "silent_videos": 1}
     settings["pretrain"]["world.videos"] = {"train": 4, "validation": 1, "test": 2}
     made = config.build(Config, settings)
+
+    def damage_and_write(own: Config) -> Path:
+        min((own.paths.raw / "v2" / "full_scale").glob("*.mp4")).write_bytes(b"half a video")
+        return write(own)
+
+    write = manifest.write
+    monkeypatch.setattr(manifest, "write", damage_and_write)
+    with pytest.raises(DataError, match=r"video \S+, generated in .*, is damaged"):
+        pretrain.write(made)
+    monkeypatch.setattr(manifest, "write", write)
+    shutil.rmtree(made.paths.work / "pretraining" / "raw")
     folder = pretrain.write(made)
     assert sorted(path.name for path in folder.iterdir()) == ["text.safetensors", "tokenizer.json", "video.safetensors"]
     assert not (made.paths.work / "pretraining").exists()

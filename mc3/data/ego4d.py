@@ -62,10 +62,7 @@ class Taxonomy:
         self.longest = max(map(len, self.words))
 
     def find(self, tokens: list[str], start: int = 0) -> tuple[str, int]:
-        """The group of the first known word from token `start` on, and the position after it; ("", start) if none.
-
-        At one position the longest entry wins; inflected words count as their stem.
-        """
+        """The group of the first known word from `start` on, longest entry first, and its end; ("", start) if none."""
         for at in range(start, len(tokens)):
             for length in range(min(self.longest, len(tokens) - at), 0, -1):
                 # English inflects a verb's first word ("picks up") and a noun's last ("drill bits")

@@ -6,6 +6,7 @@ here. `mini` makes its own in the same way, on generated videos that nothing els
 
 import contextlib
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -63,3 +64,8 @@ def cut(config: Config, own_source: bool) -> None:
         clips = manifest.read(table)
         clips[clips["dataset"] == "ego4d"].to_parquet(table, index=False)
         prepare.write(config)
+    if own_source and (failed := json.loads((config.paths.work / "shards_report.json").read_text())["failed_videos"]):
+        lost = f"video {failed[0]['video_uid']}, generated in {config.paths.raw}, is damaged"
+        raise DataError(
+            f"{lost}, perhaps by another run at the same time; remove that folder and run the command again"
+        )
