@@ -1,7 +1,4 @@
-"""Checkpoints and clips -> embeddings, a file for each method and seed (`mc3.store.embeddings` reads them).
-
-Under `accelerate launch` each process embeds its share of the clips.
-"""
+"""Checkpoints and clips -> embeddings, a file a method and seed; `accelerate launch` shares out the clips."""
 
 import hashlib
 from pathlib import Path

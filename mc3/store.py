@@ -1,7 +1,4 @@
-"""Readers of the pipeline's outputs: clips, embeddings, pair scores, probe scores, training logs.
-
-Each reader raises `DataError` for a missing file (`mc3.config.Paths`), with the command that makes it.
-"""
+"""Readers of the pipeline's outputs; `DataError` for a missing file names the command that makes it."""
 
 import json
 from pathlib import Path

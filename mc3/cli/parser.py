@@ -14,7 +14,7 @@ Option = tuple[tuple[str, ...], dict[str, Any]]
 
 MOVED = {  # commands of the previous release, and what they are now
     "ablate": "`dvc repro experiments/dvc.yaml:ablations`",
-    "seeds": "`dvc repro experiments/dvc.yaml:seeds`",
+    "seeds": "`mc3 repro`, whose tables are over all seeds of the profile",
     "study": "`dvc repro experiments/dvc.yaml:study`",
     "summary": "`mc3 compare --tables`",
     "tune": "`dvc repro experiments/dvc.yaml:tuning` (or :readings, :objectives)",

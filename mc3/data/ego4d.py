@@ -25,10 +25,7 @@ Narration = tuple[str, float, str]  # its place in the file or its video, time i
 
 
 def clean(narration: str) -> str | None:
-    """The sentence of a narration about the camera wearer ("#C"), or None if it is about somebody else ("#O").
-
-    "#C C washes the #unsure" becomes "C washes the something": the narrator did not know that word.
-    """
+    """The sentence of a narration of the camera wearer ("#C"), "#unsure" as "something"; None of others ("#O")."""
     wearer = WEARER.match(narration)
     return None if wearer is None else _without_tags(narration[wearer.end() :])
 

@@ -74,10 +74,7 @@ class Sound(NamedTuple):
 
 
 def read_events(path: Path, report: Report) -> pd.DataFrame:
-    """The sound events of an annotation CSV: annotation_id, video_id, start, stop (in seconds), class_id.
-
-    `class_id` is Int16, NA if the file has no such column (test, uncategorised). `DataError` if no row is usable.
-    """
+    """Usable rows of an annotation CSV: annotation_id, video_id, start, stop (s), class_id (Int16, NA if not given)."""
     table = read_table(path, COLUMNS, "EPIC-Sounds annotations", report)
     times = pd.DataFrame({edge: table[f"{edge}_timestamp"].map(seconds) for edge in ("start", "stop")})
     samples = pd.DataFrame({edge: pd.to_numeric(table[f"{edge}_sample"], errors="coerce") for edge in times})

@@ -187,10 +187,7 @@ def _exp_golomb(bits: str) -> tuple[int, str]:
 
 
 class _Pictures:
-    """Decodes the pictures on screen at the wanted times, and none that they do not depend on.
-
-    Packets are queued until the next key frame has arrived: their times then say which pictures are shown.
-    """
+    """Decodes the pictures on screen at the wanted times, once the next key frame's packet says which these are."""
 
     def __init__(self, path: Path, stream: Any, zero: float, wanted: list[float], size: int, width: int):
         self.path, self.stream, self.zero, self.size, self.width = path, stream, zero, size, width

@@ -122,10 +122,7 @@ def write(config: Config) -> Path:
 
 
 def write_share(config: Config, rank: int, world: int) -> None:
-    """Cut the share of process `rank` of `world` and write `work/runs/prepare/rank-{rank}.json`; `write` joins shares.
-
-    Raises `ConfigError` if `rank` is not one of 0 .. `world` - 1, `DataError` if there is no manifest.
-    """
+    """Cut the share of process `rank` of `world`, for `write` to join; `ConfigError` for a wrong rank."""
     if not 0 <= rank < world:
         raise ConfigError(f"rank {rank} is not one of a world of {world}; ranks count from 0 to {world - 1}")
     work = config.paths.work

@@ -12,11 +12,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def make(config: TextConfig, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer of the settings: learned from `texts` if it is "train", otherwise a published one.
-
-    A published one is a folder, or a model of the Hugging Face hub in the local cache; nothing is downloaded here.
-    Raises `DataError` if it is missing or pads with another id than 0.
-    """
+    """The settings' tokenizer: learnt from `texts` if "train", else a folder or cached model; `DataError` if unfit."""
     if config.tokenizer == "train":
         return train(texts, config.vocab_size)
     from huggingface_hub import hf_hub_download

@@ -161,11 +161,8 @@ def classification(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.flo
 def alike(
     clusters: ArrayLike, names: ArrayLike, videos: ArrayLike, weights: NDArray[np.float32]
 ) -> tuple[NDArray, NDArray]:
-    """Share of pairs of clips of a cluster that have the same name, and share of all pairs that do: each [draws].
-
-    Pairs of different videos, weighted by how often each clip was drawn: resamples have more pairs within a video.
-    """
-    drawn = pd.DataFrame(weights.T.astype(np.float64))
+    """Share of pairs of clips of two videos in a cluster with one name, and share of all such pairs: each [draws]."""
+    drawn = pd.DataFrame(weights.T.astype(np.float64))  # resamples have more pairs within a video
 
     def pairs(*keys: ArrayLike) -> NDArray[np.float64]:
         every, within = (drawn.groupby([np.asarray(k) for k in by]).sum() for by in (keys, (*keys, videos)))

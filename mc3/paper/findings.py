@@ -140,10 +140,7 @@ def by_region(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def agreement(points: pd.DataFrame) -> pd.DataFrame:
-    """Figure 3 in numbers by checkpoint and region ("all" too): n, mean av, al, vl, and gap, consensus, correlation.
-
-    Of av and al: the mean distance, the mean of the smaller (Eq. 2 with both exponents 1), the correlation over clips.
-    """
+    """Figure 3 by checkpoint and region: n, means av, al, vl; of av and al mean distance, minimum and correlation."""
     rows = []
     for checkpoint, stage in points.groupby("checkpoint", sort=False):
         for region, part in [("all", stage), *stage.groupby("region")]:

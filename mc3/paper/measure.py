@@ -58,11 +58,7 @@ def summary(trials: pd.DataFrame, reference: str | None, choose: bool) -> pd.Dat
 
 
 def world(config: Config, names: Sequence[str], seed: int) -> dict[str, Any]:
-    """What one seed shows in one generated world.
-
-    "world": what the test clips are; "areas": {pair_method: test ROC of all clips and of `DRAWS` resamples of videos};
-    "regions": rows of `mc3.paper.findings.by_region` for the align stage and the methods.
-    """
+    """One seed in one world: its clips, its ROCs (with `DRAWS` resamples of videos), `mc3.paper.findings.by_region`."""
     clips, areas = store.labelled(config), {}
     weights = bootstrap.resamples(clips["video_uid"], DRAWS)
     for name in names:

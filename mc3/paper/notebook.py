@@ -173,10 +173,7 @@ def run(name: str, config: Config, values: Mapping[str, Any]) -> Path:
 
 
 def render(book: Any, title: str, **about: Any) -> str:
-    """An executed notebook as one HTML page without scripts; its code is folded away, HTML outputs are sanitised.
-
-    `about` a page of the report: `name`, `facts` (its provenance) and `links` (its `neighbours`).
-    """
+    """An executed notebook as a page without scripts, code folded; `about`: `name`, `facts` (provenance), `links`."""
     import bleach
     from nbconvert import HTMLExporter
 

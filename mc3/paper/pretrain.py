@@ -1,7 +1,6 @@
 """What every training starts from (Sec. 4.4): a video and a text encoder that agree on narrated videos.
 
-The paper takes EgoVLP's, which has never heard a sound; `ego4d` names its converted weights in `init`, to be checked
-here. `mini` makes its own in the same way, on generated videos that nothing else uses, once for all seeds.
+`ego4d` names EgoVLP's converted weights in `init`; `mini` makes its own on videos that nothing else uses.
 """
 
 import contextlib

@@ -139,13 +139,11 @@ def adapt(
 
 
 def probabilities(head: nn.Module, found: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
-    """Class probabilities [events, classes] of features [events, views, D], mean over views, to five decimals.
-
-    The heads of two processors differ by less, so their files are the same.
-    """
+    """Class probabilities [events, classes] of features [events, views, D]: means over views, to five decimals."""
     with torch.inference_mode():
         inputs = torch.from_numpy(found).to(device, next(head.parameters()).dtype)
-        return head(inputs).softmax(dim=-1).mean(dim=1).cpu().numpy().round(5).astype(np.float32)
+        found = head(inputs).softmax(dim=-1).mean(dim=1).cpu().numpy()
+    return found.round(5).astype(np.float32)  # the heads of two processors differ by less
 
 
 def made_from(config: Config, method: str, seed: int) -> str:

@@ -1,7 +1,4 @@
-"""figures/report/index.html: the contents of the report, whose pages are the executed notebooks; and metrics.json.
-
-It is made from what the notebooks wrote to figures/, so it shows what is committed and computes no result.
-"""
+"""figures/report/index.html, the contents of the report, and metrics.json: from what notebooks wrote to figures/."""
 
 import base64
 import json

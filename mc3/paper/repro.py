@@ -1,7 +1,4 @@
-"""`dvc repro` with the number of the running stage, the elapsed time and the time left.
-
-DVC runs the stages and decides which are out of date; this only reads its output, and passes it on as it comes.
-"""
+"""`dvc repro` with the number of the running stage, the elapsed time and the time left, from DVC's own output."""
 
 import json
 import os

@@ -1,7 +1,4 @@
-"""The figures' common style: page sizes, palette, fonts, and `save`, which writes the same bytes for the same figure.
-
-Widths are those of the paper's page. The colours are Okabe and Ito's; every line also differs by dash or marker.
-"""
+"""The figures' common style, widths as the paper's page, and `save`, with the same bytes for the same figure."""
 
 import textwrap
 from collections.abc import Iterable
@@ -18,7 +15,7 @@ from matplotlib.figure import Figure
 from mc3 import methods
 from mc3.files import atomic
 
-COLUMN, PAGE = 3.25, 6.875  # inches
+COLUMN, PAGE = 3.25, 6.875  # inches; below, the first seven but black are Okabe and Ito's
 PALETTE = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7570B3", "#8A8A8A")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2, 1, 2)))
 DOTTED, DASHED = (0, (1, 2)), (0, (4, 2))
