@@ -30,7 +30,7 @@ MODALITIES = ("audio", "video", "text")
 
 # The rates of PRETRAIN and SSAST keep rounding from growing until it reaches the weights (LOG.md).
 PRETRAIN: dict[str, Any] = {"label": "pretraining", "start": "init",
-                            "stages": [{"epochs": "pretrain", "pairs": ["video-text"], "rate": 0.1}]}  # fmt: skip
+                            "stages": [{"epochs": "pretrain", "pairs": ["video-text"], "rate": 0.25}]}  # fmt: skip
 ALIGN: dict[str, Any] = {"label": "align stage", "start": "init", "stages": [{"epochs": "align", "pairs": "all"}]}
 
 # SSAST's 400 of 512 patches; always from random weights, as in its code. Only Table 4 has this row.

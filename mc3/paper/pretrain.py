@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 from safetensors.torch import save_file
+from torch import Tensor
 
 from mc3 import train
 from mc3.config import Config, as_dict, override
@@ -42,10 +43,16 @@ def write(config: Config) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for modality in ("video", "text"):
-        save_file(model.encoders[modality].half().state_dict(), folder / f"{modality}.safetensors", {"format": "pt"})
+        weights = {name: grid(tensor).half() for name, tensor in model.encoders[modality].state_dict().items()}
+        save_file(weights, folder / f"{modality}.safetensors", {"format": "pt"})
     write_atomic(folder / TOKENIZER, (own.paths.shards / TOKENIZER).read_bytes())
     shutil.rmtree(work)
     return folder
+
+
+def grid(weights: Tensor) -> Tensor:
+    """`weights` in multiples of 1/1024: steps of one size, so wide that no processor's rounding decides between two."""
+    return (weights * 1024).round() / 1024
 
 
 def cut(config: Config, own_source: bool) -> None:
