@@ -169,8 +169,9 @@ def test_ssast_starts_from_random_weights_and_trains_the_audio_trunk_alone(setti
     assert not (folder / "best").exists()  # nothing that validation could compare
     rows = lines_of(folder)
     assert len(rows) == len(steps_of(folder)) == 4
-    for row in rows:
+    for step, row in enumerate(rows):
         assert row["loss"] == pytest.approx(row["discriminative"] + row["generative"])
+        assert row["lr"] == pytest.approx(0.1 * train.learning_rate(config.train, step, 4))
 
 
 def test_training_learns_what_two_modalities_share(settings, monkeypatch):

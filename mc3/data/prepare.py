@@ -1,7 +1,6 @@
 """Cutting the manifest's clips into the shards that `mc3.data.shards` reads, with any number of processes.
 
-Finished shards lie in `work/shards.partial`, each beside its done marker, so any process that sees this folder can cut
-any of them (workers, `rank` of `world`, SLURM tasks). `write` cuts those that are left and then renames the folder.
+Finished shards lie in `work/shards.partial` beside done markers, so any process that sees it can cut any shard.
 """
 
 import hashlib

@@ -67,11 +67,7 @@ def clusters(clips: "ClipDataset", members: pd.DataFrame) -> Figure:
 
 @styled
 def retrieval(clips: "ClipDataset", examples: pd.DataFrame) -> Figure:
-    """Figure 7: queries and their first results, correct ones framed blue and wrong ones orange.
-
-    `examples`, in the order drawn: direction ("video → audio" or "audio → text"), query and retrieved (rows of
-    `clips`), rank (from 1), correct, first_correct (rank of the first correct one).
-    """
+    """Figure 7: queries and their first results, correct ones framed blue, of rows of `findings.retrieved`."""
     queries = list(examples.groupby(["direction", "query"], sort=False))
     depth = max(len(results) for _, results in queries)
     heights = [1.12 if direction.startswith("video") else 0.86 for (direction, _), _ in queries]

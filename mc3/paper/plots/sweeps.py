@@ -153,10 +153,7 @@ def ablations(table: pd.DataFrame) -> Figure:
 
 @styled
 def selection(table: pd.DataFrame) -> Figure:
-    """Validation ROCs of every trial, a row a method, a panel a pair of modalities; the chosen trials are filled.
-
-    `table`: label, validation_av_roc, validation_al_roc and _std (a bar); chosen, or else selection (the highest).
-    """
+    """Validation ROCs of `measure.summary`, a row a method, a panel a pair; chosen trials, or the best, are filled."""
     labels = list(dict.fromkeys(table["label"]))
     chosen = table["chosen"] if "chosen" in table else table["selection"] == table["selection"].max()
     page = figure(PAGE, 0.2 * len(labels) + 0.9)
