@@ -36,7 +36,7 @@ def write(config: Config) -> Path:
     own = override(config, {
         "paths": {"raw": str(work / "raw"), "shards": str(work / "shards"), "work": str(work)},
         "source.out": str(work / "raw"), "model.text.tokenizer": "train", "init": dict.fromkeys(MODALITIES),
-        **config.pretrain,
+        "train.stored": "float32", **config.pretrain,
     })  # fmt: skip
     cut(own, own_source=True)
     model = MC3.load(train.run(own, "pretrain", seed=0) / "final")
