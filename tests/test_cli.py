@@ -115,7 +115,7 @@ def test_mc3_alone_prints_its_help_which_lists_every_step():
         ("xyz", "mc3: no command 'xyz'; `mc3 --help` lists them\n"),
         ("data ego4d pln", "mc3 data ego4d: no command 'pln'; did you mean plan?\n"),
         ("probe --confg a.yaml", "mc3 probe: unknown argument --confg; did you mean --config?\n"),
-        ("seeds", "mc3: `mc3 seeds` is now `dvc repro experiments/dvc.yaml:seeds`\n"),
+        ("seeds", "mc3: `mc3 seeds` is now `mc3 repro`, whose tables are over all seeds of the profile\n"),
         ("summary", "mc3: `mc3 summary` is now `mc3 compare --tables`\n"),
     ],
 )
