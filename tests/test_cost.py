@@ -1,20 +1,19 @@
 """The cost of a clip and of a training: operations derived by hand, published figures, what autograd keeps."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 import small_training
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_work import ROOT
 
 from mc3 import cli, config, cost, methods
 from mc3.config import AudioConfig, ModelConfig, TextConfig, VideoConfig
 from mc3.extra import estimate
 from mc3.model import recompute
 
-ROOT = Path(__file__).resolve().parents[1]
 STAGE = methods.get("mc3").stages[0]
 
 

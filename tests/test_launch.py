@@ -11,11 +11,11 @@ import small_training
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from small_work import ROOT
 
 from mc3 import cli
 from mc3.config import as_dict
 
-ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "profiles" / "launch"
 
 

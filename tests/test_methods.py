@@ -1,14 +1,13 @@
 """The rows of Tables 2 and 3 as data."""
 
 import csv
-from pathlib import Path
 
 import pytest
+from small_work import ROOT
 
 from mc3 import methods, objectives
 from mc3.errors import ConfigError
 
-ROOT = Path(__file__).parents[1]
 ALL = [("audio", "video"), ("audio", "text"), ("video", "text")]
 
 
