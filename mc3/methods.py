@@ -28,12 +28,12 @@ from mc3.errors import ConfigError
 
 MODALITIES = ("audio", "video", "text")
 
-# The rates of PRETRAIN and SSAST keep rounding from growing until it reaches the weights (LOG.md).
 PRETRAIN: dict[str, Any] = {"label": "pretraining", "start": "init",
-                            "stages": [{"epochs": "pretrain", "pairs": ["video-text"], "rate": 0.25}]}  # fmt: skip
+                            "stages": [{"epochs": "pretrain", "pairs": ["video-text"]}]}  # fmt: skip
 ALIGN: dict[str, Any] = {"label": "align stage", "start": "init", "stages": [{"epochs": "align", "pairs": "all"}]}
 
-# SSAST's 400 of 512 patches; always from random weights, as in its code. Only Table 4 has this row.
+# SSAST's 400 of 512 patches; always from random weights, as in its code. Only Table 4 has this row. At its full rate
+# rounding grows until it reaches the weights (LOG.md).
 SSAST: dict[str, Any] = {"label": "SSAST", "paper": "SSAST", "start": "random",
                          "stages": [{"epochs": "both", "pairs": [], "train": ["audio"], "rate": 0.1,
                                      "loss": {"kind": "masked_patches", "share": 0.78125}}]}  # fmt: skip

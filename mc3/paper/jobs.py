@@ -51,6 +51,11 @@ def do(config: Config, step: str, method: str, seed: int, threads: int) -> None:
         probe.run(config, seed)
 
 
+def trained(config: Config) -> list[str]:
+    """What the pipeline trains of each seed: the align stage, all rows and, if the profile says so, SSAST."""
+    return ["align", *methods.METHODS, *[store.SSAST] * (config.probe.ssast == "train")]
+
+
 def processes(config: Config) -> int:
     """Jobs to do at a time unless told otherwise: one a thread, or one where a GPU is."""
     return 1 if torch.cuda.is_available() else config.train.threads
@@ -63,7 +68,7 @@ def make(config: Config, step: str) -> None:
     rows = ["align", *methods.METHODS]
     waves = [[probe.ALL]] if step == "probe" else [rows]
     if step == "train":
-        rows += [store.SSAST] * (config.probe.ssast == "train")
+        rows = trained(config)
         waiting = [name for name in rows if methods.get(name).start == "align"]  # for the align stage
         waves = [[name for name in rows if name not in waiting], waiting]
     elif step == "embed":

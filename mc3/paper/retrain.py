@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 from safetensors.numpy import load_file
 
-from mc3 import methods
 from mc3.config import Config, override
 from mc3.errors import DataError
 from mc3.paper import jobs, pretrain, tables
@@ -37,7 +36,7 @@ def run(config: Config, seeds: Sequence[int], fresh: bool) -> bool:
 
 def compare(released: Config, again: Config) -> bool:
     """Print how the weights and Tables 2-4 of two work folders differ; returns whether all printed digits are equal."""
-    names = [(name, seed) for name in ("align", *methods.METHODS) for seed in again.seeds]
+    names = [(name, seed) for name in jobs.trained(again) for seed in again.seeds]
     distance, name = max((_distance(released, again, *name), "{}-{}".format(*name)) for name in names)
     print(f"weights differ by at most {distance:.1e} of their norm ({name})" if distance else "all weights are equal")
     total, differing = 0, []
@@ -47,8 +46,11 @@ def compare(released: Config, again: Config) -> bool:
         for row, column in zip(*(before != now).to_numpy().nonzero(), strict=True):
             change = f"{before.iat[row, column]} -> {now.iat[row, column]}"
             differing.append(f"  {title}, {now['Method'].iat[row]}, {now.columns[column]}: {change}")
-    summary = f"{len(differing)} of {total} cells of Tables 2-4 differ:"
-    print(summary if differing else f"all {total} cells of Tables 2-4 have equal digits", *differing[:10], sep="\n")
+    if differing:
+        more = [f"  and {len(differing) - 10} more"] if len(differing) > 10 else []
+        print(f"{len(differing)} of {total} cells of Tables 2-4 differ:", *differing[:10], *more, sep="\n")
+    else:
+        print(f"all {total} cells of Tables 2-4 have equal digits")
     return not differing
 
 
