@@ -100,14 +100,18 @@ def _refuse_foreign_files(folder: Path, command: str, setting: str) -> None:
 def code_identity(*entries: str) -> str:
     """What code `entries` run, as text: a line "module hash" for every module of this package that they import.
 
-    An entry is a module's dotted name or the path of a notebook. Imports for type checkers do not count. A hash is of
-    the syntax, without docstrings, the annotations of functions and variables, and the literals in `TRACKED`.
+    An entry is a module's dotted name, the path of a notebook, or a package with ".*" for each of its modules. Imports
+    for type checkers do not count. A hash is of the syntax, without docstrings, the annotations of functions and
+    variables, and the literals in `TRACKED`.
     """
     found: dict[str, str] = {}
     pending = list(entries)
     while pending:
         name = pending.pop()
-        if name not in found:
+        if name.endswith(".*"):
+            folder = PACKAGE.parent.joinpath(*name.split(".")[:-1])
+            pending += [f"{name[:-1]}{file.stem}" for file in folder.glob("[!_]*.py")]
+        elif name not in found:
             found[name], imported = parse_module(name)
             pending += imported
     return "".join(f"{name} {digest}\n" for name, digest in sorted(found.items()))

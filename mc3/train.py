@@ -95,7 +95,8 @@ def fingerprint(config: Config, method: str, seed: int) -> str:
         loss["active_negatives"] = None
     if all(stage.temperature for stage in recipe.stages):
         loss["temperature"] = None
-    facts = json.dumps([settings, repr(recipe), seed, code_identity("mc3.train")], sort_keys=True)
+    code = code_identity("mc3.train", *objectives.modules(recipe))
+    facts = json.dumps([settings, repr(recipe), seed, code], sort_keys=True)
     files = [config.paths.shards / name for name in ("index.parquet", "tokenizer.json")]
     if recipe.start == "align":
         files.append(config.paths.final("align", seed) / "model.safetensors")

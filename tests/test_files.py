@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from mc3 import files
+from mc3 import files, methods, objectives
 from mc3.files import code_identity, write_atomic
 from mc3.paper.notebook import STAGES
 
@@ -41,7 +41,8 @@ def test_processes_that_write_one_file_never_mix_their_content(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-ENTRIES = {"raw": "mc3.world", **STAGES} | {p.stem: str(p) for p in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+BOOKS = {path.stem: (str(path),) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+ENTRIES = {"raw": ("mc3.world",), **STAGES, **BOOKS}
 TRAINED = {"train", "embed", "probe", "sweep"}  # their code trains, or loads what was trained
 
 
@@ -56,7 +57,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def identities() -> dict[str, str]:
-    return {stage: code_identity(entry) for stage, entry in ENTRIES.items()}
+    return {stage: code_identity(*entries) for stage, entries in ENTRIES.items()}
 
 
 def stale(package: Path, file: str, before: str, after: str) -> set[str]:
@@ -98,6 +99,18 @@ def test_how_methods_are_read_makes_its_users_stale_and_one_method_nothing(packa
     found = stale(package, "methods.py", r"\Z", "\nADDED = 1\n")
     assert found >= {*TRAINED, "claims", "discovery"}
     assert not found & {"raw", "manifest", "shards"}
+
+
+def test_a_kind_of_loss_is_code_of_trainings_and_sweeps_and_of_the_methods_that_have_it(package: Path):
+    assert stale(package, "objectives/peers.py", r"\Z", "\nADDED = 1\n") == {"train", "sweep"}
+    first = identities()
+    (package / "objectives" / "added.py").write_text("from mc3.objectives.base import Objective\n")
+    assert {stage for stage, identity in identities().items() if identity != first[stage]} == {"train", "sweep"}
+    (package / "objectives" / "added.py").unlink()
+    assert objectives.modules(methods.get("mc3")) == ["mc3.objectives.base"]
+    assert objectives.modules(methods.get("peers")) == ["mc3.objectives.peers"]
+    assert "mc3.objectives.base " in code_identity("mc3.train")
+    assert "mc3.objectives.peers " not in code_identity("mc3.train")
 
 
 def test_a_change_in_evaluation_makes_exactly_its_importers_stale(package: Path):

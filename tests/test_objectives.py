@@ -80,10 +80,10 @@ def objective(config: Config, method: str) -> objectives.Objective:
     return objectives.make(config, methods.get(method).stages[0], model, 28, SEED)
 
 
-@pytest.mark.parametrize("kind", objectives.KINDS)
+@pytest.mark.parametrize("kind", objectives.kinds())
 def test_every_kind_of_loss_can_be_made_with_its_settings(settings, kind: str):
     config = configured(settings)
-    known = objectives.KINDS[kind]
+    known = objectives.kinds()[kind]
     stage = dataclasses.replace(methods.get("mc3").stages[0], loss=kind, settings=dict.fromkeys(known.takes, 8))
     assert type(objectives.make(config, stage, MC3.initial(config, SEED), 28, SEED)) is known
 
@@ -103,7 +103,7 @@ def test_a_new_kind_of_loss_is_one_class(settings):
         whole, half = (float(made(embeddings, batch_of(torch.arange(5)))[0]) for made in found)
         assert half == pytest.approx(whole / 2)
     finally:
-        objectives.KINDS.pop("half", None)
+        objectives.kinds().pop("half", None)
 
 
 def batch_of(clips: Tensor, inputs: dict[str, Tensor] | None = None) -> objectives.Batch:

@@ -30,9 +30,10 @@ from mc3.paper import provenance
 
 FIGURES, TEMPLATE = Path("figures"), Path(__file__).with_name("page.html.j2")
 PIPELINES = (Path("dvc.yaml"), Path("experiments/dvc.yaml"))
-STAGES = {"manifest": "mc3.data.manifest", "shards": "mc3.data.prepare", "pretrain": "mc3.paper.pretrain",
-          "train": "mc3.train", "embed": "mc3.embed", "probe": "mc3.paper.probe", "report": "mc3.paper.report",
-          "sweep": "mc3.paper.sweep"}  # fmt: skip
+LOSSES = "mc3.objectives.*"  # imported by name
+STAGES = {"manifest": ("mc3.data.manifest",), "shards": ("mc3.data.prepare",), "pretrain": ("mc3.paper.pretrain",),
+          "train": ("mc3.train", LOSSES), "embed": ("mc3.embed",), "probe": ("mc3.paper.probe",),
+          "report": ("mc3.paper.report",), "sweep": ("mc3.paper.sweep", LOSSES)}  # fmt: skip
 TAGS = {"a", "b", "br", "caption", "code", "em", "i", "p", "strong", "sub", "sup", "table", "tbody", "td", "tfoot",
         "th", "thead", "tr"}  # fmt: skip
 
@@ -78,8 +79,8 @@ def codes(config: Config, out: Path) -> list[Path]:
 
     Those of notebooks (canonical copies in `out`) and report also have the page template and the titles that they show.
     """
-    stages = {"raw": str(config.source.code).replace("/", "."), **STAGES}
-    files = {f"{name}.code": code_identity(entry) for name, entry in stages.items() if find_spec(entry)}
+    stages = {"raw": (str(config.source.code).replace("/", "."),), **STAGES}
+    files = {f"{name}.code": code_identity(*entries) for name, entries in stages.items() if find_spec(entries[0])}
     template = f"{TEMPLATE.name} {sha256(TEMPLATE.read_bytes()).hexdigest()}\n"
     books = {book.stem: book for book in out.glob("*.ipynb")}
     for name, book in books.items():

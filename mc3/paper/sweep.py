@@ -21,7 +21,7 @@ from typing import Any, Literal
 import pandas as pd
 import yaml
 
-from mc3 import cost, methods
+from mc3 import cost, methods, objectives
 from mc3.config import Config, as_dict, build, override
 from mc3.errors import ConfigError, DataError
 from mc3.files import code_identity, sha256, write_atomic
@@ -250,7 +250,9 @@ def _inputs(trial: Trial, step: str) -> str:
     else:
         facts = [settings[key] for key in ("world", "clips", "model", "init", "loss", "train")]
         facts += [sha256(path) for path in config.init.values() if path is not None]
-        facts += [trial.seed, code_identity("mc3.train", "mc3.embed", "mc3.paper.measure", *clips)]
+        losses = {module for name in trial.sweep.names for module in objectives.modules(methods.get(name))}
+        code = code_identity("mc3.train", "mc3.embed", "mc3.paper.measure", *clips, *sorted(losses))
+        facts += [trial.seed, code]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from test_losses import unit
 
-from mc3.objectives.agreement import peer_weights, retrieval_posteriors
+from mc3.objectives.peers import peer_weights, retrieval_posteriors
 
 
 def z_scores(e, anchor):
