@@ -58,8 +58,6 @@ METHODS: dict[str, dict[str, Any]] = {
                  "stages": [{"epochs": "both", "pairs": "all", "consensus": 1.0}]},
     "mc3": {"label": "MC3", "paper": "MC3", "role": "reference", "start": "align",
             "stages": [{"epochs": "refine", "pairs": "all", "consensus": 1.0}]},
-    "mc3_tuned": {"label": "MC3, tuned weight (not the paper's)", "paper": "", "start": "align",
-                  "stages": [{"epochs": "refine", "pairs": "all", "consensus": 10.0}]},
     "peers": {"label": "Peers (not the paper's)", "paper": "", "role": "proposal", "start": "align",
               "stages": [{"epochs": "refine", "pairs": "all", "loss": {"kind": "peers", "trust": "retrieval"}}]},
 }  # fmt: skip

@@ -58,7 +58,7 @@ def test_all_rows_and_seeds_are_trained_as_one_by_one_and_only_once(made, monkey
 
 def test_a_row_whose_align_checkpoint_changes_is_not_up_to_date_and_others_are(made):
     jobs.make(override(made, {"seeds": [0]}), "train")
-    changes = {"loss.consensus.stop_gradient": True, "loss.consensus_weight": 3.0, "loss.temperature": 0.2}
+    changes = {"loss.consensus.stop_gradient": False, "loss.consensus_weight": 3.0, "loss.temperature": 0.2}
     other = override(made, changes)
     assert jobs.is_done(other, "train", "clap", 0)  # which has its own temperature and no consensus
     assert not jobs.is_done(other, "train", "align", 0)
