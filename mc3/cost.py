@@ -1,7 +1,4 @@
-"""The cost of a clip, computed from the settings: tokens and operations.
-
-MFU is model FLOPs utilisation: the operations that the model needs by those that the device could do in the same time.
-"""
+"""The cost of a clip by the settings, in tokens and operations; MFU is these as a share of the device's peak."""
 
 import re
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""The metrics of Section 6: discovery, retrieval, clustering, classification, and the chance level of each.
-
-On plain arrays. Every metric is a fraction. Chance levels are closed forms that reproduce the paper's Random rows.
-"""
+"""The metrics of Section 6 on plain arrays, as fractions, and their chance levels (the paper's Random rows)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal

@@ -219,8 +219,7 @@ def sweep(args: Arguments) -> int:
     if args.processes is not None and args.processes < 1:
         raise ConfigError(f"--processes {args.processes}: one process or more")
     processes = args.processes or paper.jobs.processes(args.settings)
-    complete = paper.sweep.run(args.name, args.settings, args.seeds, processes, args.hours)
-    return 0 if complete else 75  # sysexits.h EX_TEMPFAIL: run it again
+    return 0 if paper.sweep.run(args.name, args.settings, args.seeds, processes, args.hours) else 75  # EX_TEMPFAIL
 
 
 @EXPLORE.command("mc3 transfer ESC-50",
@@ -255,8 +254,7 @@ def narrated(args: Arguments) -> None:
     Labels, chance, audio-free baselines and figures need the annotations alone; docs/epic.md explains them.
     """
     check_exists(args.events, args.narrations)
-    names = ("verbs", "nouns", "info", "table", "checkpoint", "audio", "videos")
-    optional = {name: getattr(args, name) for name in names}
+    optional = {n: getattr(args, n) for n in ("verbs", "nouns", "info", "table", "checkpoint", "audio", "videos")}
     extra.narrated.run(args.settings, args.events, args.narrations, args.out, threshold=args.iou, **optional)
     print(f"{args.out} and, beside it, shares by verb, labels, figure and provenance")
 

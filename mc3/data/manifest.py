@@ -22,8 +22,7 @@ SHOWN = 5
 def write(config: Config) -> Path:
     """Read the annotations under `paths.raw` and write `work/manifest.parquet` and `work/manifest_report.json`.
 
-    The report has counts, and each dropped row with file, line and reason. The videos need not be there yet. Raises
-    `DataError` if a file is missing or wholly unusable.
+    The report has counts and each dropped row. Videos may be absent yet; `DataError` for a missing or unusable file.
     """
     report = Report(config.paths.raw)
     manifest = pd.DataFrame(ego4d.clips(config, report) + epic_sounds.clips(config, report), columns=list(COLUMNS))

@@ -1,7 +1,4 @@
-"""Cutting the manifest's clips into the shards that `mc3.data.shards` reads, with any number of processes.
-
-Finished shards lie in `work/shards.partial` beside done markers, so any process that sees it can cut any shard.
-"""
+"""Cutting clips into the shards of `mc3.data.shards`; any process that sees `work/shards.partial` can cut any."""
 
 import hashlib
 import io

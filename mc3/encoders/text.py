@@ -1,7 +1,4 @@
-"""DistilBERT for narrations (Sec. 4.4), initialised from EgoVLP; parameters have transformers' names.
-
-Shapes: B narrations, N tokens, D width, E embedding.
-"""
+"""DistilBERT for narrations (Sec. 4.4, EgoVLP's), names as transformers'. Shapes: B narrations, N tokens, D width."""
 
 from pathlib import Path
 

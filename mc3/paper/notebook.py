@@ -1,7 +1,4 @@
-"""Notebooks as pipeline stages and as pages of the report.
-
-Stages run canonical copies, so saving a notebook makes nothing stale. It begins with `start` and ends with `record`.
-"""
+"""Notebooks as stages and as pages; stages run canonical copies, so that saving a notebook makes nothing stale."""
 
 import base64
 import io
@@ -46,10 +43,7 @@ class OwnKernel(AsyncKernelManager):
 
 
 def canonical(path: Path) -> bytes:
-    """The notebook at `path` without outputs, counts and editor metadata, ids by position; or `NotebookError`.
-
-    Two files give the same bytes exactly when their sources, cell types, tags and language agree.
-    """
+    """The notebook at `path` without outputs, counts and editor metadata, ids by position; or `NotebookError`."""
     import nbformat  # takes a second, which kernels that begin with `start` need not
 
     try:

@@ -51,10 +51,7 @@ def write(config: Config) -> Path:
 
 
 def grid(weights: Tensor) -> Tensor:
-    """`weights` in multiples of 1/1024: steps of one size, so wide that no processor's rounding decides between two.
-
-    There is one zero: that of -1e-9 is not negative.
-    """
+    """`weights` in multiples of 1/1024 (one zero): steps so wide that no processor's rounding decides between two."""
     return (weights * 1024).round() / 1024 + 0
 
 

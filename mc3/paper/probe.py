@@ -157,10 +157,7 @@ def made_from(config: Config, method: str, seed: int) -> str:
 
 
 def run(config: Config, seed: int) -> Path:
-    """Probe the initial weights, SSAST and every method of `seed` with an audio encoder, by the profile's protocols.
-
-    Events of a split "test" are scored too. Returns the file of metrics, which has the class scores beside it.
-    """
+    """Probe initial weights, SSAST and the methods of `seed` with audio; returns the metrics' file, beside scores."""
     adapted = {
         store.OFFICIAL: (config.probe.official, config.probe.official_methods),
         store.FINETUNE: (config.probe.finetune, [store.UNTRAINED, *config.probe.finetune_methods]),

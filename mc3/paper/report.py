@@ -37,10 +37,7 @@ NOTES = """## How to read the pages
 
 
 def write(config: Config, figures: Path = Path("figures")) -> Path:
-    """Write report/index.html, the overview figure with its CSV, and metrics.json to `figures`; return the index.
-
-    Raises `DataError` if a result or page of the pipeline is missing, naming it and the command that makes it.
-    """
+    """Write the report's index, which it returns, the overview and metrics.json; `DataError` for what is missing."""
     found = {stem: tables.read(stem, stage, figures) for stem, stage in TABLES.items()}
     verdict = claims.sentence(tables.read("claims", "claims", figures))
     required, contents = notebook.pages([notebook.PIPELINES[0]]), ["## Pages\n"]

@@ -49,10 +49,7 @@ class Progress(Forecast):
 
 
 def run(config: Config, arguments: list[str]) -> int:
-    """Run `dvc repro ARGUMENTS` and return its exit code; a stage's seconds go to work/timings.json.
-
-    Raises `ConfigError` if there is no readable dvc.yaml here, or DVC could not track its outputs.
-    """
+    """Run `dvc repro ARGUMENTS`; returns its exit code. `ConfigError` where DVC has no stages or can track nothing."""
     if not Path("dvc.yaml").exists():
         raise ConfigError("no dvc.yaml here; run `mc3 repro` at the repository's top")
     if not config.paths.work.resolve().is_relative_to(Path.cwd()):

@@ -16,8 +16,7 @@ TABLES = {"Table 2": tables.table2, "Table 3": tables.table3, "Table 4": tables.
 def run(config: Config, seeds: Sequence[int], fresh: bool) -> bool:
     """Pretrain, train, embed and probe in work/retrained, and `compare` the results of `seeds`.
 
-    With `fresh`, what an earlier call left there is removed first; otherwise a stopped call continues. Raises
-    `DataError` if the pipeline has no results of these seeds.
+    A stopped call continues, unless `fresh`. `DataError` if the pipeline has no results of these seeds.
     """
     work = config.paths.work / "retrained"
     if fresh:

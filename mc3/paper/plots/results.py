@@ -43,10 +43,7 @@ def training(curves: pd.DataFrame) -> Figure:
 
 @styled
 def regions(table: pd.DataFrame, zero: pd.DataFrame) -> Figure:
-    """Figure 2 measured: similarity of each modality pair by Venn region and checkpoint, as quartile boxes.
-
-    `table`: checkpoint, pair, region, q05 to q95, mean (white dot). `zero`: the curve (al, av) of zero consensus loss.
-    """
+    """Figure 2 measured. `table`: checkpoint, pair, region, q05 to q95, mean (a dot). `zero` as in `consensus`."""
     page = figure(PAGE, 2.5)
     checkpoints, where = table["checkpoint"].unique(), table["region"].unique()
     n, styles = len(checkpoints), line_styles(checkpoints)
@@ -76,13 +73,11 @@ def consensus(points: pd.DataFrame, zero: pd.DataFrame) -> Figure:
     ends = float(similarities.min()) - 0.03, float(similarities.max()) + 0.03
     for ax, checkpoint, part in panels(page, points, "checkpoint", "audio-video similarity", sharex=True, sharey=True):
         inside = part["region"] == "I"
-        sides = ((part[~inside], NO, "regions II-IV"), (part[inside], YES, "region I (all three agree)"))
-        for side, c, label in sides:
+        for side, c, label in ((part[~inside], NO, "regions II-IV"), (part[inside], YES, "region I (all three agree)")):
             ax.scatter(side["al"], side["av"], s=3, color=c, alpha=0.35, linewidths=0, rasterized=True, label=label)
             ax.plot(side["al"].mean(), side["av"].mean(), "o", color=c, markeredgecolor="white", markersize=6)
         ax.plot(zero["al"], zero["av"], color="black", linewidth=0.7, linestyle=DASHED, label=NO_LOSS)
-        gap = (part["av"] - part["al"]).abs().mean()
-        ax.set_title(f"{checkpoint.split(' (')[0]}\nmean gap {gap:.3f}")
+        ax.set_title(f"{checkpoint.split(' (')[0]}\nmean gap {(part['av'] - part['al']).abs().mean():.3f}")
         ax.set(xlim=ends, ylim=ends, xlabel="audio-text similarity", aspect="equal")
     legend(page, "lower center", ncols=3, markerscale=3)
     return page
