@@ -140,7 +140,10 @@ def make_encoders(config: ModelConfig) -> nn.ModuleDict:
 def embed_clips(
     model: MC3, dataset: Dataset, modalities: Collection[str], batch_size: int, workers: int = 0, title: str = ""
 ) -> dict[str, NDArray[np.float32]]:
-    """Unit embeddings [N, D] of `dataset` by modality, in order, on every process. Leaves the model in `eval` mode."""
+    """Unit embeddings of all clips of `dataset` by modality: [N, D], in its order.
+
+    Each process embeds its share, and all get the result. A `title` shows progress. Leaves the model in `eval` mode.
+    """
     from accelerate import PartialState
     from accelerate.utils import gather_object
     from rich.progress import track

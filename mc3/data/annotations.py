@@ -18,7 +18,10 @@ from mc3.files import is_safe_id
 
 @dataclass
 class Report:
-    """Rows that become no clips: `dropped`, for what is wrong in files under `root`; `set_aside`, by design."""
+    """The rows of annotation files that do not become clips, with file names relative to `root`.
+
+    `dropped` lists what is wrong with the data, by row or video; `set_aside` counts what is left out by design.
+    """
 
     root: Path
     dropped: list[dict[str, Any]] = field(default_factory=list)

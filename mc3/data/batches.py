@@ -20,7 +20,10 @@ def seed_of(*parts: int) -> int:
 
 
 def draw(clips: int, size: int, epochs: int, seed: int, stage: int) -> np.ndarray:
-    """Rows of all batches of a stage, [steps, size], without each epoch's incomplete last; `ConfigError` for none."""
+    """Row numbers of every batch of a stage, [steps, size].
+
+    Each epoch is reshuffled and drops its incomplete last batch. Raises `ConfigError` if clips do not fill a batch.
+    """
     if clips < size:
         raise ConfigError(f"train.batch_size is {size}, but there are {clips} training clips; make it smaller")
     kept = clips // size * size
@@ -56,7 +59,10 @@ def crops(
 
 
 def augment(video: Tensor, theta: Tensor, size: int) -> Tensor:
-    """uint8 `video` [B, T, H, W, 3] cut by `crops` [B, 2, 3]: [B, T, size, size, 3] in 0..255, of `theta`'s type."""
+    """Crop and resize uint8 `video` [B, T, H, W, 3] by `crops` [B, 2, 3], all frames of a clip alike, on its device.
+
+    Returns [B, T, size, size, 3] in 0..255, of the type of `theta`.
+    """
     frames = video.movedim(-1, 2).flatten(1, 2).to(theta.dtype)
     grid = affine_grid(theta, [*frames.shape[:2], size, size], align_corners=False)
     cut = grid_sample(frames, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -124,7 +124,10 @@ def read_videos(path: Path, report: Report) -> dict[str, Video]:
 
 
 def read_narrations(path: Path, report: Report) -> Iterator[tuple[str, list[Narration]]]:
-    """Yield each video's uid and narrations, by uid: of narration.json, or of a table, as EgoClip and Ego4DSounds."""
+    """Yield each video of narration.json (in either shape, with both passes) with its narrations, sorted by uid.
+
+    A file of another suffix is a table of video_uid, narration_time, clip_text, as EgoClip and Ego4DSounds have.
+    """
     if path.suffix != ".json":
         yield from _narrations_of_table(path, report)
         return

@@ -1,4 +1,7 @@
-"""Many windows of a media file in one pass, with PyAV; seconds are from the first picture (or audio sample)."""
+"""Decoding media files: the pictures and the sound of many windows in one pass over a file, with PyAV.
+
+Times are in seconds from a file's first picture, as narrations' are (from its first audio sample without pictures).
+"""
 
 import bisect
 import contextlib

@@ -1,4 +1,7 @@
-"""Cutting clips into the shards of `mc3.data.shards`; any process that sees `work/shards.partial` can cut any."""
+"""Cutting the manifest's clips into the shards that `mc3.data.shards` reads, with any number of processes.
+
+Finished shards lie in `work/shards.partial` beside done markers, so any process that sees it can cut any shard.
+"""
 
 import hashlib
 import io
