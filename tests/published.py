@@ -8,6 +8,14 @@ import torch
 from transformers import ASTConfig, ASTModel
 
 
+def noisy(model, noise=0.1):
+    """`model` in evaluation, its every parameter, biases and norms too, made far from its initial value."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(noise * torch.randn_like(parameter))
+    return model.eval()
+
+
 def save_egovlp(path, state):
     """A training checkpoint as EgoVLP writes it, with an object of a class that is nowhere to be imported."""
     module = types.ModuleType("parse_config_of_egovlp")

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,22 @@ from safetensors.numpy import save_file
 from scipy.io import wavfile
 
 from mc3 import config, evaluate, methods
+from mc3.data import tokenizer
+from mc3.model import MC3
 
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = ("cut", "wash", "close", "hold", "lift", "stir")
 NOUNS = ("carrot", "plate", "door", "cup")
 
 
+def text_of(name: str) -> str:
+    """The text of a file of this repository."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
 def mini(work: Path, raw: Path | None = None) -> dict[str, Any]:
     """The mini profile with one seed, from random weights, its paths under `work`; change it, `config.build` it."""
-    settings = yaml.safe_load((ROOT / "profiles" / "mini.yaml").read_text())
+    settings = yaml.safe_load(text_of("profiles/mini.yaml"))
     settings["paths"] = {"raw": str(raw or work / "world"), "shards": str(work / "shards"), "work": str(work)}
     settings["source"]["out"] = settings["paths"]["raw"]
     settings["init"] = dict.fromkeys(settings["init"])
@@ -76,6 +84,15 @@ def make(folder: Path, clips: int = 240, events: int = 120, dim: int = 16) -> Pa
     return params
 
 
+def scripts(folder: Path, **bodies: str) -> Path:
+    """Write shell scripts, by name, that stand in for programs; returns `folder`."""
+    folder.mkdir(exist_ok=True)
+    for name, body in bodies.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
 def unit(points: np.ndarray) -> np.ndarray:
     """`points` [N, D] on the unit sphere, as embeddings are stored."""
     return (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
@@ -83,7 +100,7 @@ def unit(points: np.ndarray) -> np.ndarray:
 
 def ablations(figures: Path, settings: config.Config, seeds: int = 3) -> Path:
     """Write `figures`/ablations of all of experiments/ablations.yaml, falling by .01 from one setting to the next."""
-    sweep = yaml.safe_load((ROOT / "experiments" / "ablations.yaml").read_text())["settings"]
+    sweep = yaml.safe_load(text_of("experiments/ablations.yaml"))["settings"]
     rows = [(group, setting, i) for group, names in sweep.items() for i, setting in enumerate(names)]
     table = pd.DataFrame(rows, columns=["group", "setting", "place"]).assign(method="mc3", seeds=seeds)
     for name, top in (("av_roc", 0.7), ("al_roc", 0.8), ("selection", 0.75)):
@@ -92,6 +109,14 @@ def ablations(figures: Path, settings: config.Config, seeds: int = 3) -> Path:
     table.drop(columns="place").to_csv(figures / "ablations" / "trials.csv", index=False)
     (figures / "ablations" / "origin.json").write_text(json.dumps({"settings": config.as_dict(settings)}))
     return figures
+
+
+def initial(settings: config.Config, names: Sequence[str]) -> None:
+    """Save a tokenizer of all texts, and checkpoints `names` of initial weights, each of a seed of its own."""
+    texts = pd.read_parquet(settings.paths.shards / "index.parquet")["text"]
+    tokenizer.train(texts, 512).save(str(settings.paths.shards / "tokenizer.json"))
+    for seed, name in enumerate(names, 1):
+        MC3.initial(settings, seed).save(settings.paths.final(name, 0))
 
 
 def _clips(rng: np.random.Generator, clips: int, events: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -133,21 +158,17 @@ def _shard(folder: Path, index: pd.DataFrame, rng: np.random.Generator) -> None:
         for i, row in enumerate(index.itertuples()):
             seconds = np.arange(24000) / 16000
             tone = 0.4 * np.sin(2 * np.pi * (200 + 40 * (i % 40)) * seconds) * np.exp(-3 * (seconds % 0.5))
-            wav = io.BytesIO()
+            wav, fbank, picture = io.BytesIO(), io.BytesIO(), io.BytesIO()
             wavfile.write(wav, 16000, (32767 * (tone + 0.02 * rng.normal(size=24000))).astype(np.int16))
-            fbank = io.BytesIO()
             mel = rng.normal(-8, 1, (148, 64)) + 5 * np.exp(-(((np.arange(64) - 1.5 * (i % 40)) / 3.0) ** 2))
             np.save(fbank, mel.astype(np.float16))
-            strip = b""
             if row.dataset == "ego4d":
                 grid = np.linspace(0, 1, 64)
                 colours = rng.uniform(0, 255, (4, 1, 1, 3)) * grid[None, :, None, None] + 60 * grid[None, None, :, None]
-                picture = io.BytesIO()
                 pixels = np.clip(np.broadcast_to(colours, (4, 64, 64, 3)), 0, 255).astype(np.uint8).reshape(256, 64, 3)
                 Image.fromarray(pixels).save(picture, "JPEG", quality=90, subsampling=0)
-                strip = picture.getvalue()
-            members = {"frames": ("jpg", strip), "fbank": ("npy", fbank.getvalue()), "audio": ("wav", wav.getvalue())}
-            for name, (suffix, data) in members.items():
+            members = {"frames": picture.getvalue(), "fbank": fbank.getvalue(), "audio": wav.getvalue()}
+            for (name, data), suffix in zip(members.items(), ("jpg", "npy", "wav"), strict=True):
                 if data:
                     info = tarfile.TarInfo(f"{row.clip_id}.{suffix}")
                     info.size = len(data)
@@ -155,7 +176,7 @@ def _shard(folder: Path, index: pd.DataFrame, rng: np.random.Generator) -> None:
                 end = tar.offset - (-len(data) % 512) - len(data)
                 places[f"{name}_offset"].append(end if data else 0)
                 places[f"{name}_size"].append(len(data))
-            digests.append(hashlib.sha256(b"".join(data for _, data in members.values())).hexdigest())
+            digests.append(hashlib.sha256(b"".join(members.values())).hexdigest())
     index.assign(shard="00000.tar", **places, sha256=digests).to_parquet(folder / "index.parquet", index=False)
 
 
@@ -178,8 +199,7 @@ def _embeddings(folder: Path, index: pd.DataFrame, truth: pd.DataFrame, rng: np.
 
 def _probe(folder: Path, raw: Path, index: pd.DataFrame, rng: np.random.Generator) -> None:
     """Scores that favour the right class, most of all where the encoder was fine-tuned; and the class names' file."""
-    test = index[(index["dataset"] == "epic_sounds") & (index["split"] == "validation")]
-    truth = test["class_id"].to_numpy(dtype=np.int64)
+    truth = index.query("dataset == 'epic_sounds' and split == 'validation'")["class_id"].to_numpy(dtype=np.int64)
     scores, metrics = {}, {"random": {"random": evaluate.random_classification(truth)}}
     for protocol, names in (
         ("linear-probe", ("untrained", *(n for n in methods.METHODS if "audio" in methods.get(n).modalities))),

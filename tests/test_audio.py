@@ -11,24 +11,17 @@ from mc3.encoders.audio import AudioEncoder, normalise, patch_grid
 from mc3.errors import ConfigError
 
 SMALL = AudioConfig(length=49, mel_bins=48, patch=16, stride=10, dim=24, depth=2, heads=3)
+LARGE = {"dim": 768, "depth": 12, "heads": 12}
 SECOND_AND_A_HALF, TEN_SECONDS = 149, 1024
 
 
 def encoder(config=SMALL, noise=0.1):
-    """An encoder whose every parameter, biases and norms too, is away from its initial value."""
     torch.manual_seed(0)
-    model = AudioEncoder(config, 8).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(noise * torch.randn_like(parameter))
-    return model
+    return published.noisy(AudioEncoder(config, 8), noise)
 
 
 def fbank(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0)) * 4.6 - 4.3
-
-
-LARGE = {"dim": 768, "depth": 12, "heads": 12}
 
 
 @pytest.mark.parametrize("length", [SECOND_AND_A_HALF, TEN_SECONDS])

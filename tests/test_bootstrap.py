@@ -1,6 +1,7 @@
 """Intervals of paired differences have the width that theory gives, and are of the tables' own numbers."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -72,7 +73,7 @@ def test_an_interval_of_two_roc_areas_difference_is_delongs() -> None:
     assert np.ptp(evaluate.interval(unpaired)) > 1.3 * (high - low)
 
 
-def test_an_interval_of_a_mean_is_students_whether_clips_few_videos_or_seeds_vary() -> None:
+def test_an_interval_of_a_mean_is_students_whether_clips_few_videos_or_seeds_vary_and_one_video_has_none() -> None:
     rng = np.random.default_rng(0)
     clips, by_video, videos = rng.normal(size=400), rng.normal(size=8), np.repeat(np.arange(8), 50)
     shifts = np.array([-0.3, -0.1, 0.0, 0.1, 0.3])
@@ -88,6 +89,9 @@ def test_an_interval_of_a_mean_is_students_whether_clips_few_videos_or_seeds_var
         assert (high - low) / 2 == pytest.approx(half, rel=tolerance)
     _, low, high = of_means(shifts[:, None] + clips, np.arange(400))
     assert (high - low) / 2 > norm.ppf(0.975) * np.sqrt(1 / 400 + shifts.var(ddof=1) / 5)
+    value, low, high = of_means(rng.normal(size=(2, 9)), np.zeros(9))
+    assert np.isfinite(value)
+    assert np.isnan([low, high]).all()
 
 
 @pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.05), (3, 0.3), (5, 0.3)])
@@ -110,12 +114,6 @@ def test_the_same_row_twice_has_no_difference_and_no_width(settings: Config, mon
     found = bootstrap.differences(bootstrap.measure(settings, draws=50)).set_index("method")
     assert (found.loc["twin", ["difference", "low", "high"]] == 0).all(axis=None)
     assert len(found.loc["twin"]) == 4 + 12
-
-
-def test_of_one_video_there_is_no_interval() -> None:
-    value, low, high = of_means(np.random.default_rng(0).normal(size=(2, 9)), np.zeros(9))
-    assert np.isfinite(value)
-    assert np.isnan([low, high]).all()
 
 
 def test_a_video_is_drawn_with_all_its_clips() -> None:
@@ -154,16 +152,15 @@ def test_alike_counts_pairs_of_clips_of_different_videos() -> None:
     rng = np.random.default_rng(0)
     clusters, names, videos = rng.integers(0, 3, 12), rng.choice(["cut", "wash"], 12), np.arange(12) // 2
     weights = bootstrap.resamples(videos, 4)
+    found = bootstrap.alike(clusters, names, videos, weights)
     for k, w in enumerate(weights):
         inside = same = every = pairs = 0.0
-        for i in range(12):
-            for j in range(i):
-                weight = w[i] * w[j] * (videos[i] != videos[j])
-                pairs += weight
-                every += weight * (names[i] == names[j])
-                inside += weight * (clusters[i] == clusters[j])
-                same += weight * (clusters[i] == clusters[j] and names[i] == names[j])
-        found = bootstrap.alike(clusters, names, videos, weights)
+        for i, j in itertools.combinations(range(12), 2):
+            weight = w[i] * w[j] * (videos[i] != videos[j])
+            pairs += weight
+            every += weight * (names[i] == names[j])
+            inside += weight * (clusters[i] == clusters[j])
+            same += weight * (clusters[i] == clusters[j] and names[i] == names[j])
         assert [part[k] for part in found] == pytest.approx([same / inside, every / pairs])
 
 
@@ -194,16 +191,13 @@ def test_rates_of_verbs_are_counted_by_hand_and_mixed_verbs_have_a_tenth_of_each
 
 def test_a_deviation_over_seeds_has_the_interval_of_a_normal_samples_and_that_of_one_seed_none() -> None:
     values = np.array([0.61, 0.64, 0.6, 0.63])
-    for seeds in (4, 1):
+    std = values.std(ddof=1)
+    limits = [std * np.sqrt(3 / chi2.ppf(p, 3)) for p in (0.975, 0.025)]
+    for seeds, expected in ((4, (std, *limits)), (1, (np.nan,) * 3)):
         cells = {Cell("mc3", "av_roc"): np.repeat(values[:seeds, None], 2001, axis=1)}
         found = bootstrap._deviation(bootstrap.Measured("clips", 9, 9, cells))
-        value, low, high = bootstrap.contrast(found.cells[Cell("mc3", "av_roc_std")], found.videos)
-        if seeds == 1:
-            assert np.isnan([value, low, high]).all()
-        else:
-            std = values.std(ddof=1)
-            expected = [std * np.sqrt(3 / chi2.ppf(p, 3)) for p in (0.975, 0.025)]
-            assert (value, low, high) == pytest.approx((std, *expected), rel=0.01)
+        interval = bootstrap.contrast(found.cells[Cell("mc3", "av_roc_std")], found.videos)
+        assert interval == pytest.approx(expected, rel=0.01, nan_ok=True)
 
 
 def test_ablations_are_compared_by_students_t_of_each_unless_made_with_other_settings(settings, tmp_path) -> None:
@@ -224,7 +218,7 @@ def test_ablations_are_compared_by_students_t_of_each_unless_made_with_other_set
     assert bootstrap.contrast(total, single.videos) == pytest.approx((0.01, np.nan, np.nan), nan_ok=True)
 
 
-def test_the_first_column_is_what_the_tables_print(settings: Config, measured: dict[str, bootstrap.Measured]) -> None:
+def test_the_first_column_is_what_the_tables_print_and_the_curves_show(settings: Config, measured) -> None:
     for name in ("table2", "table3", "table4"):
         printed = getattr(tables, name)(settings).to_dict("records")
         rows = {(row["method"], row.get("protocol", "")): row for row in printed}
@@ -232,9 +226,6 @@ def test_the_first_column_is_what_the_tables_print(settings: Config, measured: d
         for cell, values in measured[name].cells.items():
             assert values.shape == (2, 101)
             assert values[:, 0].mean() == pytest.approx(rows[cell.method, cell.protocol][cell.metric], rel=1e-6), cell
-
-
-def test_figure_5s_precision_is_the_curves(settings: Config, measured: dict[str, bootstrap.Measured]) -> None:
     scored = store.discovery_scores(settings, "cmc", 0)
     curve = evaluate.pr_curve(scored["av"], scored["positive"])
     for recall in bootstrap.RECALLS:
@@ -278,8 +269,7 @@ def test_the_forest_has_the_papers_metrics_and_rows_in_order(measured: dict[str,
 
 
 def test_without_a_reference_row_there_are_no_differences(settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    others = {name: entry for name, entry in methods.METHODS.items() if name != "mc3"}
-    monkeypatch.setattr(methods, "METHODS", others)
+    monkeypatch.setattr(methods, "METHODS", {name: entry for name, entry in methods.METHODS.items() if name != "mc3"})
     measured = bootstrap.measure(settings, draws=5)
     with pytest.raises(DataError, match=r'no row of METHODS .* has the role "reference"'):
         bootstrap.differences(measured)

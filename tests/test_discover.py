@@ -40,11 +40,8 @@ def test_similarities_are_those_of_the_windows_embedded_one_by_one(model: MC3, v
         text = model({"text": model.tokenize(["washes a plate"])})["text"][0]
         for row in table.itertuples(index=False):
             (clip,) = clips_of(video, [(row.start_sec, row.end_sec)], 4, model.config.video.image_size, RATE)
-            inputs = {
-                "video": torch.tensor(clip.frames)[None],
-                "audio": torch.tensor(fbank(clip.waveform, mel_bins=64))[None],
-            }
-            x = {name: embedding[0] for name, embedding in model(inputs).items()}
+            inputs = {"video": torch.tensor(clip.frames), "audio": torch.tensor(fbank(clip.waveform, mel_bins=64))}
+            x = {m: model({m: one[None]})[m][0] for m, one in inputs.items()}
             assert row.similarity == pytest.approx(float(x["audio"] @ x["video"]), abs=1e-5)
             assert row[3] == pytest.approx(float(x["audio"] @ text), abs=1e-5)
 
@@ -53,13 +50,10 @@ def test_no_text_replaces_a_column_of_the_table_and_a_repeated_one_makes_one(mod
     names = ["start_sec", "end_sec", "similarity", "text: similarity"]
     plain, table = moments(model, video), moments(model, video, texts=[*names, names[1]])
     assert list(table) == [*names[:3], *(f"text: {name}" for name in names)]
-    for column in plain:
-        assert table[column].tolist() == plain[column].tolist()
+    pd.testing.assert_frame_equal(table[list(plain)], plain, check_exact=True)
 
 
-def test_the_command_ranks_by_audio_and_video_whatever_the_texts(
-    model: MC3, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_ranks_by_audio_and_video_whatever_the_texts(model: MC3, video: Path, tmp_path, capsys) -> None:
     model.save(tmp_path / "final")
     arguments = ["discover", str(video), "--checkpoint", str(tmp_path / "final"), "--out", str(tmp_path / "all.csv")]
     main([*arguments, "--text", "similarity", "--top", "3"])
@@ -70,13 +64,10 @@ def test_the_command_ranks_by_audio_and_video_whatever_the_texts(
     assert [float(line.split()[0]) for line in printed[1:4]] == best
 
 
-@pytest.mark.parametrize("bad", [{"every_sec": 0.0}, {"every_sec": -1.0}, {"window_sec": float("nan")}])
-def test_a_step_or_window_of_no_length_is_refused(model: MC3, video: Path, bad: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=f"{next(iter(bad))} is .*more than 0 seconds"):
-        moments(model, video, **bad)
-
-
-def test_a_video_without_sound_or_too_short_is_refused(model: MC3, video: Path, tmp_path: Path) -> None:
+def test_a_step_or_window_of_no_length_and_a_video_without_sound_or_too_short_are_refused(model, video, tmp_path):
+    for name, seconds in (("every_sec", 0.0), ("every_sec", -1.0), ("window_sec", float("nan"))):
+        with pytest.raises(ConfigError, match=f"{name} is .*more than 0 seconds"):
+            moments(model, video, **{name: seconds})
     with pytest.raises(DataError, match=r"silent\.mp4 has no sound"):
         moments(model, write_media(tmp_path / "silent.mp4", 3.0))
     with pytest.raises(DataError, match=r"lasts 10\.\d\d s, less than one window of 60"):

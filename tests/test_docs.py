@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 import yaml
-from conftest import ROOT
+from small_work import ROOT, text_of
 
 from mc3 import cli
 
@@ -14,10 +14,6 @@ GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("docs/
 GUIDES += ["README.md", "CONTRIBUTING.md"]
 HISTORY = ["LOG.md", "CHANGELOG.md"]  # these name commands of earlier versions
 LAUNCHERS = r"(?:accelerate launch|torchrun|srun torchrun)\b.*? -m "
-
-
-def text_of(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def typed(text: str) -> list[str]:
@@ -45,16 +41,12 @@ def subcommand(words: list[str]) -> argparse.ArgumentParser:
 
 
 @pytest.mark.parametrize("name", GUIDES)
-def test_every_mc3_command_of_a_shell_block_parses(name):
-    for line in typed(text_of(name)):
+def test_every_mc3_command_of_a_shell_block_parses_and_in_prose_has_its_step_and_its_options(name):
+    text = text_of(name)
+    for line in typed(text):
         if line.startswith("mc3 ") and " ... " not in line:
             words = [re.sub(r"^[A-Z]$", "1", word) for word in shlex.split(line)[1:]]
             assert cli.parser().parse_args(words), line
-
-
-@pytest.mark.parametrize("name", GUIDES)
-def test_every_mc3_command_named_in_prose_has_its_step_and_its_options(name):
-    text = text_of(name)
     for code in mentioned(text) + [line for line in typed(text) if " ... " in line]:
         if code.startswith("mc3 "):
             words = code.partition(" -- ")[0].split()[1:]

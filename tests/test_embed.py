@@ -6,17 +6,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import small_training
 import small_work
 import torch
-import yaml
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from mc3 import config, embed, methods, store
-from mc3.data import tokenizer
 from mc3.data.shards import open_clips
 from mc3.errors import DataError
 from mc3.model import MC3
@@ -24,31 +21,18 @@ from mc3.paper import jobs
 
 
 @pytest.fixture(scope="module")
-def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> config.Config:
     """Sixty-four clips, and checkpoints of mc3, clap and align with initial weights."""
-    params = small_work.make(tmp_path_factory.mktemp("embed") / "work", clips=64, events=8)
-    settings = yaml.safe_load(params.read_text())
-    settings["train"]["threads"] = 1
-    settings["evaluate"]["batch_size"] = 20
-    params.write_text(yaml.safe_dump(settings))
-    settings = config.load(params)
-    texts = pd.read_parquet(settings.paths.shards / "index.parquet")["text"]
-    tokenizer.train(texts, settings.model.text.vocab_size).save(str(settings.paths.shards / "tokenizer.json"))
-    for seed, name in enumerate(("mc3", "clap", "align")):
-        MC3.initial(settings, seed).save(settings.paths.final(name, 0))
-    return params
-
-
-@pytest.fixture
-def settings(params: Path) -> config.Config:
-    return config.load(params)
+    settings = config.load(small_work.make(tmp_path_factory.mktemp("embed") / "work", clips=64, events=8))
+    settings = config.override(settings, {"train.threads": 1, "evaluate.batch_size": 20})
+    small_work.initial(settings, ("mc3", "clap", "align"))
+    return settings
 
 
 def test_each_row_is_its_clip_embedded_alone_with_the_same_bytes_each_time(settings: config.Config) -> None:
     file = embed.run(settings, "mc3", 0)
     tensors, before = load_file(file), file.read_bytes()
-    folder = settings.paths.final("mc3", 0)
-    index, model = store.clips(settings), MC3.load(folder)
+    index, model = store.clips(settings), MC3.load(settings.paths.final("mc3", 0))
     assert set(index["split"]) == {"validation", "test"}
     assert index.index.tolist() == list(range(48))
     items = {}
@@ -57,9 +41,8 @@ def test_each_row_is_its_clip_embedded_alone_with_the_same_bytes_each_time(setti
         items |= {clip: (clips, i) for i, clip in enumerate(clips.index["clip_id"])}
     for row in (0, 15, 16, 47):
         clips, i = items[index["clip_id"][row]]
-        item = clips[i]
         with torch.inference_mode():
-            alone = model({m: item[m][None] for m in ("audio", "video", "text")})
+            alone = model({m: clips[i][m][None] for m in ("audio", "video", "text")})
         for modality, vector in alone.items():
             np.testing.assert_allclose(tensors[modality][row], vector[0].numpy(), atol=1e-5)
     for tensor in tensors.values():
@@ -77,26 +60,20 @@ def test_only_trained_modalities_are_embedded_also_of_align(settings: config.Con
 
 
 def test_a_missing_input_is_named_with_the_command_that_makes_it(mini_config: config.Config) -> None:
-    for missing, message in (
-        (lambda: embed.run(mini_config, "cmc", 0), r"cmc-0.*mc3 train --method cmc --seed 0"),
-        (lambda: store.embeddings(mini_config, "mc3", 4), "dvc repro embed`"),
-        (lambda: store.clips(mini_config), "dvc repro shards"),
-    ):
-        with pytest.raises(DataError, match=message):
-            missing()
+    with pytest.raises(DataError, match=r"cmc-0.*mc3 train --method cmc --seed 0"):
+        embed.run(mini_config, "cmc", 0)
+    with pytest.raises(DataError, match="dvc repro shards"):
+        store.clips(mini_config)
 
 
-def test_only_changed_methods_are_embedded_again_and_leftover_files_are_removed(
-    settings: config.Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_changed_methods_are_embedded_again_and_leftover_files_are_removed(settings, monkeypatch, capsys) -> None:
     monkeypatch.setattr(methods, "METHODS", {name: methods.METHODS[name] for name in ("mc3", "clap")})
     leftover = settings.paths.embeddings("gone", 0)
-    settings = config.override(settings, {"train.threads": 1, "seeds": [0]})
+    settings = config.override(settings, {"seeds": [0]})
     jobs.make(settings, "embed")
     leftover.write_bytes(b"")
-    folder = settings.paths.final("clap", 0)
     before = settings.paths.embeddings("clap", 0).read_bytes()
-    MC3.initial(settings, 7).save(folder)
+    MC3.initial(settings, 7).save(settings.paths.final("clap", 0))
     capsys.readouterr()
     jobs.make(settings, "embed")
     printed = capsys.readouterr().out
@@ -108,11 +85,10 @@ def test_only_changed_methods_are_embedded_again_and_leftover_files_are_removed(
 
 
 def test_files_have_the_same_bytes_from_any_process_and_the_library_reads_them(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; import numpy as np; from mc3 import store; "
-        "store.write_tensors(Path(sys.argv[1]), {'b': np.ones((3, 2), np.float32), 'a': np.arange(6).reshape(2, 3).T}, "
-        "{'seed': '0', 'method': 'mc3', 'checkpoint': 'é', 'more': 'x'})"
-    )
+    about = {"seed": "0", "method": "mc3", "checkpoint": "é", "more": "x"}
+    tensors = "{'b': np.ones((3, 2), np.float32), 'a': np.arange(6).reshape(2, 3).T}"
+    program = "import sys; from pathlib import Path; import numpy as np; from mc3 import store; "
+    program += f"store.write_tensors(Path(sys.argv[1]), {tensors}, {about})"
     files = [tmp_path / f"{seed}.safetensors" for seed in "01"]
     for file in files:
         environment = {**os.environ, "PYTHONHASHSEED": file.stem}
@@ -120,7 +96,7 @@ def test_files_have_the_same_bytes_from_any_process_and_the_library_reads_them(t
     assert files[0].read_bytes() == files[1].read_bytes()
     np.testing.assert_array_equal(load_file(files[0])["a"], np.arange(6).reshape(2, 3).T)
     with safe_open(files[0], "numpy") as written:
-        assert written.metadata() == {"seed": "0", "method": "mc3", "checkpoint": "é", "more": "x"}
+        assert written.metadata() == about
     assert sorted(tmp_path.iterdir()) == files
 
 

@@ -1,6 +1,7 @@
 """The environment's files agree with one another, and the lock serves Linux and macOS on every supported Python."""
 
 import ast
+import itertools
 import json
 import re
 import subprocess
@@ -10,15 +11,15 @@ from importlib import metadata
 
 import pytest
 import yaml
-from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from setuptools import find_packages
+from small_work import ROOT, text_of
 
 import mc3
 
-LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line]
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LINES = [line for line in text_of("requirements.lock").splitlines() if line]
+PYPROJECT = tomllib.loads(text_of("pyproject.toml"))
 PROJECT = PYPROJECT["project"]
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = {
@@ -57,18 +58,15 @@ def test_every_dependency_is_locked_within_its_bound(platform, python):
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)], prereleases=True), requirement
 
 
-def test_torch_and_its_two_companions_fit_together_and_macos_gets_nothing_of_cuda():
-    pins, cuda = locked("Linux"), re.compile(r"nvidia-|cuda-|triton")
-    assert (pins["torch"], pins["torchvision"], pins["torchaudio"]) == ("2.11.0", "0.26.0", "2.11.0")
-    assert [name for name in pins if cuda.match(name)]
-    assert not [name for name in locked("macOS") if cuda.match(name)]
+def test_linux_gets_what_cuda_needs_and_macos_does_not():
+    needs_cuda = {name: any(map(re.compile(r"nvidia-|cuda-|triton").match, locked(name))) for name in PLATFORMS}
+    assert needs_cuda == {"Linux": True, "macOS": False}
 
 
 def test_the_packages_that_compute_have_one_version_under_every_python():
-    for platform in PLATFORMS:
-        first, *others = (locked(platform, f"{python}.0") for python in PYTHONS)
-        for pins in others:
-            assert {name for name in first.keys() & pins.keys() if first[name] != pins[name]} <= {"soupsieve"}
+    for platform, python in itertools.product(PLATFORMS, PYTHONS[1:]):
+        first, pins = locked(platform, f"{PYTHONS[0]}.0"), locked(platform, f"{python}.0")
+        assert {name for name in first.keys() & pins.keys() if first[name] != pins[name]} <= {"soupsieve"}
 
 
 def test_this_environment_is_the_locked_one():
@@ -79,13 +77,10 @@ def test_this_environment_is_the_locked_one():
 
 
 def test_every_package_that_the_code_imports_is_a_declared_dependency():
-    imported = set()
-    for file in (ROOT / "mc3").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                imported.add(node.module.split(".")[0])
+    nodes = [node for file in (ROOT / "mc3").rglob("*.py") for node in ast.walk(ast.parse(file.read_text()))]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    imported = {name.split(".")[0] for name in names}
     distributions = metadata.packages_distributions()
     wanted = {name: distributions.get(name, [name]) for name in imported - sys.stdlib_module_names - {"mc3"}}
     declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
@@ -103,45 +98,35 @@ def test_an_installed_copy_has_every_package_and_every_data_file():
 
 def test_every_file_that_lists_python_versions_lists_the_same_and_ci_runs_make_test():
     supported = Requirement(f"python{PROJECT['requires-python']}").specifier
-    candidates = [f"3.{minor}" for minor in range(9, 16)]
-    assert tuple(version for version in candidates if supported.contains(f"{version}.0")) == PYTHONS
-
-    makefile = re.search(r"(?m)^PYTHONS = (.*)$", (ROOT / "Makefile").read_text())
+    assert tuple(f"3.{minor}" for minor in range(9, 16) if supported.contains(f"3.{minor}.0")) == PYTHONS
+    makefile = re.search(r"(?m)^PYTHONS = (.*)$", text_of("Makefile"))
     assert makefile[1].split() == list(reversed(PYTHONS))
-    job = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]["test"]
+    job = yaml.safe_load(text_of(".github/workflows/test.yml"))["jobs"]["test"]
     assert tuple(job["strategy"]["matrix"]["python"]) == PYTHONS
     assert any("make test" in step.get("run", "") for step in job["steps"])
-    assert "exec make test" in (ROOT / ".ci" / "run").read_text()
-    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
-    assert container["image"].startswith(f"python:{PYTHONS[-1]}-")
-
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert "exec make test" in text_of(".ci/run")
+    assert json.loads(text_of(".devcontainer/devcontainer.json"))["image"].startswith(f"python:{PYTHONS[-1]}-")
+    environment = yaml.safe_load(text_of("environment.yml"))
     python, pip, through_pip = environment["dependencies"]
     assert (Requirement(python).specifier, pip) == (supported, "pip")
     assert through_pip == {"pip": ["-r requirements.lock", "-e ."]}
 
 
 def test_citation_codemeta_and_package_agree_on_title_version_and_licence():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    codemeta = json.loads((ROOT / "codemeta.json").read_text())
+    citation, codemeta = yaml.safe_load(text_of("CITATION.cff")), json.loads(text_of("codemeta.json"))
     assert citation["title"] == codemeta["name"]
     assert citation["abstract"] == codemeta["description"]
     assert citation["version"] == codemeta["version"] == PROJECT["version"] == mc3.__version__
     assert citation["license"] == codemeta["license"].rpartition("/")[2] == PROJECT["license"] == "MIT"
-    paper = citation["preferred-citation"]
-    assert codemeta["referencePublication"]["name"] == paper["title"]
-    assert f"## [{PROJECT['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert codemeta["referencePublication"]["name"] == citation["preferred-citation"]["title"]
+    assert f"## [{PROJECT['version']}]" in text_of("CHANGELOG.md")
 
 
-def test_dvc_sends_nothing_to_its_makers():
-    core = (ROOT / ".dvc" / "config").read_text()
-    assert "analytics = false" in core
-    assert "check_update = false" in core
+def committed(path: str) -> bytes:
+    found = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True)
+    return found.stdout if found.returncode == 0 else (ROOT / path).read_bytes()
 
 
-def test_the_committed_settings_are_the_committed_mini_profile():
-    def committed(path: str) -> bytes:
-        found = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True)
-        return found.stdout if found.returncode == 0 else (ROOT / path).read_bytes()
-
+def test_the_committed_settings_are_the_mini_profile_and_dvc_sends_nothing_to_its_makers():
     assert committed("params.yaml") == committed("profiles/mini.yaml")
+    assert {"analytics = false", "check_update = false"} <= set(map(str.strip, text_of(".dvc/config").splitlines()))

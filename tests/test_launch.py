@@ -4,14 +4,13 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import small_training
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from small_work import ROOT
+from small_work import ROOT, scripts, text_of
 
 from mc3 import cli
 from mc3.config import as_dict
@@ -24,26 +23,16 @@ def test_accelerate_reads_a_launch_files_settings_and_the_command_in_it_parses(n
     found = load_config_from_file(str(LAUNCH / f"{name}.yaml"))
     assert (found.num_machines, found.num_processes) == (machines, processes)
     assert (found.use_cpu, found.mixed_precision) == (False, "no")
-    command = re.search("accelerate launch (.*)", (LAUNCH / f"{name}.yaml").read_text())[1]
+    command = re.search("accelerate launch (.*)", text_of(f"profiles/launch/{name}.yaml"))[1]
     arguments = launch_command_parser().parse_args(command.split())
     assert (arguments.module, arguments.training_script) == (True, "mc3.cli")
     assert cli.parser().parse_args(arguments.training_script_args).method == "mc3"
     assert (ROOT / arguments.config_file).exists()
 
 
-@pytest.fixture
-def commands(tmp_path: Path) -> Path:
-    """A folder with stand-ins for SLURM's commands."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name, body in (("srun", 'exec "$@"'), ("scontrol", "echo localhost; echo other")):
-        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
-        (folder / name).chmod(0o755)
-    return folder
-
-
 @pytest.mark.slow
-def test_the_slurm_script_starts_a_process_per_gpu(settings, tmp_path, commands):
+def test_the_slurm_script_starts_a_process_per_gpu(settings, tmp_path):
+    commands = scripts(tmp_path / "bin", srun='exec "$@"', scontrol="echo localhost; echo other")
     config = small_training.configured(settings)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(as_dict(config)))
     (tmp_path / ".venv").symlink_to(sys.prefix)
@@ -57,7 +46,7 @@ def test_the_slurm_script_starts_a_process_per_gpu(settings, tmp_path, commands)
     assert (config.paths.checkpoint("align", 0) / "final" / "model.safetensors").exists()
 
 
-def test_the_slurm_script_names_a_missing_argument(commands):
+def test_the_slurm_script_names_a_missing_argument():
     done = subprocess.run(["bash", str(LAUNCH / "train.sbatch"), "mc3"], capture_output=True, text=True)
     assert done.returncode != 0
     assert "which seed" in done.stderr

@@ -6,17 +6,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-
-TOOLS = ("sh", "make", "cat", "cksum", "cp", "grep", "mkdir", "rm", "dirname")
+from small_work import ROOT, scripts
 
 # Answers what `make setup` asks a Python: its version, whether it has venv and pip, and to build .venv.
-PYTHON = """#!/bin/sh
-case "$*" in
+PYTHON = """case "$*" in
   *ensurepip*) echo {version};;
   "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo "{version}" > .venv/version;;
-esac
-"""
+esac"""
 
 
 @pytest.fixture
@@ -26,22 +22,14 @@ def top(tmp_path: Path) -> Path:
     (top / "bin").mkdir(parents=True)
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, top / name)
-    for name in TOOLS:
+    for name in ("sh", "make", "cat", "cksum", "cp", "grep", "mkdir", "rm", "dirname"):
         (top / "bin" / name).symlink_to(shutil.which(name))
-    install(top / "bin" / "uv", "#!/bin/sh\n")
+    scripts(top / "bin", uv="")
     return top
 
 
-def install(path: Path, script: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(script)
-    path.chmod(0o755)
-
-
-def add_python(top: Path, name: str, version: str) -> Path:
-    path = top / name if "/" in name else top / "bin" / name
-    install(path, PYTHON.format(version=version))
-    return path
+def add_python(top: Path, name: str, version: str, folder: str = "bin") -> Path:
+    return scripts(top / folder, **{name: PYTHON.format(version=version)}) / name
 
 
 def make(top: Path, *arguments: str, path: str = "") -> subprocess.CompletedProcess:
@@ -83,7 +71,7 @@ def test_an_unfinished_or_moved_environment_is_rebuilt_even_while_it_is_activate
     add_python(top, "python3.12", "3.12")
     venv = top / ".venv"
     make(top)
-    add_python(top, ".venv/bin/python3.13", "3.13")
+    add_python(top, "python3.13", "3.13", ".venv/bin")
     if fault == "moved":
         (venv / ".ready").write_text("/elsewhere\n1 2\n")
     else:
@@ -96,7 +84,7 @@ def test_an_unfinished_or_moved_environment_is_rebuilt_even_while_it_is_activate
 def test_a_python_that_is_named_is_used_and_replaces_another_version(top):
     add_python(top, "python3.13", "3.13")
     make(top)
-    named = add_python(top, "my pythons/python3.12", "3.12")
+    named = add_python(top, "python3.12", "3.12", "my pythons")
     assert make(top, f"PYTHON={named}").returncode == 0
     assert built_with(top) == "3.12"
     assert make(top, f"PYTHON={named}").stdout == ""
@@ -116,11 +104,9 @@ def test_no_supported_python_is_an_error_that_says_what_to_do_and_leaves_the_env
 
 def test_every_target_that_help_names_exists():
     def run(*arguments: str) -> str:
-        options = {"cwd": ROOT, "env": {"PATH": os.environ["PATH"]}, "text": True}
-        return subprocess.check_output(["make", *arguments], **options)
+        return subprocess.check_output(["make", *arguments], cwd=ROOT, env={"PATH": os.environ["PATH"]}, text=True)
 
-    text = run("help")
-    targets = [line.split()[1] for line in text.splitlines() if line.startswith("make ")]
+    targets = [line.split()[1] for line in run("help").splitlines() if line.startswith("make ")]
     assert targets == ["repro", "retrain", "study", "test", "test-slow", "lint", "lab", "setup", "clean"]
     for target in targets:
         assert run("--dry-run", target)

@@ -13,13 +13,10 @@ from mc3.errors import DataError
 from mc3.files import is_safe_id
 
 
-@pytest.mark.parametrize(
-    ("value", "safe"),
-    [*((value, True) for value in ("P01_101_12", "0a1b-2c", "a.b")),
-     *((value, False) for value in ("../../x", "a/b", "a\\b", ".hidden", "", "a b", "a\n", "ä", None, 7, "a" * 201))],
-)  # fmt: skip
-def test_an_id_is_safe_only_without_separators_and_leading_dot(value, safe: bool):
-    assert is_safe_id(value) is safe
+def test_an_id_is_safe_only_without_separators_and_leading_dot():
+    safe = ["P01_101_12", "0a1b-2c", "a.b"]
+    unsafe = ["../../x", "a/b", "a\\b", ".hidden", "", "a b", "a\n", "ä", None, 7, "a" * 201]
+    assert [value for value in safe + unsafe if is_safe_id(value)] == safe
 
 
 def made(config: Config) -> tuple[pd.DataFrame, dict]:

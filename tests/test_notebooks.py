@@ -42,12 +42,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stages() -> dict[str, dict[str, Any]]:
     """The stages that run a notebook, by the notebook's name."""
-    found = {}
-    for pipeline in (ROOT / "dvc.yaml", ROOT / "experiments" / "dvc.yaml"):
-        for stage in yaml.safe_load(pipeline.read_text())["stages"].values() if pipeline.exists() else ():
-            for name in re.findall(r"mc3 notebook (\w+)", str(stage["cmd"])):
-                found[name] = stage
-    return found
+    pipelines = [yaml.safe_load((ROOT / name).read_text()) for name in ("dvc.yaml", "experiments/dvc.yaml")]
+    all_stages = [stage for pipeline in pipelines for stage in pipeline["stages"].values()]
+    return {name: stage for stage in all_stages for name in re.findall(r"mc3 notebook (\w+)", str(stage["cmd"]))}
 
 
 def test_the_git_filter_finds_nothing_to_strip() -> None:
@@ -68,7 +65,12 @@ def test_a_notebook_is_in_canonical_form_but_for_plain_numbers_as_ids(path: Path
 
 
 @each_notebook
-def test_a_notebook_calls_the_package_and_programs_nothing_itself(path: Path) -> None:
+def test_a_notebook_has_a_title_and_one_sentence_for_the_contents_and_programs_nothing_itself(path: Path) -> None:
+    title, sentence = notebook.heading(path)
+    assert "\n" not in title + sentence
+    assert 10 < len(title) < 90
+    assert 20 < len(sentence) < 140
+    assert sentence[-1] in ".?"
     cells = code(path)
     assert len(cells) <= 8
     assert [cell["metadata"].get("tags") for cell in cells].count(["parameters"]) == 1
@@ -77,15 +79,6 @@ def test_a_notebook_calls_the_package_and_programs_nothing_itself(path: Path) ->
     assert not kinds & {ast.ClassDef, ast.FunctionDef, ast.For, ast.While, ast.If, ast.Try}
     prose = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown"]
     assert sum(len("".join(cell["source"]).split()) for cell in prose) > 80
-
-
-@each_notebook
-def test_a_notebook_begins_with_a_title_and_one_sentence_for_the_contents(path: Path) -> None:
-    title, sentence = notebook.heading(path)
-    assert "\n" not in title + sentence
-    assert 10 < len(title) < 90
-    assert 20 < len(sentence) < 140
-    assert sentence[-1] in ".?"
 
 
 @each_notebook

@@ -14,6 +14,7 @@ from mc3.extra import plots as extra_plots
 from mc3.paper import plots
 
 ENDS = ("", "_low", "_high")
+DIAGONAL = pd.DataFrame({"al": [-1.0, 1.0], "av": [-1.0, 1.0]})
 METHODS = ["CLAP", "w/o consensus", "w/o contrastive", "CMC (with a long label indeed)", "MC3"]
 
 
@@ -50,10 +51,6 @@ def points() -> pd.DataFrame:
     return pd.DataFrame({"checkpoint": ["align stage", "MC3"] * 30, "region": ["I", "II", "I"] * 20, **values})
 
 
-def diagonal() -> pd.DataFrame:
-    return pd.DataFrame({"al": [-1.0, 1.0], "av": [-1.0, 1.0]})
-
-
 def retrieved() -> pd.DataFrame:
     rows = [(d, 0, k, k, k == 1, 1) for d in ("video → audio", "audio → text") for k in (1, 2, 3)]
     return pd.DataFrame(rows, columns=["direction", "query", "retrieved", "rank", "correct", "first_correct"])
@@ -81,12 +78,11 @@ def worlds() -> pd.DataFrame:
 
 
 def trials() -> pd.DataFrame:
-    table = pd.DataFrame({
-        "group": ["anchor", "anchor", "weight"], "setting": ["audio", "video", "5"], "profile": [True, False, False],
-        "label": ["CMC", "CMC", "MC3"], "selection": [0.6, 0.7, 0.65], "chosen": [False, True, True],
-    })  # fmt: skip
+    made = table(
+        group=["anchor", "anchor", "weight"], setting=["audio", "video", "5"], profile=[True, False, False],
+        label=["CMC", "CMC", "MC3"], selection=[0.6, 0.7, 0.65], chosen=[False, True, True])  # fmt: skip
     scores = {f"{v}{p}_roc": [0.6, 0.7, np.nan] for v in ("", "validation_") for p in ("av", "al")}
-    return table.assign(**scores, **{f"{name}_std": [0.01, np.nan, np.nan] for name in scores})
+    return made.assign(**scores, **{f"{name}_std": [0.01, np.nan, np.nan] for name in scores})
 
 
 def table(**columns: object) -> pd.DataFrame:
@@ -113,26 +109,22 @@ FIGURES = {
     "retrieval": lambda: plots.retrieval(Pictures(), retrieved()),
     "per_class": lambda: plots.per_class(table(
         class_id=[0, 1] * 2, name=["cut / chop", "water"] * 2, n=[5, 50] * 2, probe=["MC3", "MC3", "b", "b"],
-        recall=[0, 1.0, 0.5, 0.5],
-    )),
+        recall=[0, 1.0, 0.5, 0.5])),
     "confusion": lambda: plots.confusion(
         table(class_id=[1, 0], name=["$x$ <b>", "water"], n=[50, 5], **{"1": [0.9, 0.2], "0": [0.1, 0.8]})),
-    "regions": lambda: plots.regions(regions(), diagonal()),
-    "consensus": lambda: plots.consensus(points(), diagonal()),
+    "regions": lambda: plots.regions(regions(), DIAGONAL),
+    "consensus": lambda: plots.consensus(points(), DIAGONAL),
     "real_audio": lambda: extra_plots.real_audio(table(
         method=["chance", "log-mel", *METHODS, *METHODS], log_mel=[False, True, *[False] * 5, *[True] * 5],
         accuracy=[0.1, 0.8, *np.linspace(0.5, 0.9, 10)], vs_log_mel_low=[-0.75, np.nan, *np.linspace(-0.34, 0.06, 10)],
-        vs_log_mel_high=[-0.65, np.nan, *np.linspace(-0.26, 0.14, 10)],
-    )),
+        vs_log_mel_high=[-0.65, np.nan, *np.linspace(-0.26, 0.14, 10)])),
     "narrated": lambda: extra_plots.narrated(
         table(score=["chance", "text"], roc=[0.5, 0.7], roc_low=[0.5, 0.6], roc_high=[0.5, 0.75],
               **{f"within_verb{end}": [0.5, np.nan] for end in ENDS}),
         table(verb=["take $x$", "turn-off", "rare"], narrations=[1900, 50, 49], sounding=[0.9, 0.0, 1.0],
-              shifted=[0.1, 0.0, 0.1]),
-    ),
-    "training": lambda: plots.training(table(
-        method=["CMC", "CMC", "MC3", "MC3"], metric="AV ROC", step=[1, 2, 1, 2], value=[0.5, 0.6, 0.5, 0.7],
-    )),
+              shifted=[0.1, 0.0, 0.1])),
+    "training": lambda: plots.training(
+        table(method=["CMC", "CMC", "MC3", "MC3"], metric="AV ROC", step=[1, 2, 1, 2], value=[0.5, 0.6, 0.5, 0.7])),
     "scatter": lambda: plots.scatter(table(x=[0.0, 1], y=[0.0, 1], group=["cut", "wash"]), "a $ map"),
     "overview": lambda: plots.overview(measured()),
 }  # fmt: skip
@@ -145,15 +137,15 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return request.param, figure, plots.save(figure, tmp_path_factory.mktemp(request.param) / "figure")
 
 
-def test_nothing_is_cut_off_at_the_edge(saved: tuple[str, Figure, Path]) -> None:
-    pixels = np.asarray(Image.open(saved[-1]).convert("L"))
+def test_a_figure_fits_the_papers_page_uncut_with_its_legend_beside_the_data(saved: tuple[str, Figure, Path]) -> None:
+    _, figure, path = saved
+    assert figure.get_figwidth() <= plots.PAGE
+    assert Image.open(path).width <= 200 * plots.PAGE
+    assert max(path.stat().st_size for path in path.parent.iterdir()) < 400_000
+    pixels = np.asarray(Image.open(path).convert("L"))
     assert pixels.min() < 100  # something is drawn
     for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
         assert (edge == 255).all()
-
-
-def test_a_legend_does_not_lie_over_data(saved: tuple[str, Figure, Path]) -> None:
-    _, figure, _ = saved
     figure.draw_without_rendering()
     for legend in figure.legends:
         for ax in figure.axes:
@@ -169,32 +161,21 @@ def test_saved_twice_a_figure_is_the_same_bytes_and_has_no_date_in_it(saved, tmp
     assert b"<dc:date>" not in both[0]["figure.svg"]
 
 
-def test_every_figure_fits_the_papers_page(saved: tuple[str, Figure, Path]) -> None:
-    _, figure, path = saved
-    assert figure.get_figwidth() <= plots.PAGE
-    assert Image.open(path).width <= 200 * plots.PAGE
-    assert max(path.stat().st_size for path in path.parent.iterdir()) < 400_000
-
-
-def test_a_method_keeps_its_colour_over_the_panels() -> None:
-    figure = plots.precision_recall(curves(), {"AV": 0.54, "AL": 0.54})
+def test_curves_pass_through_the_points_given_and_a_method_keeps_its_colour_over_the_panels() -> None:
+    table, figure = curves(), FIGURES["precision_recall"]()
     colours = [[line.get_color() for line in ax.lines] for ax in figure.axes]
     assert colours[0] == colours[1]
     assert len(set(colours[0])) == len(METHODS) + 1
-
-
-def test_curves_pass_through_the_points_given() -> None:
-    table = curves()
-    figure = plots.precision_recall(table, {"AV": 0.54, "AL": 0.54})
     drawn = [tuple(map(tuple, (line.get_xdata(), line.get_ydata()))) for line in figure.axes[0].lines]
     for method in METHODS:
         part = table[(table["pair"] == "AV") & (table["method"] == method)]
         assert (tuple(part["recall"]), tuple(part["precision"])) in drawn
 
 
-def test_verbs_of_few_narrations_are_not_drawn() -> None:
+def test_verbs_of_few_narrations_are_not_drawn_and_bars_are_as_long_as_the_rates() -> None:
     left, _ = FIGURES["narrated"]().axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["take $x$ (1900)", "turn-off (50)"]
+    assert [bar.get_width() for bar in FIGURES["sounding_rates"]().axes[0].patches] == [0.9, 0.05]
 
 
 def test_a_difference_is_blue_ahead_orange_behind_and_grey_where_its_interval_holds_zero() -> None:
@@ -220,7 +201,7 @@ def test_a_studys_gaps_are_labelled_by_method_and_drawn_at_their_mean() -> None:
 
 def test_titles_of_checkpoints_are_beside_each_other_and_little_of_the_page_is_empty() -> None:
     names = ["align stage", "w/o consensus", "MC3", "Peers"]
-    figure = plots.consensus(pd.concat([points().assign(checkpoint=name) for name in names]), diagonal())
+    figure = plots.consensus(pd.concat([points().assign(checkpoint=name) for name in names]), DIAGONAL)
     figure.draw_without_rendering()
     titles = [ax.title.get_window_extent() for ax in figure.axes]
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(titles))
@@ -242,11 +223,6 @@ def test_zero_consensus_loss_is_drawn_where_it_is_in_both_figures() -> None:
     assert not [c for ax in others for c in ax.collections if c.get_label() == "no consensus loss"]
 
 
-def test_bars_are_as_long_as_the_rates() -> None:
-    figure = FIGURES["sounding_rates"]()
-    assert [bar.get_width() for bar in figure.axes[0].patches] == [0.9, 0.05]
-
-
 def test_a_spectrograms_low_tones_are_below_and_later_is_right() -> None:
     class Tone(Pictures):
         def fbank(self, i: int) -> np.ndarray:
@@ -263,12 +239,11 @@ def test_a_spectrograms_low_tones_are_below_and_later_is_right() -> None:
 
 @pytest.mark.parametrize("kind", ["normal", "deuteranopia", "protanopia"])
 def test_the_first_colours_are_distinct_to_eyes_that_lack_a_cone(kind: str) -> None:
-    # Viénot, Brettel & Mollon (1999): linear RGB after the loss of the M or L cones.
-    simulate = {
+    simulate = np.array({  # Viénot, Brettel & Mollon (1999): linear RGB after the loss of the M or L cones
         "normal": np.eye(3),
         "deuteranopia": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
         "protanopia": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
-    }[kind]
-    seen = np.array([np.asarray(simulate) @ np.array(to_rgb(c)) ** 2.2 for c in plots.PALETTE[:3]])
+    }[kind])  # fmt: skip
+    seen = np.array([simulate @ np.array(to_rgb(c)) ** 2.2 for c in plots.PALETTE[:3]])
     distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
     assert distance[np.triu_indices(3, 1)].min() > 0.15

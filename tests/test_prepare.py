@@ -10,10 +10,12 @@ import tarfile
 import time
 import weakref
 from pathlib import Path
+from unittest.mock import Mock
 
 import av
 import numpy as np
 import pytest
+import small_work
 import yaml
 from conftest import ROOT
 from hypothesis import given
@@ -50,10 +52,8 @@ def jobs_of(settings: Config) -> list[prepare.ShardJob]:
 
 
 def job_with(name: str, gaps: list[float]) -> prepare.ShardJob:
-    rows, time = [], 0.0
-    for gap in gaps:
-        rows.append({"dataset": "ego4d", "video_uid": name, "start_sec": time + gap, "end_sec": time + gap + 1.5})
-        time += gap + 1.5
+    starts = np.cumsum(gaps) + 1.5 * np.arange(len(gaps))
+    rows = [{"dataset": "ego4d", "video_uid": name, "start_sec": start, "end_sec": start + 1.5} for start in starts]
     return prepare.ShardJob(Path(name), rows, Path(), CLIPS)
 
 
@@ -86,16 +86,15 @@ def test_ranks_together_write_the_bytes_of_one_process_and_what_it_took(written:
         assert rank["clips_per_core_sec"] == pytest.approx(rank["clips"] / rank["cpu_sec"])
         assert 20e6 < rank["peak_rss_bytes"] < 20e9
         assert 0 < rank["elapsed_sec"] < 600
-    tars = list((again.paths.work / "shards.partial").glob("*.tar"))
+    tars = (again.paths.work / "shards.partial").glob("*.tar")
     assert sum(rank["bytes"] for rank in ranks) == sum(path.stat().st_size for path in tars)
     assert contents(prepare.write(again)) == contents(written.paths.shards)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["clips"] == len(table)
     assert summary["cpu_sec"] == pytest.approx(sum(rank["cpu_sec"] for rank in ranks))
-    filmed = sum(p.stat().st_size for p in (again.paths.shards).glob("ego4d*.tar"))
-    count = (table["dataset"] == "ego4d").sum()
+    filmed = sum(path.stat().st_size for path in again.paths.shards.glob("ego4d*.tar"))
     assert summary["projected"]["clips"] == 250_000
-    assert summary["projected"]["bytes"] == pytest.approx(250_000 * filmed / count)
+    assert summary["projected"]["bytes"] == pytest.approx(250_000 * filmed / (table["dataset"] == "ego4d").sum())
 
 
 def test_a_share_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(written: Config, again: Config):
@@ -124,19 +123,16 @@ def test_a_share_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(writt
 
 
 def test_workers_end_when_their_parent_is_killed():
-    script = (
-        "import os, time; from concurrent.futures import ProcessPoolExecutor; import multiprocessing\n"
-        "from mc3.data import prepare\n"
-        "fork = multiprocessing.get_context('fork')\n"
-        "pool = ProcessPoolExecutor(2, mp_context=fork, initializer=prepare._start_worker, initargs=(os.getpid(),))\n"
-        "print(pool.submit(os.getpid).result(), flush=True); time.sleep(60)"
-    )
+    script = "import multiprocessing, os, time; from concurrent.futures import ProcessPoolExecutor as Pool\n"
+    script += "from mc3.data import prepare; fork = multiprocessing.get_context('fork')\n"
+    script += "pool = Pool(2, mp_context=fork, initializer=prepare._start_worker, initargs=(os.getpid(),))\n"
+    script += "print(pool.submit(os.getpid).result(), flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         worker = int(parent.stdout.readline())
         os.kill(worker, 0)  # it is there
         parent.kill()
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{worker}/stat").exists() and " Z " not in Path(f"/proc/{worker}/stat").read_text():
+    deadline, state = time.monotonic() + 30, Path(f"/proc/{worker}/stat")
+    while state.exists() and " Z " not in state.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -200,11 +196,9 @@ def test_a_video_that_fails_midway_leaves_no_trace_in_its_shard(again: Config, m
 
 
 def test_the_clips_of_a_long_video_are_not_held_in_memory(again: Config, monkeypatch):
-    job = jobs_of(again)[0]
-    first = job.rows[0]
-    rows = [{**first, "clip_id": f"c{i}", "start_sec": i / 50, "end_sec": i / 50 + 0.5} for i in range(300)]
+    job, members_of = jobs_of(again)[0], prepare.members_of
+    rows = [job.rows[0] | {"clip_id": f"c{i}", "start_sec": i / 50, "end_sec": i / 50 + 0.5} for i in range(300)]
     live, most = weakref.WeakSet(), []
-    members_of = prepare.members_of
 
     class Members(dict):
         __hash__ = object.__hash__
@@ -222,13 +216,14 @@ def test_the_clips_of_a_long_video_are_not_held_in_memory(again: Config, monkeyp
 
 
 def test_every_video_is_opened_once(again: Config, monkeypatch):
-    opened, open_file = [], av.open
-    monkeypatch.setattr(av, "open", lambda path, *a, **k: opened.append(path) or open_file(path, *a, **k))
+    opened = Mock(wraps=av.open)
+    monkeypatch.setattr(av, "open", opened)
     for job in jobs_of(again):
         prepare.write_shard(job)
     table = manifest.read(again.paths.work / "manifest.parquet")
     videos = table.loc[table["dataset"] == "ego4d", "path"].unique()
-    assert sorted(opened) == sorted(str(again.paths.raw / path) for path in videos)
+    paths = [call.args[0] for call in opened.call_args_list]
+    assert sorted(paths) == sorted(str(again.paths.raw / path) for path in videos)
 
 
 def test_two_submitted_tasks_together_write_the_shards_of_one_process(written: Config, again: Config, capfd):
@@ -242,29 +237,20 @@ def test_two_submitted_tasks_together_write_the_shards_of_one_process(written: C
 
 def test_a_failed_task_is_named_with_its_log_and_the_rest_is_kept(again: Config):
     (again.paths.work / "runs" / "prepare" / "rank-1.json").mkdir(parents=True)  # cannot be written
-    message = r"1 of 2 tasks failed \(rank 1: IsADirectoryError.*see .*\.err\); .*is kept"
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(DataError) as error:
         submit.submit(again, 2, {})
-    log = re.search(r"see (\S+\.err)", str(error.value))[1]
-    assert "IsADirectoryError" in Path(log).read_text()
+    message = r"1 of 2 tasks failed \(rank 1: IsADirectoryError.*see (\S+\.err)\); .*is kept"
+    assert "IsADirectoryError" in Path(re.search(message, str(error.value))[1]).read_text()
     assert list((again.paths.work / "shards.partial").glob("*.json"))
-    assert not (again.paths.shards).exists()
+    assert not again.paths.shards.exists()
 
 
 def test_slurm_is_given_the_parameters(again: Config, tmp_path: Path, monkeypatch):
-    programs = tmp_path / "bin"
-    programs.mkdir()
     submitted = f'cp "$1" {tmp_path}/submitted.sh; echo Submitted batch job 77'
-    stand_ins = {"sbatch": submitted, "srun": "", "scancel": f'echo "$@" >> {tmp_path}/cancelled'}
-    for name, body in stand_ins.items():
-        (programs / name).write_text(f"#!/bin/sh\n{body}\n")
-        (programs / name).chmod(0o755)
+    cancelled = f'echo "$@" >> {tmp_path}/cancelled'
+    programs = small_work.scripts(tmp_path / "bin", sbatch=submitted, srun="", scancel=cancelled)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-
-    def stopped(running, jobs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(submit, "_watch", stopped)
+    monkeypatch.setattr(submit, "_watch", Mock(side_effect=KeyboardInterrupt))
     given = {"partition": "cpu", "time": 600, "mem": "8GB", "account": "sounds"}
     with pytest.raises(KeyboardInterrupt):
         submit.submit(again, 3, given)
@@ -274,7 +260,7 @@ def test_slurm_is_given_the_parameters(again: Config, tmp_path: Path, monkeypatc
     assert (tmp_path / "cancelled").read_text().split() == ["77_0", "77_1", "77_2"]
     with pytest.raises(ConfigError, match=r"--slurm: .*colour"):
         submit.submit(again, 3, {"colour": "red"})
-    (programs / "sbatch").write_text("#!/bin/sh\necho invalid partition specified: cpu >&2\nexit 1\n")
+    small_work.scripts(programs, sbatch="echo invalid partition specified: cpu >&2; exit 1")
     with pytest.raises(ConfigError, match=r"SLURM refused the tasks.*invalid partition specified: cpu"):
         submit.submit(again, 3, {"partition": "cpu"})
 

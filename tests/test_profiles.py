@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from small_work import ROOT, text_of
 
 from mc3 import cli, config, evaluate, methods, train
 from mc3.data import media
@@ -56,10 +56,9 @@ def test_a_profile_loads_under_its_own_name_survives_a_round_trip_and_its_parts_
 
 
 def test_a_setting_of_the_last_release_is_named_with_its_new_name(tmp_path):
-    text = (ROOT / "profiles" / "mini.yaml").read_text()
+    text = text_of("profiles/mini.yaml")
     (tmp_path / "params.yaml").write_text(text.replace("  microbatch_size: null", "  chunk: null"))
-    renamed = r"params\.yaml: unknown setting train\.chunk; it is now train\.microbatch_size$"
-    with pytest.raises(ConfigError, match=renamed):
+    with pytest.raises(ConfigError, match=r"params\.yaml: unknown .* train\.chunk; it is now train\.microbatch_size$"):
         config.load(tmp_path / "params.yaml")
 
 
@@ -79,8 +78,7 @@ PRINTED = {  # what the paper prints of its setting: ours and the paper's
     "Sec. 4.4: video and language start from [34], audio from ImageNet": lambda p: (
         {m: path.parent.name for m, path in p.init.items()}, {"video": "egovlp", "text": "egovlp", "audio": "deit"}),
     "Sec. 4.4: we train all encoders": lambda p: ((set(MC3.train), p.train.freeze), (set(methods.MODALITIES), [])),
-    "Sec. 4.4: 8 GPUs": lambda p: (
-        yaml.safe_load((ROOT / "profiles" / "launch" / "8gpu.yaml").read_text())["num_processes"], 8),
+    "Sec. 4.4: 8 GPUs": lambda p: (yaml.safe_load(text_of("profiles/launch/8gpu.yaml"))["num_processes"], 8),
     "Sec. 4.4: a learning rate of 3e-5, no schedule": lambda p: (
         {train.learning_rate(p.train, step, 4880) for step in (0, 1, 2440, 4879)}, {3e-5}),
     "Sec. 4.4: a batch size of 256": lambda p: (p.train.batch_size, 256),
@@ -115,8 +113,7 @@ def test_the_ego4d_profile_has_what_the_paper_prints_of_its_setting(sentence):
     assert ours == papers
 
 
-def test_the_ego4d_profile_takes_egovlps_frames():
-    """Frames of equal segments, in evaluation their middles, and nearly all of a 16:9 picture; 256-d embeddings."""
+def test_the_ego4d_profile_takes_egovlps_frames_the_middles_of_equal_segments_and_nearly_all_of_a_16_to_9_picture():
     profile = load("ego4d")
     clips, video = profile.clips, profile.model.video
     assert (video.frames, video.image_size, profile.model.embedding_dim) == (4, 224, 256)
@@ -128,66 +125,49 @@ def test_the_ego4d_profile_takes_egovlps_frames():
     assert profile.train.crop_scale == [0.5, 1.0]
 
 
-def test_mini_stores_squares_and_the_models_frames():
+def test_mini_stores_squares_and_the_models_frames_and_frames_that_do_not_fit_are_refused():
     clips, video = load("mini").clips, load("mini").model.video
     assert (clips.frames, clips.frame_width) == (video.frames, clips.frame_size)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [({"clips.frames": 6}, r"clips\.frames is 6; it must be a multiple of model\.video\.frames, 4"),
-     ({"clips.max_aspect": 0.5}, r"clips\.max_aspect is 0\.5; it must be 1")],
-)  # fmt: skip
-def test_frames_that_do_not_fit_are_refused(changes, message):
-    with pytest.raises(ConfigError, match=message):
-        config.override(load("mini"), changes)
+    with pytest.raises(ConfigError, match=r"clips\.frames is 6; it must be a multiple of model\.video\.frames, 4"):
+        config.override(load("mini"), {"clips.frames": 6})
+    with pytest.raises(ConfigError, match=r"clips\.max_aspect is 0\.5; it must be 1"):
+        config.override(load("mini"), {"clips.max_aspect": 0.5})
 
 
 def test_the_ego4d_encoders_have_the_published_checkpoints_sizes():
-    """EgoVLP's video encoder has 114 M parameters, DistilBERT 66 M, AST 12 x 14 patches of 1.5 s."""
     model = load("ego4d").model
     with torch.device("meta"):
-        made = {
-            modality: make(getattr(model, modality), model.embedding_dim).trunk for modality, make in ENCODERS.items()
-        }
+        made = {m: make(getattr(model, m), model.embedding_dim).trunk for m, make in ENCODERS.items()}
     assert made["video"].pos_embed.shape == (1, 197, 768)
     assert made["video"].temporal_embed.shape == (1, 4, 768)
     assert made["audio"].pos_embed.shape == (1, 170, 768)
     assert made["text"].embeddings.word_embeddings.weight.shape == (30522, 768)
-    parameters = {modality: sum(p.numel() for p in trunk.parameters()) / 1e6 for modality, trunk in made.items()}
-    assert parameters == pytest.approx({"video": 114, "audio": 86, "text": 66}, abs=1)
+    parameters = {m: sum(p.numel() for p in trunk.parameters()) / 1e6 for m, trunk in made.items()}
+    assert parameters == pytest.approx({"video": 114, "audio": 86, "text": 66}, abs=1)  # EgoVLP, AST, DistilBERT
     assert audio.patch_grid((128, model.audio.length), model.audio.patch, model.audio.stride) == (12, 14)
 
 
-@pytest.mark.parametrize(
-    ("command", "missing"),
-    [("world", "mc3: profile ego4d has no `world` to generate; `mc3 profile mini` has one"),
-     ("source", "data/ego4d/raw")],
-)  # fmt: skip
-def test_a_missing_world_or_ego4ds_missing_data_are_one_line_that_names_it(repository, capsys, command, missing):
+def test_a_missing_world_or_ego4ds_missing_data_are_one_line_that_names_it(repository, capsys):
     assert cli.main(["profile", "ego4d"]) == 0
-    assert cli.main([command]) == 1
-    error = capsys.readouterr().err
-    assert missing in error
-    assert error.count("\n") == 1
+    faults = {"world": "no `world` to generate; `mc3 profile mini` has one", "source": "data/ego4d/raw"}
+    for command, missing in faults.items():
+        assert cli.main([command]) == 1
+        error = capsys.readouterr().err
+        assert missing in error
+        assert error.count("\n") == 1
     assert not Path("data").exists()
 
 
-def test_settings_differ_between_profiles_only_in_values():
-    """One code path: all profiles have the same keys, except for the world, which one may lack."""
-    texts = {name: (ROOT / "profiles" / f"{name}.yaml").read_text() for name in PROFILES}
-    tables = {name: pd.json_normalize(yaml.safe_load(text)) for name, text in texts.items()}
+def test_settings_differ_between_profiles_only_in_values_and_in_whether_they_generate_a_world():
+    tables = {name: pd.json_normalize(yaml.safe_load(text_of(f"profiles/{name}.yaml"))) for name in PROFILES}
     found = {name: set(table.columns) for name, table in tables.items()}
     own = ("world", "pretrain", "train.epochs.pretrain")  # of a profile that generates what it needs
-    without_world = {name: {k for k in all_keys if not k.startswith(own)} for name, all_keys in found.items()}
-    assert len({frozenset(k) for k in without_world.values()}) == 1
-    assert {f.name for f in dataclasses.fields(config.World)} == {
-        key.removeprefix("world.").split(".")[0] for key in found["mini"] if key.startswith("world.")
-    }
+    assert len({frozenset(key for key in keys if not key.startswith(own)) for keys in found.values()}) == 1
+    of_the_world = {key.split(".")[1] for key in found["mini"] if key.startswith("world.")}
+    assert {field.name for field in dataclasses.fields(config.World)} == of_the_world
 
 
 def test_dvcs_cache_and_the_outputs_share_the_disk(tmp_path):
-    """A run of `ego4d` leaves 270 GB of shards and checkpoints, which must not exist twice."""
     (tmp_path / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", tmp_path / ".dvc")
     (tmp_path / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")

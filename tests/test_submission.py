@@ -1,6 +1,5 @@
 """The submission, read back as the challenge's organisers describe it, for the published list of test events."""
 
-import dataclasses
 import io
 import json
 import zipfile
@@ -9,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from raw_files import TIMES_HEADER
 
 from mc3 import cli, store
-from mc3.config import Config
+from mc3.config import Config, override
 from mc3.errors import ConfigError, DataError
 from mc3.extra import submission
 
@@ -27,17 +27,12 @@ def scored(config: Config, ids: list[str], scores: np.ndarray) -> None:
     store.write_tensors(config.paths.probe_scores(0), tensors, {"seed": "0"})
 
 
-def with_test(config: Config, file: Path) -> Config:
-    files = dataclasses.replace(config.epic_sounds, annotations={**config.epic_sounds.annotations, "test": file})
-    return dataclasses.replace(config, epic_sounds=files)
-
-
 @pytest.fixture
 def real(mini_config: Config, shared_data: Path) -> tuple[Config, list[str], np.ndarray]:
     file = shared_data / "annotations" / "epic_sounds" / "EPIC_Sounds_recognition_test_timestamps.csv"
     ids = pd.read_csv(file)["annotation_id"].tolist()
     scores = np.random.default_rng(0).random((len(ids), 44), dtype=np.float32)
-    config = with_test(mini_config, file.resolve())
+    config = override(mini_config, {"epic_sounds.annotations.test": str(file.resolve())})
     scored(config, ids[::-1], scores)  # the shards are in another order than the annotations
     return config, ids, scores
 
@@ -53,17 +48,16 @@ def test_all_published_test_events_are_in_the_file_once_with_44_scores_and_the_b
     results = content.pop("results")
     assert content == {"version": "0.1", "challenge": "audio_based_interaction_recognition", **LEVELS}
     assert sorted(results) == sorted(ids)
-    for row, name in enumerate(ids[::-1]):
+    for name, own in zip(ids[::-1], scores.tolist(), strict=True):
         assert list(results[name]) == ["interaction"]
-        assert list(results[name]["interaction"]) == [str(number) for number in range(44)]
-        assert list(results[name]["interaction"].values()) == scores[row].tolist()
+        assert list(results[name]["interaction"].items()) == [(str(number), score) for number, score in enumerate(own)]
 
 
 def test_events_without_scores_are_counted_and_named(mini_config: Config, tmp_path: Path) -> None:
-    header = "annotation_id,participant_id,video_id,start_timestamp,stop_timestamp,start_sample,stop_sample"
     file = tmp_path / "test.csv"
-    file.write_text("\n".join([header, *(f"P01_1_{i},P01,P01_1,00:00:01.000,00:00:02.000,24000,48000" for i in "01")]))
-    config = with_test(mini_config, file)
+    rows = [f"P01_1_{i},P01,P01_1,00:00:01.000,00:00:02.000,24000,48000" for i in "01"]
+    file.write_text("\n".join([TIMES_HEADER, *rows]))
+    config = override(mini_config, {"epic_sounds.annotations.test": str(file)})
     scored(config, ["P01_1_0"], np.zeros((1, 44), np.float32))
     for own, protocol, message in (
         (config, "linear-probe", r"1 of 2 events of .*test\.csv have no scores, such as P01_1_1"),

@@ -1,5 +1,6 @@
 import dataclasses
 
+import published
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,18 +28,13 @@ def wordpiece(words=WORDS):
 
 def encoder(config=SMALL):
     torch.manual_seed(0)
-    model = TextEncoder(config, 8).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+    return published.noisy(TextEncoder(config, 8))
 
 
 def test_features_are_the_first_token_of_transformers_distilbert():
     model = encoder()
-    theirs = DistilBertModel(
-        DistilBertConfig(vocab_size=40, dim=24, hidden_dim=96, n_layers=2, n_heads=3, attn_implementation="eager")
-    ).eval()
+    sizes = {"vocab_size": 40, "dim": 24, "hidden_dim": 96, "n_layers": 2, "n_heads": 3}
+    theirs = DistilBertModel(DistilBertConfig(**sizes, attn_implementation="eager")).eval()
     theirs.load_state_dict(model.trunk.state_dict())
     ids = torch.tensor([[2, 4, 5, 6, 3, 0, 0, 0], [2, 7, 8, 9, 5, 4, 6, 3], [2, 3, 0, 0, 0, 0, 0, 0]])
     with torch.no_grad():
@@ -71,17 +67,12 @@ def test_narrations_are_truncated_and_padded_to_max_length():
     assert ids.dtype == torch.int64
 
 
-def test_fitting_copies_a_tokenizer_or_reads_a_file(tmp_path):
-    given_one = wordpiece()
-    path = tmp_path / "tokenizer.json"
+def test_fitting_copies_a_tokenizer_or_reads_a_file_and_says_why_one_does_not_fit(tmp_path):
+    given_one, path = wordpiece(), tmp_path / "tokenizer.json"
     given_one.save(str(path))
     fitted = fit_tokenizer(given_one, SMALL)
-    assert given_one.padding is None
-    assert given_one.truncation is None
+    assert given_one.padding is given_one.truncation is None
     assert fit_tokenizer(path, SMALL).to_str() == fitted.to_str()
-
-
-def test_a_tokenizer_that_does_not_fit_is_an_error_with_the_reason():
     with pytest.raises(ConfigError, match=r"10 tokens, but model\.text\.vocab_size is 9"):
         fit_tokenizer(wordpiece(), dataclasses.replace(SMALL, vocab_size=9))
     with pytest.raises(ConfigError, match=r"\[PAD\] at id 3"):
