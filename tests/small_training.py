@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from PIL import Image
+from safetensors.torch import load_file
 
 from mc3 import checkpoint, methods, train
 from mc3.config import Config, build
@@ -92,6 +93,11 @@ def settings(mini_settings: dict, shards: Path) -> dict:
 
 def configured(settings: dict, **train_settings) -> Config:
     return build(Config, {**settings, "train": {**settings["train"], **train_settings}})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What a training into `folder` has learnt."""
+    return load_file(folder / "final" / "model.safetensors")
 
 
 def trainer(config: Config, method: str, dtype: torch.dtype = torch.float32) -> train.Trainer:
