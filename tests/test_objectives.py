@@ -24,7 +24,7 @@ from mc3.data import batches
 from mc3.errors import ConfigError
 from mc3.model import MC3
 from mc3.objectives import active_negatives, masked_patches
-from mc3.objectives.active_negatives import EMPTY, ActiveNegatives, Queue
+from mc3.objectives.active_negatives import EMPTY, Queue
 from mc3.objectives.learnt_scale import LearntScale
 from mc3.objectives.masked_patches import MaskedPatches
 
@@ -217,78 +217,71 @@ def test_a_queue_keeps_the_newest_in_order():
         assert torch.equal(queue.embeddings[-len(last) :], rows[last])
 
 
-def test_the_momentum_encoders_are_the_moving_average_and_get_no_gradient(settings):
-    config, seen = small(settings, momentum=0.75), []
-    trainer = stepped(config, "cm_acc", 4, lambda t: seen.append(tensors(t)))
-    start = MC3.initial(config, SEED).double().state_dict()
+def queued(queues: dict[str, Queue]) -> dict[str, tuple[Tensor, list[int]]]:
+    """The embeddings and clips of each queue."""
+    return {name: (queue.embeddings, queue.clips.tolist()) for name, queue in queues.items()}
+
+
+@pytest.fixture
+def cm_acc(settings, monkeypatch) -> list[dict]:
+    """Four steps with short queues: what each one's loss was made of, and what there was after it."""
+    forward, steps = objectives.Objective.forward, []
+
+    def watched(self, embeddings, batch):
+        value, parts = forward(self, embeddings, batch)
+        steps.append({"loss": float(value.detach()), "embeddings": embeddings, "keys": self.averaged(batch.inputs),
+                      "dictionaries": queued(self.negatives), "clips": batch.clips.tolist()})  # fmt: skip
+        return value, parts
+
+    def after(trainer):
+        assert all(parameter.grad is None for parameter in trainer.objective.parameters())
+        steps[-1] |= {"tensors": tensors(trainer), "pool": queued(trainer.objective.pool)}
+
+    monkeypatch.setattr(objectives.Objective, "forward", watched)
+    stepped(small(settings, momentum=0.75, pool=30, negatives=10), "cm_acc", 4, after)
+    return steps
+
+
+def test_the_momentum_encoders_are_the_moving_average_and_get_no_gradient(settings, cm_acc):
+    start = MC3.initial(configured(settings), SEED).double().state_dict()
     names = [name for name in start if not name.startswith("encoders.text.")]
     expected = {name: start[name] for name in names}
-    for after in seen:
+    for step in cm_acc:
+        after = step["tensors"]
         expected = {name: 0.75 * expected[name] + (1 - 0.75) * after[name] for name in names}
         assert {f"objective averaged.{name}" for name in names} == {n for n in after if "objective averaged" in n}
         for name in names:
             torch.testing.assert_close(after[f"objective averaged.{name}"], expected[name], rtol=1e-14, atol=1e-15)
-    assert all(parameter.grad is None for parameter in trainer.objective.parameters())
 
 
-def test_the_pool_holds_the_newest_keys(settings, monkeypatch):
-    past_keys, terms = [], ActiveNegatives.terms
-
-    def watched(self, embeddings, keys, offset, batch):
-        past_keys.append(self.averaged(batch.inputs))
-        return terms(self, embeddings, keys, offset, batch)
-
-    monkeypatch.setattr(ActiveNegatives, "terms", watched)
-    trainer = stepped(small(settings, pool=30), "cm_acc", 4)
-    for modality in ("audio", "video"):
-        pool = trainer.objective.pool[modality]
-        assert pool.clips.tolist() == trainer.plans[0].flatten()[: 4 * 14][-30:].tolist()
-        torch.testing.assert_close(pool.embeddings, torch.cat([a[modality] for a in past_keys])[-30:])
+def test_the_pool_holds_the_newest_keys(cm_acc):
+    clips = [clip for step in cm_acc for clip in step["clips"]]
+    for modality, (embeddings, of) in cm_acc[-1]["pool"].items():
+        assert of == clips[-30:]
+        torch.testing.assert_close(embeddings, torch.cat([step["keys"][modality] for step in cm_acc])[-30:])
 
 
-def test_dictionaries_take_past_keys_that_they_do_not_contain(settings):
-    past, before = [], {}
-    start = stepped(small(settings, negatives=10), "cm_acc", 1)
-    assert all((queue.clips == EMPTY).all() for queue in start.objective.negatives.values())  # no past keys yet
-
-    def watch(trainer):
-        for name, queue in trainer.objective.negatives.items():
-            if past:  # fourteen are chosen and ten fit: all are new
-                pools = torch.cat([pool[name.split("-")[1]] for pool in past])
-                assert (torch.cdist(queue.embeddings, pools).amin(dim=1) < 1e-7).all()
-                assert EMPTY not in queue.clips
-                assert not set(queue.clips.tolist()) & before.get(name, set())
-                before[name] = set(queue.clips.tolist())
-        past.append({m: queue.embeddings for m, queue in trainer.objective.pool.items()})
-
-    stepped(small(settings, negatives=10), "cm_acc", 4, watch)
-    assert len(past) == 4
+def test_dictionaries_take_past_keys_that_they_do_not_contain(cm_acc):
+    assert all(set(clips) == {EMPTY} for _, clips in cm_acc[0]["dictionaries"].values())  # no past keys yet
+    for number, step in enumerate(cm_acc[1:], 1):
+        for name, (embeddings, clips) in step["dictionaries"].items():  # fourteen are chosen and ten fit: all are new
+            pools = torch.cat([before["pool"][name.split("-")[1]][0] for before in cm_acc[:number]])
+            assert (torch.cdist(embeddings, pools).amin(dim=1) < 1e-7).all()
+            assert not set(clips) & {EMPTY, *cm_acc[number - 1]["dictionaries"][name][1]}
 
 
-def test_cm_acc_is_info_nce_over_the_batch_and_the_dictionary_without_the_clip_itself(settings, monkeypatch):
-    config, found = small(settings, negatives=10), []
-    forward = objectives.Objective.forward
-
-    def watched(self, embeddings, batch):
-        value, parts = forward(self, embeddings, batch)
-        dictionaries = {name: (q.embeddings, q.clips) for name, q in self.negatives.items()}
-        past_keys = self.averaged(batch.inputs)
-        found.append((float(value.detach()), embeddings, past_keys, dictionaries, batch.clips.tolist()))
-        return value, parts
-
-    monkeypatch.setattr(objectives.Objective, "forward", watched)
-    stepped(config, "cm_acc", 4)
+def test_cm_acc_is_info_nce_over_the_batch_and_the_dictionary_without_the_clip_itself(cm_acc):
     hidden = 0
-    for value, embeddings, past_keys, dictionaries, clips in found:
+    for step in cm_acc:
         total = 0.0
         for i, j in (("audio", "video"), ("video", "audio")):
-            past, of = dictionaries[f"{i}-{j}"]
-            for t, clip in enumerate(clips):
-                among = [*past_keys[j], *[e for e, n in zip(past, of.tolist(), strict=True) if n not in (clip, EMPTY)]]
+            past, of = step["dictionaries"][f"{i}-{j}"]
+            for t, clip in enumerate(step["clips"]):
+                others = [e for e, n in zip(past, of, strict=True) if n not in (clip, EMPTY)]
                 hidden += clip in of
-                scores = torch.stack([embeddings[i][t] @ e for e in among]) / 0.7
-                total += float((scores.logsumexp(0) - scores[t]).detach()) / len(clips)
-        assert value == pytest.approx(total, rel=1e-9)
+                scores = torch.stack([step["embeddings"][i][t] @ e for e in [*step["keys"][j], *others]]) / 0.7
+                total += float((scores.logsumexp(0) - scores[t]).detach()) / 14
+        assert step["loss"] == pytest.approx(total, rel=1e-9)
     assert hidden
 
 
