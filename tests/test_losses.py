@@ -91,15 +91,6 @@ def test_info_nce_has_its_closed_forms():
     assert float(losses.info_nce(identity, identity, tau)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_info_nce_gradient_is_softmax_minus_one_hot_times_the_keys():
-    e = unit(5)
-    queries = e["audio"].clone().requires_grad_()
-    losses.info_nce(queries, e["video"], 0.2).backward()
-    softmax = torch.softmax(e["audio"] @ e["video"].T / 0.2, dim=1)
-    expected = (softmax - torch.eye(5, dtype=torch.float64)) @ e["video"] / (5 * 0.2)
-    torch.testing.assert_close(queries.grad, expected)
-
-
 def test_losses_do_not_depend_on_the_order_of_samples_or_of_a_pair():
     e = unit(8)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(1))
@@ -202,21 +193,6 @@ def test_the_gradient_of_the_whole_batch_distance_is_its_differences_over_their_
     for k, m in enumerate(("video", "text")):
         expected = (apart[..., k] / apart[..., k].square().sum().sqrt()).T @ e["audio"]
         torch.testing.assert_close(x[m].grad, expected, rtol=1e-9, atol=1e-9)
-
-
-def test_the_own_reading_lowers_the_other_similarities_and_without_stop_gradient_raises_the_smallest():
-    e = unit(200, width=16)
-    x = {m: (e[m] * e["audio"]).sum(dim=1) for m in ("video", "text")}
-    video_least = losses.scale(x["video"], ALPHA["video"]) < losses.scale(x["text"], ALPHA["text"])
-    assert 5 < int(video_least.sum()) < 195
-    for stop in (True, False):
-        leaves = {m: v.clone().requires_grad_() for m, v in e.items()}
-        losses.consensus(leaves, "audio", ALPHA, "own", stop).backward()
-        # the gradient on modality i is dL/dx_i times the anchor; a positive slope: descent lowers the similarity
-        slope = {m: (leaves[m].grad * e["audio"]).sum(dim=1) for m in ("video", "text")}
-        for m, least in (("video", video_least), ("text", ~video_least)):
-            assert torch.all(slope[m][~least] > 0)
-            assert torch.all(slope[m][least] == 0 if stop else slope[m][least] < 0)
 
 
 @pytest.mark.parametrize("distance", losses.DISTANCES)

@@ -191,23 +191,6 @@ def test_seeds_are_drawn_by_squared_distance():
     torch.testing.assert_close(counts / 4000, expected, rtol=0, atol=0.02)
 
 
-def test_chosen_negatives_cover_more_clusters_and_are_more_distant_than_random_ones():
-    generator = torch.Generator().manual_seed(0)
-    centres, sizes = unit(16, 32, seed=1), [200] * 4 + [10] * 12  # most of the pool is alike
-    labels = torch.repeat_interleave(torch.arange(16), torch.tensor(sizes))
-    pool = normalize(centres[labels] + 0.02 * torch.randn(len(labels), 32, generator=generator).double(), dim=1)
-    factors = active_negatives.gradient_factors(pool, centres, 0.5)
-    found = []
-    for _ in range(20):
-        draws = torch.empty(16, len(pool)).exponential_(generator=generator).double()
-        chosen = active_negatives.kmeans_plusplus(factors, pool, draws)
-        both = chosen, torch.randperm(len(pool), generator=generator)[:16]
-        found.append([(len(set(labels[rows].tolist())), float(torch.pdist(pool[rows]).mean())) for rows in both])
-    (covered, distance), (covered_at_random, distance_at_random) = np.mean(found, axis=0)
-    assert covered > 13 > 8 > covered_at_random
-    assert distance > 1.1 * distance_at_random
-
-
 def test_a_queue_keeps_the_newest_in_order():
     queue, rows = Queue(5, 16), torch.randn(12, 16)
     for part in (slice(0, 3), slice(3, 10), slice(10, 12)):

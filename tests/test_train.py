@@ -601,12 +601,6 @@ def test_training_draws_frames_by_step_and_evaluation_takes_the_middle_ones(sett
     assert trainer.inputs(0, 0, first)["video"].shape == (14, 2, 32, 32, 3)
 
 
-def test_half_of_the_crops_are_mirrored_or_none():
-    for flip, share in ((True, 0.5), (False, 0.0)):
-        theta = batches.crops(2000, [0.5, 1.0], flip, torch.Generator().manual_seed(0))
-        assert (theta[:, 0, 0] < 0).float().mean() == pytest.approx(share, abs=0.1 * share)
-
-
 def test_a_crop_is_the_same_part_of_every_frame_resized_and_a_negative_width_its_mirror_image():
     video = torch.randint(0, 256, (3, 4, 32, 32, 3), dtype=torch.uint8)
     theta = torch.eye(2, 3).repeat(3, 1, 1)
