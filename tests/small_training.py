@@ -80,13 +80,11 @@ def settings(mini_settings: dict, shards: Path) -> dict:
     model["embedding_dim"] = 16
     for encoder in ("audio", "video", "text"):
         model[encoder] |= {"dim": 16, "depth": 1, "heads": 2}
-    model["video"] |= {"image_size": 32}
-    model["audio"] |= {"mel_bins": 128}
+    model["video"]["image_size"], model["audio"]["mel_bins"] = 32, 128
     model["text"] |= {"dropout": 0.1, "vocab_size": 128, "tokenizer": "train", "max_length": 16}
     mini_settings["train"] |= {
-        "epochs": {"pretrain": 1, "align": 1, "refine": 1}, "precision": "no", "stored": "float32",
-        "batch_size": 14, "warmup_steps": 1, "threads": 1,
-        "checkpoint_every": 1, "log_every": 1,
+        "epochs": {"pretrain": 1, "align": 1, "refine": 1}, "precision": "no", "stored": "float32", "batch_size": 14,
+        "warmup_steps": 1, "threads": 1, "checkpoint_every": 1, "log_every": 1,
     }  # fmt: skip
     return mini_settings
 

@@ -166,7 +166,7 @@ def test_a_fold_never_shares_a_video_with_another(videos, more):
     assert len(set(fold)) == min(baselines.FOLDS, len(set(names)))
 
 
-def test_one_video_cannot_be_cross_validated():
+def test_one_video_or_one_label_cannot_be_cross_validated():
     with pytest.raises(DataError, match="give two or more"):
         baselines.folds(["a", "a"])
     with pytest.raises(DataError, match="all have one label"):

@@ -26,7 +26,7 @@ from small_training import SEED, configured, weights
 from small_work import mini
 
 from mc3 import checkpoint, methods, train
-from mc3.config import Config
+from mc3.config import Config, override
 from mc3.data import batches
 from mc3.data.shards import ClipDataset, open_clips
 from mc3.errors import ConfigError, DataError
@@ -59,9 +59,8 @@ def test_refining_without_an_align_checkpoint_of_the_same_model_is_refused_with_
     with pytest.raises(DataError, match="mc3 train --method align --seed 0"):
         train.run(config, "mc3", SEED)
     MC3.initial(config, SEED).save(config.paths.final("align", SEED))
-    settings["model"]["video"]["depth"] = 2
     with pytest.raises(ConfigError, match="other `model` settings"):
-        train.run(configured(settings), "mc3", SEED)
+        train.run(override(config, {"model.video.depth": 2}), "mc3", SEED)
 
 
 @dataclasses.dataclass
@@ -83,8 +82,7 @@ def recipes(tmp_path_factory, shards: Path) -> dict[str, Trained]:
     embedded: set[int] = set()
 
     def beginning(self, k):
-        name = self.recipe.name
-        run = made.setdefault(name, Trained(config.paths.checkpoint(name, SEED), []))
+        run = made.setdefault(self.recipe.name, Trained(config.paths.checkpoint(self.recipe.name, SEED), []))
         run.starts.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
         begin(self, k)
 
@@ -320,8 +318,7 @@ def test_twenty_kills_at_random_moments_end_with_the_bytes_of_an_uninterrupted_r
     folder = config.paths.checkpoint("align", 0)
     began = time.monotonic()
     uninterrupted = contents(train.run(config, "align", SEED))
-    duration = time.monotonic() - began
-    rng = np.random.default_rng(0)
+    duration, rng = time.monotonic() - began, np.random.default_rng(0)
     kills = finished = 0
     while kills < 20 or not finished:
         child = small_training.fresh.Process(target=train.run, args=(config, "align", SEED))
@@ -347,12 +344,11 @@ def test_a_damaged_state_is_detected_and_an_intact_one_before_it_is_used(setting
     older, newest = states(config)
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
-    damaged = {"cut short": bytes(data[:-100]), "one byte": bytes(data), "empty": b"", "all of them": data[:1000]}
+    damaged = {"cut short": data[:-100], "one byte": data, "empty": b"", "all of them": data[:1000]}
     newest.write_bytes(damaged[damage])
-    first = int(older.name.split("-")[1])
     if damage == "all of them":
         older.write_bytes(older.read_bytes()[:1000])
-        first = 0
+    first = 0 if damage == "all of them" else int(older.name.split("-")[1])
     assert resumed(config) == (uninterrupted, [*range(first, 6)])
     errors = capsys.readouterr().err
     assert errors.count("is damaged; resuming from an earlier state") == (1 if first else 2)
@@ -534,10 +530,8 @@ def from_or_above(least: float, most: float) -> st.SearchStrategy[float]:
     return st.just(least) | st.floats(least, most)
 
 
-@given(
-    width=from_or_above(1.0, 2.4), margin=from_or_above(0.0, 1.0), low=st.floats(0.05, 1.0), more=st.floats(0.0, 1.0),
-    seed=st.integers(0, 99),
-)  # fmt: skip
+@given(width=from_or_above(1.0, 2.4), margin=from_or_above(0.0, 1.0), low=st.floats(0.05, 1.0),
+       more=st.floats(0.0, 1.0), seed=st.integers(0, 99))  # fmt: skip
 def test_crops_lie_inside_the_frame_with_the_requested_area_and_aspect_in_pixels(width, margin, low, more, seed):
     """Pixels are as high as wide, so shapes are not distorted beyond 4/3; what extends a frame is not seen."""
     high = min(1.0, low + more)
