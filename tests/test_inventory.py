@@ -120,16 +120,6 @@ def test_metadata_cut_down_to_some_videos_need_only_those(mini_config, raw):
     assert inventory.needed(mini_config).index.tolist() == ["e0", "t1", "v0"]
 
 
-def test_good_files_have_no_problem_and_their_true_length(mini_config):
-    raw = write_raw(mini_config, seconds=SECONDS)
-    table = read(inventory.write(mini_config))
-    assert table.index.tolist() == ["e0", "t0", "t1", "t2", "v0"]
-    assert (table["problem"] == "").all()
-    assert table["has_audio"].all()
-    assert table["duration_sec"].tolist() == pytest.approx([SECONDS] * 5, abs=0.01)
-    assert table["bytes"].tolist() == [(raw / path).stat().st_size for path in table["path"]]
-
-
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_the_header_shows_where_a_file_is_truncated_as_decoding_does(tmp_path, share):
     rng = np.random.default_rng(0)
@@ -192,11 +182,15 @@ def test_nothing_there_is_one_sentence_and_exit_code_1(mini_settings, mini_confi
     assert (mini_config.paths.work / "video_uids.txt").exists()
 
 
-def test_a_repeated_check_reads_only_new_headers_and_any_number_of_workers_gives_the_same_bytes(
-    mini_config, monkeypatch
-):
-    raw, cache = write_raw(mini_config), mini_config.paths.work / "inventory.cache.jsonl"
+def test_good_files_have_no_problem_and_further_checks_the_same_bytes_from_new_headers_only(mini_config, monkeypatch):
+    raw, cache = write_raw(mini_config, seconds=SECONDS), mini_config.paths.work / "inventory.cache.jsonl"
     first = inventory.write(config.override(mini_config, {"clips.workers": 3})).read_bytes()
+    table = read(mini_config.paths.work / "inventory.csv")
+    assert table.index.tolist() == ["e0", "t0", "t1", "t2", "v0"]
+    assert (table["problem"] == "").all()
+    assert table["has_audio"].all()
+    assert table["duration_sec"].tolist() == pytest.approx([SECONDS] * 5, abs=0.01)
+    assert table["bytes"].tolist() == [(raw / path).stat().st_size for path in table["path"]]
     cache.unlink()
     assert inventory.write(config.override(mini_config, {"clips.workers": 1})).read_bytes() == first
     cache.write_bytes(cache.read_bytes()[:-20])  # as a run that was killed leaves it

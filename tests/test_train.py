@@ -384,23 +384,12 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(settings):
 
 
 def test_a_second_training_of_the_same_name_is_refused(settings):
-    config = configured(settings)
+    config, held = configured(settings), []
     fork = multiprocessing.get_context("fork")
-    holding, done = fork.Event(), fork.Event()
-
-    def hold() -> None:
-        run = checkpoint.Run(config, "align", 0, "", main=True)
-        holding.set()
-        done.wait(60)
-        run.lock_file.close()
-
-    child = fork.Process(target=hold)
-    child.start()
-    assert holding.wait(60)
-    with pytest.raises(DataError, match="another process is training align-0"):
-        train.run(config, "align", SEED)
-    done.set()
-    child.join()
+    with fork.Pool(1, lambda: held.append(checkpoint.Run(config, "align", 0, "", main=True))) as pool:
+        pool.apply(int)  # that process has begun
+        with pytest.raises(DataError, match="another process is training align-0"):
+            train.run(config, "align", SEED)
     train.run(config, "align", SEED)  # the lock ends with its process
 
 
@@ -507,9 +496,11 @@ def test_each_epoch_has_every_clip_at_most_once_in_a_new_order_and_full_batches(
     assert np.array_equal(plan, batches.draw(clips, size, epochs, seed, 0))
 
 
-def test_orders_differ_between_epochs_stages_and_seeds():
+def test_orders_differ_between_epochs_stages_and_seeds_and_seeds_between_steps_and_directions():
     orders = [batches.draw(50, 50, 2, seed, stage) for seed in (0, 1) for stage in (0, 1)]
     assert len({tuple(order) for plan in orders for order in plan}) == 8
+    seeds = [batches.seed_of(batches.seed_of(0, 0, step), direction) for step in range(9) for direction in (0, 1)]
+    assert len(set(seeds)) == 18
 
 
 def test_crops_of_squares_are_those_before_there_were_wide_frames():
