@@ -146,7 +146,7 @@ def test_the_numbers_of_each_query_average_to_retrieval_also_where_k_exceeds_the
 
 @pytest.mark.parametrize("decimals", [None, 0])
 def test_the_first_correct_item_has_the_best_rank_of_its_group_also_among_equals(decimals):
-    queries, pool, query_groups, pool_groups = retrieval_case(3, decimals=decimals)
+    queries, pool, query_groups, pool_groups = retrieval_case(3, dim=2, decimals=decimals)
     ranks = evaluate.first_correct(queries, pool, query_groups, pool_groups, chunk=5)
     order = evaluate.nearest(queries, pool, len(pool))
     for i, group in enumerate(query_groups):
