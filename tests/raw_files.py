@@ -89,16 +89,9 @@ def write_raw(config: Config, seconds: float = 12.0, train: int = 3, media: bool
     rates = {uid: None if uid == "s0" else 16000 for uid in uids}
     videos = [{"video_uid": u, "duration_sec": seconds, "audio_base_denominator": r} for u, r in rates.items()]
     (raw / files.metadata).write_text(json.dumps({"videos": videos}))
-    texts = [
-        "#C C washes the plate",
-        "#C C chops with a knife",
-        "#O A man washes a dish",
-        "#C C picks up the drill bits",
-    ]
-    passes = {
-        "narration_pass_1": {"narrations": [narration(0.2 + 2.5 * i, text) for i, text in enumerate(texts)]},
-        "narration_pass_2": {"narrations": [narration(1.5, "#C C rinses #unsure")]},
-    }
+    texts = "#C C washes the plate", "#C C chops with a knife", "#O A man washes a dish", "#C C picks up the drill bits"
+    passes = [narration(0.2 + 2.5 * i, text) for i, text in enumerate(texts)], [narration(1.5, "#C C rinses #unsure")]
+    passes = {f"narration_pass_{n}": {"narrations": own} for n, own in enumerate(passes, 1)}
     (raw / files.narrations).write_text(json.dumps({"videos": dict.fromkeys(uids, passes)}))
     (raw / files.verb_taxonomy).write_text(VERBS)
     (raw / files.noun_taxonomy).write_text(NOUNS)
@@ -106,14 +99,12 @@ def write_raw(config: Config, seconds: float = 12.0, train: int = 3, media: bool
         rows = ((1.0, 1, "1,0,1"), (4.0, 0, "0,0,1"))
         lines = [f"{t}\t{uid}\t#C C washes the dish\t{y}\tplate\twash\t{v}\n" for t, y, v in rows]
         (raw / files.labels[split]).write_text(LABELS_HEADER + "".join(lines))
-    with h5py.File(raw / config.epic_sounds.audio, "w") as file:
-        for number, name in enumerate(sorted(config.epic_sounds.annotations.values())):
-            video = f"P01_0{number}"
-            file[video] = clicks(seconds, [2.0], 24000)
-            lines = [EVENTS_HEADER]
-            lines += [f"{video}_{i},P01,{video},{stamp(a)},{stamp(b)},{round(a * 24000)},{round(b * 24000)},,t{i},{i}"
-                      for i, (a, b) in enumerate(((0.1, 0.4), (1.5, 4.0), (2.0, 10.0)))]  # fmt: skip
-            (raw / name).write_text("\n".join(lines) + "\n")
+    recordings = {f"P01_0{n}": name for n, name in enumerate(sorted(config.epic_sounds.annotations.values()))}
+    write_hdf5(raw / config.epic_sounds.audio, **dict.fromkeys(recordings, clicks(seconds, [2.0], 24000)))
+    for video, name in recordings.items():
+        lines = [f"{video}_{i},P01,{video},{stamp(a)},{stamp(b)},{round(a * 24000)},{round(b * 24000)},,t{i},{i}\n"
+                 for i, (a, b) in enumerate(((0.1, 0.4), (1.5, 4.0), (2.0, 10.0)))]  # fmt: skip
+        (raw / name).write_text("".join([f"{EVENTS_HEADER}\n", *lines]))
     if media:
         for uid in uids:
             sound = None if uid == "s0" else clicks(seconds, np.arange(0.5, seconds), 16000)
@@ -126,6 +117,11 @@ def write_hdf5(path: Path, **videos: np.ndarray) -> None:
     with h5py.File(path, "w") as file:
         for name, sound in videos.items():
             file[name] = sound
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def stamp(seconds: float) -> str:

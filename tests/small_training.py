@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from PIL import Image
+from safetensors.torch import load_file
 
 from mc3 import checkpoint, methods, train
 from mc3.config import Config, build
@@ -79,19 +80,22 @@ def settings(mini_settings: dict, shards: Path) -> dict:
     model["embedding_dim"] = 16
     for encoder in ("audio", "video", "text"):
         model[encoder] |= {"dim": 16, "depth": 1, "heads": 2}
-    model["video"] |= {"image_size": 32}
-    model["audio"] |= {"mel_bins": 128}
+    model["video"]["image_size"], model["audio"]["mel_bins"] = 32, 128
     model["text"] |= {"dropout": 0.1, "vocab_size": 128, "tokenizer": "train", "max_length": 16}
     mini_settings["train"] |= {
-        "epochs": {"pretrain": 1, "align": 1, "refine": 1}, "precision": "no", "stored": "float32",
-        "batch_size": 14, "warmup_steps": 1, "threads": 1,
-        "checkpoint_every": 1, "log_every": 1,
+        "epochs": {"pretrain": 1, "align": 1, "refine": 1}, "precision": "no", "stored": "float32", "batch_size": 14,
+        "warmup_steps": 1, "threads": 1, "checkpoint_every": 1, "log_every": 1,
     }  # fmt: skip
     return mini_settings
 
 
 def configured(settings: dict, **train_settings) -> Config:
     return build(Config, {**settings, "train": {**settings["train"], **train_settings}})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What a training into `folder` has learnt."""
+    return load_file(folder / "final" / "model.safetensors")
 
 
 def trainer(config: Config, method: str, dtype: torch.dtype = torch.float32) -> train.Trainer:

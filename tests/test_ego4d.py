@@ -7,17 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raw_files import NOUNS, VERBS, narration, write_raw
 
-from mc3.config import Config, build
+from mc3.config import Config, override
 from mc3.data import ego4d
 from mc3.data.annotations import Report
 from mc3.errors import DataError
 
 
+def taxonomy(folder: Path, text: str) -> ego4d.Taxonomy:
+    (folder / "t.csv").write_text(text)
+    return ego4d.Taxonomy(folder / "t.csv")
+
+
 @pytest.fixture
 def taxonomies(tmp_path: Path) -> tuple[ego4d.Taxonomy, ego4d.Taxonomy]:
-    (tmp_path / "verbs.csv").write_text(VERBS)
-    (tmp_path / "nouns.csv").write_text(NOUNS)
-    return ego4d.Taxonomy(tmp_path / "verbs.csv"), ego4d.Taxonomy(tmp_path / "nouns.csv")
+    return taxonomy(tmp_path, VERBS), taxonomy(tmp_path, NOUNS)
 
 
 @pytest.fixture(scope="module")
@@ -58,25 +61,23 @@ def test_the_first_known_verb_and_the_first_noun_after_it_name_the_action(taxono
 
 
 def test_of_two_entries_at_one_place_the_longer_wins(tmp_path: Path):
-    (tmp_path / "t.csv").write_text("label,group\nshort,\"['drill']\"\nlong,\"['drill bit']\"\n")
-    taxonomy = ego4d.Taxonomy(tmp_path / "t.csv")
-    assert taxonomy.find(["the", "drill", "bits"]) == ("long", 3)
-    assert taxonomy.find(["the", "drill", "stops"]) == ("short", 2)
+    drills = taxonomy(tmp_path, "label,group\nshort,\"['drill']\"\nlong,\"['drill bit']\"\n")
+    assert drills.find(["the", "drill", "bits"]) == ("long", 3)
+    assert drills.find(["the", "drill", "stops"]) == ("short", 2)
 
 
 @pytest.mark.parametrize(("kind", "groups"), [("verb", 125), ("noun", 627)])
 def test_the_published_taxonomies_have_the_published_groups_whose_words_are_found(published, kind: str, groups: int):
-    taxonomy = published[kind]
-    assert len(taxonomy.labels) == len(set(taxonomy.labels)) == groups
-    for entry, label in taxonomy.words.items():
-        assert taxonomy.find(list(entry)) == (label, len(entry))
+    found = published[kind]
+    assert len(found.labels) == len(set(found.labels)) == groups
+    for entry, label in found.words.items():
+        assert found.find(list(entry)) == (label, len(entry))
 
 
 def test_a_word_of_several_groups_belongs_to_the_one_that_is_named_after_it(tmp_path: Path):
-    table = "label,group\nfork,\"['fork', 'plate', 'tool']\"\nchip_(wood),\"['chip', 'wood']\"\n"
-    table += "plate_(dish),\"['plate', 'tool']\"\nwood_(log),\"['wood', 'log', 'tool']\"\n"
-    (tmp_path / "t.csv").write_text(table)
-    words = {" ".join(word): label for word, label in ego4d.Taxonomy(tmp_path / "t.csv").words.items()}
+    text = "label,group\nfork,\"['fork', 'plate', 'tool']\"\nchip_(wood),\"['chip', 'wood']\"\n"
+    text += "plate_(dish),\"['plate', 'tool']\"\nwood_(log),\"['wood', 'log', 'tool']\"\n"
+    words = {" ".join(word): label for word, label in taxonomy(tmp_path, text).words.items()}
     assert words["plate"] == "plate_(dish)"  # not the fork's, though that comes first
     assert words["wood"] == "wood_(log)"  # its first name, before one in brackets
     assert words["tool"] == "fork"  # nobody's name: the first
@@ -96,9 +97,8 @@ def test_real_kitchen_narrations_nearly_all_have_an_ego4d_verb(shared_data: Path
 
 
 def test_a_group_that_is_no_python_list_is_an_error_with_its_line_and_is_not_evaluated(tmp_path: Path):
-    (tmp_path / "t.csv").write_text("label,group\na,\"['a']\"\nb,__import__('os').getcwd()\n")
     with pytest.raises(DataError, match=r"t\.csv, line 3"):
-        ego4d.Taxonomy(tmp_path / "t.csv")
+        taxonomy(tmp_path, "label,group\na,\"['a']\"\nb,__import__('os').getcwd()\n")
 
 
 def test_a_null_audio_base_denominator_means_no_sound_in_either_place(tmp_path: Path):
@@ -107,15 +107,13 @@ def test_a_null_audio_base_denominator_means_no_sound_in_either_place(tmp_path: 
              ("d", 10.0, {"video_metadata": silent}), ("../../etc/passwd", 10.0, sound), ("a", 12.0, sound),
              ("e", None, sound)]  # fmt: skip
     entries = [{"video_uid": uid, "duration_sec": seconds, **rate} for uid, seconds, rate in facts]
-    path = tmp_path / "ego4d.json"
+    path, report = tmp_path / "ego4d.json", Report(Path())
     path.write_text(json.dumps({"videos": entries}))
-    report = Report(Path())
     videos = ego4d.read_videos(path, report)
     assert {uid: video.has_audio for uid, video in videos.items()} == {"a": True, "b": False, "c": True, "d": False}
     assert videos["a"].duration_sec == 10.0
-    assert [d["reason"].split(" '")[0] for d in report.dropped] == [
-        "unsafe video_uid", "duplicated video_uid", "no duration_sec"
-    ]  # fmt: skip
+    reasons = [d["reason"].split(" '")[0] for d in report.dropped]
+    assert reasons == ["unsafe video_uid", "duplicated video_uid", "no duration_sec"]
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
@@ -125,9 +123,8 @@ def test_both_shapes_of_narration_json_give_both_passes(tmp_path: Path, wrapped:
         "a": {"status": "complete", "narration_pass_1": {"narrations": [narration(1.0)], "summaries": []},
               "narration_pass_2": {"narrations": [narration(3.0), {"timestamp_sec": 4.0}]}},
     }  # fmt: skip
-    path = tmp_path / "narration.json"
+    path, report = tmp_path / "narration.json", Report(Path())
     path.write_text(json.dumps({"videos": videos} if wrapped else videos))
-    report = Report(Path())
     read = {uid: [time for _, time, _ in rows] for uid, rows in ego4d.read_narrations(path, report)}
     assert read == {"a": [1.0, 3.0], "b": [2.0]}
     assert [d["row"] for d in report.dropped] == ["a/narration_pass_2[1]"]
@@ -163,30 +160,26 @@ def test_a_table_of_narrations_reads_as_narration_json_does(tmp_path: Path, colu
 
 
 def test_broken_rows_of_a_table_of_narrations_are_listed_by_their_line(tmp_path: Path):
-    path = tmp_path / "clips.csv"
+    path, report = tmp_path / "clips.csv", Report(Path())
     good = {"video_uid": "a", "narration_time": 1.0, "clip_text": "#C C sits"}
     text = table(EGOCLIP, good, {**good, "narration_time": "soon"}, good)
     path.write_text(text + "one\ttoo\tfew\n" + table(EGOCLIP, {**good, "video_uid": "b"}).split("\n")[1])
-    report = Report(Path())
     read = {uid: [row for row, _, _ in rows] for uid, rows in ego4d.read_narrations(path, report)}
     assert read == {"a": ["line 2", "line 4"], "b": ["line 6"]}
-    assert [(d["row"], d["reason"]) for d in report.dropped] == [
-        ("line 3", "narration time is no number"), ("line 5", "3 cells where the header has 9")
-    ]  # fmt: skip
+    listed = [(d["row"], d["reason"]) for d in report.dropped]
+    assert listed == [("line 3", "narration time is no number"), ("line 5", "3 cells where the header has 9")]
 
 
-def test_the_pipeline_trains_on_a_table_of_narrations(mini_settings):
-    mini_settings["ego4d"]["narrations"] = "v2/annotations/egoclip.csv"
-    settings = build(Config, mini_settings)
+def test_the_pipeline_trains_on_a_table_of_narrations(mini_config: Config):
+    settings = override(mini_config, {"ego4d.narrations": "v2/annotations/egoclip.csv"})
     raw = write_raw(settings, media=False)
     rows = [{"video_uid": u, "narration_time": t, "clip_text": "#C C rinses the dish"}
             for u in ("t0", "e0", "s0", "../../x") for t in (1.0, 5.0)]  # fmt: skip
     (raw / settings.ego4d.narrations).write_text(table([*EGOCLIP, "tag_verb", "tag_noun"], *rows))
     report = Report(raw)
-    train = [c for c in ego4d.clips(settings, report) if c["split"] == "train"]
-    assert [(c["video_uid"], c["narration_time"], c["verb"], c["noun"]) for c in train] == [
-        ("t0", 1.0, "wash", "plate"), ("t0", 5.0, "wash", "plate")
-    ]  # fmt: skip
+    clips = ego4d.clips(settings, report)
+    train = [(c["video_uid"], c["narration_time"], c["verb"], c["noun"]) for c in clips if c["split"] == "train"]
+    assert train == [("t0", 1.0, "wash", "plate"), ("t0", 5.0, "wash", "plate")]
     assert report.by_reason() == {"unsafe video_uid": 2, "video without audio": 2}
     assert report.set_aside == {"narration of a video kept for evaluation": 2}
 
@@ -205,12 +198,11 @@ def test_tags_are_labels_or_places_in_the_taxonomy_and_places_must_fit_it(taxono
 
 
 def test_places_in_the_published_taxonomy_name_what_its_words_do(published):
-    taxonomy = published["verb"]
-    found = [taxonomy.find(list(entry))[0] for entry in taxonomy.words]
-    places = [f"[{taxonomy.labels.index(label)}]" for label in taxonomy.words.values()]
-    assert ego4d.groups(places, [""] * len(places), taxonomy) == found
-    shifted = [f"[{(taxonomy.labels.index(label) + 1) % 125}]" for label in taxonomy.words.values()]
-    assert ego4d.groups(shifted, found, taxonomy) == found
+    verbs = published["verb"]
+    found = [verbs.find(list(entry))[0] for entry in verbs.words]
+    places = [verbs.labels.index(label) for label in verbs.words.values()]
+    assert ego4d.groups([f"[{place}]" for place in places], [""] * len(places), verbs) == found
+    assert ego4d.groups([f"[{(place + 1) % 125}]" for place in places], found, verbs) == found
 
 
 def test_sentences_of_labelled_clips_lose_their_tags_whomever_they_are_about(mini_config: Config, raw: Path):
@@ -241,25 +233,20 @@ HEADER = "narration_time\tvideo_uid\tclip_text\t"
 
 
 @pytest.mark.parametrize(
-    "lines",
-    [["votes", "1,0,1", "0,1,0", "[1, 1, 1]"], ["positive", "1", "0", "True"],
-     ["positive\tvotes", "1\t1,0,1", "0\t0,1,0", "True\t"]],
+    ("columns", "rows", "positive"),
+    [("votes", ["1,0,1", "0,1,0", "[1, 1, 1]"], {2: True, 3: False, 4: True}),
+     ("positive", ["1", "0", "True"], {2: True, 3: False, 4: True}),
+     ("positive\tvotes", ["1\t1,0,1", "0\t0,1,0", "True\t"], {2: True, 3: False, 4: True}),
+     ("positive\tvotes", ["1\t1,0,1", "0\t1,0,1", "\t1,0", "maybe\t"], {2: True})],
 )  # fmt: skip
-def test_labels_come_from_the_majority_of_votes_or_as_they_are(tmp_path: Path, lines):
-    path = tmp_path / "labels.tsv"
-    path.write_text("\n".join([HEADER + lines[0], *(f"1.0\tv\t#C C cuts\t{line}" for line in lines[1:])]))
-    report = Report(Path())
-    assert ego4d.read_labels(path, report)["positive"].tolist() == [True, False, True]
-    assert report.dropped == []
-
-
-def test_labels_that_say_nothing_or_contradict_themselves_are_listed(tmp_path: Path):
-    path = tmp_path / "labels.tsv"
-    rows = ["1\t1,0,1", "0\t1,0,1", "\t1,0", "maybe\t"]
-    path.write_text("\n".join([f"{HEADER}positive\tvotes", *(f"1.0\tv\t#C C cuts\t{row}" for row in rows)]))
-    report = Report(Path())
-    assert ego4d.read_labels(path, report)["line"].tolist() == [2]
-    assert [d["row"] for d in report.dropped] == ["line 3", "line 4", "line 5"]
+def test_labels_are_the_majority_of_votes_or_as_they_are_and_contradictions_are_listed(
+    tmp_path, columns, rows, positive
+):
+    path, report = tmp_path / "labels.tsv", Report(Path())
+    path.write_text("\n".join([HEADER + columns, *(f"1.0\tv\t#C C cuts\t{row}" for row in rows)]))
+    found = ego4d.read_labels(path, report)
+    assert dict(zip(found["line"], found["positive"], strict=True)) == positive
+    assert [d["row"] for d in report.dropped] == [f"line {n}" for n in range(2, 2 + len(rows)) if n not in positive]
 
 
 def test_label_files_without_labels_or_columns_are_errors(tmp_path: Path):
@@ -272,7 +259,9 @@ def test_label_files_without_labels_or_columns_are_errors(tmp_path: Path):
         ego4d.read_labels(path, Report(Path()))
 
 
-def test_training_clips_are_of_videos_without_labels_and_labels_keep_their_groups(mini_config: Config, raw: Path):
+def test_training_clips_are_of_videos_without_labels_and_windows_half_a_second_before_to_one_after(
+    mini_config: Config, raw: Path
+):
     clips = ego4d.clips(mini_config, Report(Path()))
     train = [c for c in clips if c["split"] == "train"]
     assert {c["video_uid"] for c in train} == {"t0", "t1", "t2"}
@@ -280,12 +269,13 @@ def test_training_clips_are_of_videos_without_labels_and_labels_keep_their_group
     assert {(c["verb"], c["noun"]) for c in train} == groups
     rest = [(c["clip_id"], c["positive"], c["action_group"], c["text"]) for c in clips if c["split"] == "test"]
     assert rest == [(f"e0_00000{t}000", y, "wash plate", "C washes the dish") for t, y in ((1, 1), (4, 0))]
+    for clip in clips:
+        assert (clip["start_sec"], clip["end_sec"]) == (clip["narration_time"] - 0.5, clip["narration_time"] + 1.0)
 
 
-def test_the_sample_depends_on_the_seed_and_not_on_the_order_of_the_file(mini_settings: dict):
+def test_the_sample_depends_on_the_seed_and_not_on_the_order_of_the_file(mini_config: Config):
     def sample(seed: int, reverse: bool) -> list[str]:
-        mini_settings["ego4d"] |= {"train_clips": 5, "sampling_seed": seed}
-        built = build(Config, mini_settings)
+        built = override(mini_config, {"ego4d.train_clips": 5, "ego4d.sampling_seed": seed})
         path = write_raw(built, media=False) / built.ego4d.narrations
         videos = json.loads(path.read_text())["videos"]
         if reverse:
@@ -297,8 +287,3 @@ def test_the_sample_depends_on_the_seed_and_not_on_the_order_of_the_file(mini_se
     assert len(sample(0, reverse=False)) == 5
     assert sample(0, reverse=False) == sample(0, reverse=True)
     assert len({tuple(sample(seed, reverse=False)) for seed in range(4)}) > 1
-
-
-def test_a_window_is_half_a_second_before_to_one_after(mini_config: Config, raw: Path):
-    for clip in ego4d.clips(mini_config, Report(raw)):
-        assert (clip["start_sec"], clip["end_sec"]) == (clip["narration_time"] - 0.5, clip["narration_time"] + 1.0)

@@ -9,11 +9,11 @@ import pytest
 import small_training
 import torch
 from safetensors.torch import load_file, save_file
-from small_training import SEED, configured
+from small_training import SEED, configured, weights
 from small_work import mini
 from torch import Tensor
 
-from mc3 import losses, methods, objectives, train
+from mc3 import methods, objectives, train
 from mc3.config import Config
 from mc3.data import batches
 from mc3.data.audio import fbank, log_mel
@@ -64,7 +64,7 @@ def whole(tmp_path_factory, shards: Path) -> Callable[..., dict[str, Tensor]]:
 
 
 def write_gradients(config: Config, folder: Path, of: Sequence[str] = EVERY) -> None:
-    for method, dtype in [(method, torch.float64) for method in of] + [("wo_align", torch.float32)]:
+    for method, dtype in [*((method, torch.float64) for method in of), ("wo_align", torch.float32)]:
         found = gradients(config, method, dtype)
         if torch.distributed.get_rank() == 0:
             save_file(found, folder / f"{method}-{dtype}.safetensors")
@@ -122,9 +122,9 @@ def test_both_passes_over_a_microbatch_draw_the_same_dropout(settings):
     model, stage = trainer.model, trainer.recipe.stages[0]
     inputs = trainer.inputs(0, 0, next(iter(trainer.loader(0))))
     parts = []
-    for number, rows in enumerate((slice(0, 5), slice(5, 10), slice(10, 14))):
+    for number in range(3):
         torch.manual_seed(batches.seed_of(SEED, 0, 0, 0, *[number] * (number > 0)))
-        parts.append(model({m: tensor[rows] for m, tensor in inputs.items()}))
+        parts.append(model({m: tensor[5 * number :][:5] for m, tensor in inputs.items()}))
     embeddings = {m: torch.cat([part[m] for part in parts]) for m in stage.modalities}
     batch = objectives.Batch(inputs, [slice(14)], torch.arange(14), [14], SEED)
     objectives.Objective(config, stage)(embeddings, batch)[0].backward()
@@ -168,7 +168,7 @@ def test_frozen_parameters_get_no_gradient_and_the_others_the_same_one(settings,
 def test_frozen_parameters_do_not_change_in_a_run(settings):
     config = configured(settings, freeze=["encoders.audio.trunk.blocks.*"])
     before = MC3.initial(config, SEED).state_dict()
-    after = load_file(train.run(config, "align", SEED) / "final" / "model.safetensors")
+    after = weights(train.run(config, "align", SEED))
     same = {name for name in after if torch.equal(before[name], after[name])}
     assert {name for name in after if name.startswith("encoders.audio.trunk.blocks.")} <= same
     assert "encoders.audio.projection.1.weight" not in same
@@ -200,22 +200,8 @@ def test_log_mels_of_the_device_give_the_gradients_of_those_from_the_shards(sett
 
 @pytest.mark.slow
 def test_compiled_encoders_reach_nearly_the_same_weights(settings):
-    plain = load_file(train.run(configured(settings), "align", SEED) / "final" / "model.safetensors")
-    compiled = load_file(train.run(configured(settings, compile=True), "align", SEED) / "final" / "model.safetensors")
+    plain, compiled = (weights(train.run(configured(settings, compile=c), "align", SEED)) for c in (False, True))
     assert compiled.keys() == plain.keys()
     for name in plain:
         if not name.endswith(("qkv.bias", "k_lin.bias")):  # Adam turns rounding into steps, as with several processes
             torch.testing.assert_close(compiled[name], plain[name], rtol=1e-3, atol=2e-4, msg=name)
-
-
-def test_a_gather_without_gradients_gives_another_direction(settings):
-    """The error that the trainer avoids."""
-    embeddings = {m: torch.nn.functional.normalize(torch.randn(14, 16), dim=1) for m in ("audio", "video")}
-    leaves = {m: e.clone().requires_grad_() for m, e in embeddings.items()}
-    losses.contrastive(leaves, [("audio", "video")], 0.05).backward()
-    cut = {m: e.clone().requires_grad_() for m, e in embeddings.items()}
-    for rank in range(2):
-        mine = {m: e[7 * rank : 7 * rank + 7] for m, e in cut.items()}
-        (losses.contrastive(mine, [("audio", "video")], 0.05, embeddings, 7 * rank) / 2).backward()
-    cosine = torch.cosine_similarity(cut["audio"].grad.flatten(), leaves["audio"].grad.flatten(), dim=0)
-    assert cosine < 0.99

@@ -3,15 +3,16 @@
 import doctest
 import math
 from decimal import Decimal, localcontext
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_training import processes
 
 from mc3 import losses
 from mc3.errors import ConfigError
@@ -23,10 +24,8 @@ READINGS = [(inverse, stop) for inverse in losses.INVERSES for stop in (True, Fa
 
 def unit(rows: int, modalities=("audio", "video", "text"), width: int = 5, seed: int = 0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
-    return {
-        m: torch.nn.functional.normalize(torch.randn(rows, width, generator=generator, dtype=dtype), dim=1)
-        for m in modalities
-    }
+    drawn = {m: torch.randn(rows, width, generator=generator, dtype=dtype) for m in modalities}
+    return {m: torch.nn.functional.normalize(x, dim=1) for m, x in drawn.items()}
 
 
 def eq_1(queries, keys, temperature):
@@ -58,18 +57,16 @@ def test_every_equation_cites_the_paper_and_its_example_runs():
 
 
 @given(rows=st.integers(1, 7), temperature=st.floats(0.05, 2.0), seed=st.integers(0, 999))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_info_nce_is_equation_1_written_out(rows, temperature, seed):
     e = unit(rows, seed=seed)
     found = float(losses.info_nce(e["audio"], e["video"], temperature))
     assert found == pytest.approx(eq_1(e["audio"], e["video"], temperature), rel=1e-9, abs=1e-12)
 
 
-@given(
-    rows=st.integers(1, 6), seed=st.integers(0, 999), inverse=st.sampled_from(losses.INVERSES),
-    anchor=st.sampled_from(["audio", "video", "text", "touch"]), others=st.integers(1, 3),
-)  # fmt: skip
-@settings(deadline=None, max_examples=60)
+@given(rows=st.integers(1, 6), seed=st.integers(0, 999), inverse=st.sampled_from(losses.INVERSES),
+       anchor=st.sampled_from(["audio", "video", "text", "touch"]), others=st.integers(1, 3))  # fmt: skip
+@settings(max_examples=60)
 def test_consensus_is_equations_2_and_3_written_out(rows, seed, inverse, anchor, others):
     modalities = [anchor, *[m for m in ALPHA if m != anchor][:others]]
     e = unit(rows, modalities, seed=seed)
@@ -80,12 +77,9 @@ def test_consensus_is_equations_2_and_3_written_out(rows, seed, inverse, anchor,
 
 def test_contrastive_sums_six_terms_for_three_modalities():
     e = unit(6)
-    terms = losses.pairwise(e, PAIRS, 0.1)
-    assert set(terms) == {"audio-video", "video-audio", "audio-text", "text-audio", "video-text", "text-video"}
-    for name, term in terms.items():
-        i, j = name.split("-")
-        assert float(term) == pytest.approx(eq_1(e[i], e[j], 0.1))
-    assert float(losses.contrastive(e, PAIRS, 0.1)) == pytest.approx(sum(float(t) for t in terms.values()))
+    expected = {f"{i}-{j}": eq_1(e[i], e[j], 0.1) for i, j in permutations(e, 2)}
+    assert losses.pairwise(e, PAIRS, 0.1) == pytest.approx(expected)
+    assert float(losses.contrastive(e, PAIRS, 0.1)) == pytest.approx(sum(expected.values()))
 
 
 def test_info_nce_has_its_closed_forms():
@@ -95,15 +89,6 @@ def test_info_nce_has_its_closed_forms():
     identity, tau = torch.eye(6), 0.5
     expected = math.log(1 + 5 * math.exp(-1 / tau))
     assert float(losses.info_nce(identity, identity, tau)) == pytest.approx(expected, rel=1e-6)
-
-
-def test_info_nce_gradient_is_softmax_minus_one_hot_times_the_keys():
-    e = unit(5)
-    queries = e["audio"].clone().requires_grad_()
-    losses.info_nce(queries, e["video"], 0.2).backward()
-    softmax = torch.softmax(e["audio"] @ e["video"].T / 0.2, dim=1)
-    expected = (softmax - torch.eye(5, dtype=torch.float64)) @ e["video"] / (5 * 0.2)
-    torch.testing.assert_close(queries.grad, expected)
 
 
 def test_losses_do_not_depend_on_the_order_of_samples_or_of_a_pair():
@@ -210,37 +195,17 @@ def test_the_gradient_of_the_whole_batch_distance_is_its_differences_over_their_
         torch.testing.assert_close(x[m].grad, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_the_own_reading_lowers_the_other_similarities_and_without_stop_gradient_raises_the_smallest():
-    e = unit(200, width=16)
-    x = {m: (e[m] * e["audio"]).sum(dim=1) for m in ("video", "text")}
-    video_least = losses.scale(x["video"], ALPHA["video"]) < losses.scale(x["text"], ALPHA["text"])
-    assert 5 < int(video_least.sum()) < 195
-    for stop in (True, False):
-        leaves = {m: v.clone().requires_grad_() for m, v in e.items()}
-        losses.consensus(leaves, "audio", ALPHA, "own", stop).backward()
-        # the gradient on modality i is dL/dx_i times the anchor; a positive slope: descent lowers the similarity
-        slope = {m: (leaves[m].grad * e["audio"]).sum(dim=1) for m in ("video", "text")}
-        for m, least in (("video", video_least), ("text", ~video_least)):
-            assert torch.all(slope[m][~least] > 0)
-            assert torch.all(slope[m][least] == 0 if stop else slope[m][least] < 0)
-
-
 @pytest.mark.parametrize("distance", losses.DISTANCES)
 @pytest.mark.parametrize("inverse", ["own", "minimum"])
-def test_the_consensus_loss_of_a_single_other_modality_is_zero(inverse, distance):
+def test_a_single_other_modality_and_two_that_agree_on_every_sample_cost_nothing(inverse, distance):
     e = {m: v.requires_grad_() for m, v in unit(20, ("audio", "video"), dtype=torch.float32).items()}
     loss = losses.consensus(e, "audio", ALPHA, inverse, stop_gradient=False, distance=distance)
     loss.backward()
     assert loss.item() == 0.0
     assert float(e["video"].grad.abs().max()) == 0.0
-
-
-def test_modalities_that_agree_on_every_sample_cost_nothing():
-    e = unit(10)
-    e["text"] = e["video"].clone()
-    equal = {"video": 0.5, "text": 0.5}
-    for inverse, distance in product(("own", "minimum"), ("absolute", "squared")):
-        assert float(losses.consensus(e, "audio", equal, inverse, distance=distance)) == 0.0
+    if distance != "frobenius":  # which compares different samples too
+        e, equal = unit(10, ("audio", "video")), {"video": 0.5, "text": 0.5}
+        assert float(losses.consensus({**e, "text": e["video"]}, "audio", equal, inverse, distance=distance)) == 0.0
 
 
 @pytest.mark.parametrize(("inverse", "stop"), READINGS)
@@ -269,20 +234,16 @@ def test_losses_under_autocast_are_those_of_float32():
 
 def test_a_wrong_reading_anchor_or_missing_exponent_is_named():
     e = unit(3)
-    for message, arguments in (
-        (r"inverse is 'median'.*minimum, own, linear", ("audio", ALPHA, "median")),
-        (r"distance is 'cubic'.*absolute, squared, frobenius", ("audio", ALPHA, "own", True, "cubic")),
-        (r"'smell'", ("smell", ALPHA)),
-        (r"exponent for 'audio'", ("video", {"video": 0.5, "text": 1.0})),
-    ):
+    for message, *arguments in (
+        (r"inverse is 'median'.*minimum, own, linear", "audio", ALPHA, "median"),
+        (r"distance is 'cubic'.*absolute, squared, frobenius", "audio", ALPHA, "own", True, "cubic"),
+        (r"'smell'", "smell", ALPHA), (r"exponent for 'audio'", "video", {"video": 0.5, "text": 1.0}),
+    ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             losses.consensus(e, *arguments)
 
 
 # Many processes ------------------------------------------------------------------------------------------------------
-
-
-WORLDS = {"two": [6, 6], "three": [4, 4, 4], "three, uneven": [5, 5, 2]}
 
 
 def whole_loss(weights, x, rows=None):
@@ -300,49 +261,37 @@ def problem():
     return {m: w.requires_grad_() for m, w in weights.items()}, x
 
 
-def one_of_three_processes(rank: int, folder: str):
-    torch.set_num_threads(1)
-    results = {}
-    for name, rows in WORLDS.items():
-        if rank >= len(rows):
-            continue
-        store = f"file://{folder}/{name.replace(' ', '')}"
-        dist.init_process_group("gloo", store, rank=rank, world_size=len(rows))
-        weights, x = problem()
-        start = sum(rows[:rank])
-        mine = {m: v[start : start + rows[rank]] for m, v in x.items()}
-        loss = whole_loss(weights, mine, None if len(set(rows)) == 1 else rows)
-        loss.backward()
-        results[name] = {m: w.grad for m, w in weights.items()} | {"loss": loss.detach()}
-        for value in results[name].values():  # what DistributedDataParallel does with gradients
-            dist.all_reduce(value)
-            value /= len(rows)
-        dist.destroy_process_group()
+def write_mean_gradient(rows: list[int], path: Path):
+    """As one of `len(rows)` processes, with its rows of the batch: loss and gradient, averaged over the processes."""
+    dist.init_process_group("gloo")
+    rank, (weights, x) = dist.get_rank(), problem()
+    mine = {m: v.split(rows)[rank] for m, v in x.items()}
+    loss = whole_loss(weights, mine, None if len(set(rows)) == 1 else rows)
+    loss.backward()
+    found = {m: w.grad for m, w in weights.items()} | {"loss": loss.detach()}
+    for value in found.values():  # what DistributedDataParallel does with gradients
+        dist.all_reduce(value)
+        value /= len(rows)
     if rank == 0:
-        torch.save(results, Path(folder) / "results.pt")
+        torch.save(found, path)
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    mp.start_processes(one_of_three_processes, args=(str(folder),), nprocs=3, start_method="forkserver")
-    return torch.load(folder / "results.pt", weights_only=True)
-
-
-@pytest.mark.parametrize("world", WORLDS)
-def test_several_processes_compute_the_loss_and_gradient_of_one(world, many):
+@pytest.mark.parametrize("rows", [[6, 6], [4, 4, 4], [5, 5, 2]])
+def test_several_processes_compute_the_loss_and_gradient_of_one(rows, tmp_path):
+    processes(len(rows), write_mean_gradient, rows, tmp_path / "found.pt")
+    found = torch.load(tmp_path / "found.pt", weights_only=True)
     weights, x = problem()
     loss = whole_loss(weights, x)
     loss.backward()
-    torch.testing.assert_close(many[world]["loss"], loss.detach(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(found["loss"], loss.detach(), rtol=1e-9, atol=0)
     for m, w in weights.items():
-        torch.testing.assert_close(many[world][m], w.grad, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found[m], w.grad, rtol=1e-9, atol=1e-12)
 
 
-def test_a_query_of_weight_two_counts_twice():
-    e, weights = unit(5), torch.tensor([2.0, 1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
-    plain = float(losses.info_nce(e["audio"], e["video"], 0.2, weights=torch.ones(5)))
-    assert plain == pytest.approx(eq_1(e["audio"], e["video"], 0.2))
-    each = torch.stack([losses.info_nce(e["audio"][t : t + 1], e["video"], 0.2, offset=t) for t in range(5)])
-    twice = torch.cat([each[:2], each[:1], each[3:]]).sum() / 5
-    assert float(losses.info_nce(e["audio"], e["video"], 0.2, weights=weights)) == pytest.approx(float(twice))
+@pytest.mark.parametrize("weights", [[1.0] * 5, [2.0, 1.0, 0.0, 1.0, 1.0]])
+def test_a_query_of_weight_two_counts_twice_and_of_none_never(weights):
+    e = unit(5)
+    each = [eq_1(e["audio"][t : t + 1], e["video"].roll(-t, dims=0), 0.2) for t in range(5)]
+    expected = np.average(each, weights=weights)
+    found = losses.info_nce(e["audio"], e["video"], 0.2, weights=torch.tensor(weights, dtype=torch.float64))
+    assert float(found) == pytest.approx(expected)

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import os
 import shutil
@@ -9,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from raw_files import contents
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from test_text import wordpiece
 
 from mc3 import config, methods
 from mc3.config import ModelConfig, build
@@ -28,13 +28,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cuts", "a", "carrot"])}
-    made = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return made
+    return wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cuts", "a", "carrot"])
 
 
 def model(tokenizer, seed=0, **changes):
@@ -62,10 +56,6 @@ def batch(mc3, size=3, seed=0):
         "text": mc3.tokenize(["cuts a carrot"] * size),
         "index": torch.arange(size),
     }
-
-
-def digest(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
 def test_the_papers_configuration_has_the_published_sizes(tokenizer):
@@ -144,8 +134,8 @@ def test_saving_twice_and_saving_what_was_loaded_give_the_same_bytes(tokenizer, 
         mc3.save(tmp_path / name)
     loaded = MC3.load(tmp_path / "a")
     loaded.save(tmp_path / "c")
-    assert digest(tmp_path / "a") == digest(tmp_path / "b") == digest(tmp_path / "c")
-    assert list(digest(tmp_path / "a")) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert contents(tmp_path / "a") == contents(tmp_path / "b") == contents(tmp_path / "c")
+    assert list(contents(tmp_path / "a")) == ["config.json", "model.safetensors", "tokenizer.json"]
     torch.testing.assert_close(loaded(batch(loaded)), mc3(batch(mc3)), rtol=0, atol=0)
     assert not loaded.training
 
@@ -157,7 +147,7 @@ def test_saving_replaces_a_checkpoint_and_leaves_nothing_else_behind(tokenizer, 
     expected = model(tokenizer, seed=1).state_dict()
     assert all(torch.equal(t, expected[n]) for n, t in load_file(tmp_path / "best" / "model.safetensors").items())
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
-    assert len(digest(tmp_path / "best")) == 3
+    assert len(contents(tmp_path / "best")) == 3
 
 
 def full_disk(*_args, **_kwargs):
@@ -175,11 +165,11 @@ def read_only_for_the_new(path, target, rename=Path.rename):
 )
 def test_a_save_that_fails_keeps_the_old_checkpoint(tokenizer, tmp_path, monkeypatch, replaced, fault):
     model(tokenizer, seed=0).save(tmp_path / "best")
-    before = digest(tmp_path / "best")
+    before = contents(tmp_path / "best")
     monkeypatch.setattr(replaced, fault)
     with pytest.raises(OSError, match=r"No space left|Read-only"):
         model(tokenizer, seed=1).save(tmp_path / "best")
-    assert digest(tmp_path / "best") == before
+    assert contents(tmp_path / "best") == before
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
@@ -190,15 +180,12 @@ def test_a_missing_checkpoint_is_one_sentence_with_the_remedy(tmp_path):
         MC3.load(tmp_path / "elsewhere")
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("model.safetensors", r"model\.safetensors is damaged"), ("config.json", "final is damaged"),
-     ("tokenizer.json", "final is damaged")],
-)  # fmt: skip
-def test_a_truncated_file_is_one_sentence_naming_the_checkpoint_and_the_remedy(tokenizer, tmp_path, name, message):
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_truncated_file_is_one_sentence_naming_the_checkpoint_and_the_remedy(tokenizer, tmp_path, name):
     folder = tmp_path / "align-0" / "final"
     model(tokenizer).save(folder)
     os.truncate(folder / name, (folder / name).stat().st_size - 100)
+    message = r"model\.safetensors is damaged" if name == "model.safetensors" else "final is damaged"
     with pytest.raises(DataError, match=rf"^.*align-0.*{message}.*`mc3 train --method align --seed 0`[^\n]*$"):
         MC3.load(folder)
 
@@ -227,9 +214,8 @@ def test_initial_weights_are_loaded_by_modality(tokenizer, tmp_path, with_projec
     source, mc3 = model(tokenizer, seed=1), model(tokenizer, seed=0)
     before = {name: tensor.clone() for name, tensor in mc3.state_dict().items()}
     tensors = source.encoders["video"].state_dict()
-    if not with_projection:
-        tensors = {name: t for name, t in tensors.items() if not name.startswith("projection.")}
-    save_file(tensors, tmp_path / "video.safetensors")
+    kept = {name: t for name, t in tensors.items() if with_projection or not name.startswith("projection.")}
+    save_file(kept, tmp_path / "video.safetensors")
     mc3.init_from({"video": tmp_path / "video.safetensors", "audio": None, "text": None})
     for name, tensor in mc3.state_dict().items():
         changed = name.startswith("encoders.video.") and (with_projection or ".projection." not in name)
@@ -249,22 +235,15 @@ def test_initial_weights_that_are_missing_or_of_another_size_are_errors(tokenize
         mc3.init_from({"smell": None})
 
 
-def test_the_default_profile_builds(tokenizer, mini_config):
-    mc3 = MC3(mini_config.model, tokenizer).eval()
-    assert {name: e.shape for name, e in mc3(batch(mc3)).items()} == dict.fromkeys(methods.MODALITIES, (3, 64))
-
-
 def run_python(program: str) -> str:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.mark.parametrize(
     ("modules", "heavy"),
-    [
-        ("mc3.config, mc3.evaluate, mc3.methods, mc3.store", "torch transformers timm accelerate sklearn scipy"),
-        ("mc3.train, mc3.embed, mc3.paper.probe",  # its encoders' libraries come with the first model
-         "timm transformers torchvision torchaudio torch._dynamo scipy sklearn"),
-    ],
+    [("mc3.config, mc3.evaluate, mc3.methods, mc3.store", "torch transformers timm accelerate sklearn scipy"),
+     ("mc3.train, mc3.embed, mc3.paper.probe",  # its encoders' libraries come with the first model
+      "timm transformers torchvision torchaudio torch._dynamo scipy sklearn")],
 )  # fmt: skip
 def test_a_module_imports_without_the_heavy_libraries(modules, heavy):
     assert run_python(f"import sys, {modules}; print([m for m in {heavy.split()} if m in sys.modules])") == "[]"

@@ -14,17 +14,16 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from small_training import SEED, configured
+from small_training import SEED, configured, weights
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from mc3 import methods, objectives, train
 from mc3.config import Config, override
-from mc3.data import batches
 from mc3.errors import ConfigError
 from mc3.model import MC3
 from mc3.objectives import active_negatives, masked_patches
-from mc3.objectives.active_negatives import EMPTY, ActiveNegatives, Queue
+from mc3.objectives.active_negatives import EMPTY, Queue
 from mc3.objectives.learnt_scale import LearntScale
 from mc3.objectives.masked_patches import MaskedPatches
 
@@ -142,8 +141,8 @@ def test_the_scale_is_learnt_without_decay_and_is_in_no_checkpoint(settings):
     scales = [row["logit_scale"] for row in rows if "logit_scale" in row]
     assert scales[0] == pytest.approx(1 / 0.07)
     assert len(set(scales)) == len(scales)
-    assert load_file(folder / "final" / "model.safetensors").keys() == MC3.initial(config, SEED).state_dict().keys()
     model = MC3.initial(config, SEED)
+    assert weights(folder).keys() == model.state_dict().keys()
     clap = objectives.make(config, methods.get("clap").stages[0], model, 28, SEED)
     groups = train.make_optimizer(config.train, model, clap).param_groups
     decays = [(group["weight_decay"], len(group["params"])) for group in groups]
@@ -164,7 +163,7 @@ def test_gradient_embeddings_are_the_gradients_of_a_last_layer_of_queries():
 
 
 @given(points=st.integers(1, 12), classes=st.integers(1, 5), seed=st.integers(0, 999), data=st.data())
-@hypothesis_settings(deadline=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 def test_seeding_is_k_means_plus_plus_on_the_outer_products(points, classes, seed, data):
     generator = torch.Generator().manual_seed(seed)
     factors, embeddings = torch.randn(points, classes, generator=generator).double(), unit(points, seed=seed)
@@ -180,36 +179,15 @@ def test_seeding_is_k_means_plus_plus_on_the_outer_products(points, classes, see
 
 def test_seeds_are_drawn_by_squared_distance():
     embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], dtype=torch.float64)
-    factors, generator, wanted = torch.ones(3, 1, dtype=torch.float64), torch.Generator().manual_seed(0), []
+    factors, generator = torch.ones(3, 1, dtype=torch.float64), torch.Generator().manual_seed(0)
+    counts = torch.zeros(3, 3, dtype=torch.float64)
     for _ in range(4000):
         draws = torch.empty(2, 3, dtype=torch.float64).exponential_(generator=generator)
-        wanted.append(active_negatives.kmeans_plusplus(factors, embeddings, draws).tolist())
-    counts = torch.zeros(3, 3)
-    for first, second in wanted:
+        first, second = active_negatives.kmeans_plusplus(factors, embeddings, draws).tolist()
         counts[first, second] += 1
     squared = torch.cdist(embeddings, embeddings).square()
     expected = squared / squared.sum(dim=1, keepdim=True) / 3
-    torch.testing.assert_close((counts / 4000).double(), expected, rtol=0, atol=0.02)
-
-
-def test_chosen_negatives_cover_more_clusters_and_are_more_distant_than_random_ones():
-    generator = torch.Generator().manual_seed(0)
-    centres, sizes = unit(16, 32, seed=1), [200] * 4 + [10] * 12  # most of the pool is alike
-    labels = torch.repeat_interleave(torch.arange(16), torch.tensor(sizes))
-    pool = normalize(centres[labels] + 0.02 * torch.randn(len(labels), 32, generator=generator).double(), dim=1)
-    factors = active_negatives.gradient_factors(pool, centres, 0.5)
-    covered, distance = {"chosen": 0.0, "random": 0.0}, {"chosen": 0.0, "random": 0.0}
-    for _ in range(20):
-        draws = torch.empty(16, len(pool)).exponential_(generator=generator).double()
-        found = {
-            "chosen": active_negatives.kmeans_plusplus(factors, pool, draws),
-            "random": torch.randperm(len(pool), generator=generator)[:16],
-        }
-        for kind, rows in found.items():
-            covered[kind] += len(set(labels[rows].tolist())) / 20
-            distance[kind] += float(torch.pdist(pool[rows]).mean()) / 20
-    assert covered["chosen"] > 13 > 8 > covered["random"]
-    assert distance["chosen"] > 1.1 * distance["random"]
+    torch.testing.assert_close(counts / 4000, expected, rtol=0, atol=0.02)
 
 
 def test_a_queue_keeps_the_newest_in_order():
@@ -221,79 +199,71 @@ def test_a_queue_keeps_the_newest_in_order():
         assert torch.equal(queue.embeddings[-len(last) :], rows[last])
 
 
-def test_the_momentum_encoders_are_the_moving_average_and_get_no_gradient(settings):
-    config, seen = small(settings, momentum=0.75), []
-    trainer = stepped(config, "cm_acc", 4, lambda t: seen.append(tensors(t)))
-    start = MC3.initial(config, SEED).double().state_dict()
+def queued(queues: dict[str, Queue]) -> dict[str, tuple[Tensor, list[int]]]:
+    """The embeddings and clips of each queue."""
+    return {name: (queue.embeddings, queue.clips.tolist()) for name, queue in queues.items()}
+
+
+@pytest.fixture
+def cm_acc(settings, monkeypatch) -> list[dict]:
+    """Four steps with short queues: what each one's loss was made of, and what there was after it."""
+    forward, steps = objectives.Objective.forward, []
+
+    def watched(self, embeddings, batch):
+        value, parts = forward(self, embeddings, batch)
+        steps.append({"loss": float(value.detach()), "embeddings": embeddings, "keys": self.averaged(batch.inputs),
+                      "dictionaries": queued(self.negatives), "clips": batch.clips.tolist()})  # fmt: skip
+        return value, parts
+
+    def after(trainer):
+        assert all(parameter.grad is None for parameter in trainer.objective.parameters())
+        steps[-1] |= {"tensors": tensors(trainer), "pool": queued(trainer.objective.pool)}
+
+    monkeypatch.setattr(objectives.Objective, "forward", watched)
+    stepped(small(settings, momentum=0.75, pool=30, negatives=10), "cm_acc", 4, after)
+    return steps
+
+
+def test_the_momentum_encoders_are_the_moving_average_and_get_no_gradient(settings, cm_acc):
+    start = MC3.initial(configured(settings), SEED).double().state_dict()
     names = [name for name in start if not name.startswith("encoders.text.")]
     expected = {name: start[name] for name in names}
-    for after in seen:
+    for step in cm_acc:
+        after = step["tensors"]
         expected = {name: 0.75 * expected[name] + (1 - 0.75) * after[name] for name in names}
         assert {f"objective averaged.{name}" for name in names} == {n for n in after if "objective averaged" in n}
         for name in names:
             torch.testing.assert_close(after[f"objective averaged.{name}"], expected[name], rtol=1e-14, atol=1e-15)
-    assert all(parameter.grad is None for parameter in trainer.objective.parameters())
 
 
-def test_the_pool_holds_the_newest_keys(settings, monkeypatch):
-    config, past_keys = small(settings, pool=30), []
-    forward = ActiveNegatives.terms
-
-    def terms(self, embeddings, keys, offset, batch):
-        past_keys.append(self.averaged(batch.inputs))
-        return forward(self, embeddings, keys, offset, batch)
-
-    monkeypatch.setattr(ActiveNegatives, "terms", terms)
-    trainer = stepped(config, "cm_acc", 4)
-    for modality in ("audio", "video"):
-        pool = trainer.objective.pool[modality]
-        assert pool.clips.tolist() == trainer.plans[0].flatten()[: 4 * 14][-30:].tolist()
-        torch.testing.assert_close(pool.embeddings, torch.cat([a[modality] for a in past_keys])[-30:])
+def test_the_pool_holds_the_newest_keys(cm_acc):
+    clips = [clip for step in cm_acc for clip in step["clips"]]
+    for modality, (embeddings, of) in cm_acc[-1]["pool"].items():
+        assert of == clips[-30:]
+        torch.testing.assert_close(embeddings, torch.cat([step["keys"][modality] for step in cm_acc])[-30:])
 
 
-def test_dictionaries_take_past_keys_that_they_do_not_contain(settings):
-    past, before = [], {}
-    start = stepped(small(settings, negatives=10), "cm_acc", 1)
-    assert all((queue.clips == EMPTY).all() for queue in start.objective.negatives.values())  # no past keys yet
-
-    def watch(trainer):
-        for name, queue in trainer.objective.negatives.items():
-            if past:  # fourteen are chosen and ten fit: all are new
-                pools = torch.cat([pool[name.split("-")[1]] for pool in past])
-                assert (torch.cdist(queue.embeddings, pools).amin(dim=1) < 1e-7).all()
-                assert EMPTY not in queue.clips
-                assert not set(queue.clips.tolist()) & before.get(name, set())
-                before[name] = set(queue.clips.tolist())
-        past.append({m: queue.embeddings for m, queue in trainer.objective.pool.items()})
-
-    stepped(small(settings, negatives=10), "cm_acc", 4, watch)
-    assert len(past) == 4
+def test_dictionaries_take_past_keys_that_they_do_not_contain(cm_acc):
+    assert all(set(clips) == {EMPTY} for _, clips in cm_acc[0]["dictionaries"].values())  # no past keys yet
+    for number, step in enumerate(cm_acc[1:], 1):
+        for name, (embeddings, clips) in step["dictionaries"].items():  # fourteen are chosen and ten fit: all are new
+            pools = torch.cat([before["pool"][name.split("-")[1]][0] for before in cm_acc[:number]])
+            assert (torch.cdist(embeddings, pools).amin(dim=1) < 1e-7).all()
+            assert not set(clips) & {EMPTY, *cm_acc[number - 1]["dictionaries"][name][1]}
 
 
-def test_cm_acc_is_info_nce_over_the_batch_and_the_dictionary_without_the_clip_itself(settings, monkeypatch):
-    config, found = small(settings, negatives=10), []
-    forward = objectives.Objective.forward
-
-    def watched(self, embeddings, batch):
-        value, parts = forward(self, embeddings, batch)
-        dictionaries = {name: (q.embeddings, q.clips) for name, q in self.negatives.items()}
-        past_keys = self.averaged(batch.inputs)
-        found.append((float(value.detach()), embeddings, past_keys, dictionaries, batch.clips.tolist()))
-        return value, parts
-
-    monkeypatch.setattr(objectives.Objective, "forward", watched)
-    stepped(config, "cm_acc", 4)
+def test_cm_acc_is_info_nce_over_the_batch_and_the_dictionary_without_the_clip_itself(cm_acc):
     hidden = 0
-    for value, embeddings, past_keys, dictionaries, clips in found:
+    for step in cm_acc:
         total = 0.0
         for i, j in (("audio", "video"), ("video", "audio")):
-            past, of = dictionaries[f"{i}-{j}"]
-            for t, clip in enumerate(clips):
-                among = [*past_keys[j], *[e for e, n in zip(past, of.tolist(), strict=True) if n not in (clip, EMPTY)]]
+            past, of = step["dictionaries"][f"{i}-{j}"]
+            for t, clip in enumerate(step["clips"]):
+                others = [e for e, n in zip(past, of, strict=True) if n not in (clip, EMPTY)]
                 hidden += clip in of
-                scores = torch.stack([embeddings[i][t] @ e for e in among]) / 0.7
-                total += float((scores.logsumexp(0) - scores[t]).detach()) / len(clips)
-        assert value == pytest.approx(total, rel=1e-9)
+                scores = torch.stack([step["embeddings"][i][t] @ e for e in [*step["keys"][j], *others]]) / 0.7
+                total += float((scores.logsumexp(0) - scores[t]).detach()) / 14
+        assert step["loss"] == pytest.approx(total, rel=1e-9)
     assert hidden
 
 
@@ -378,7 +348,7 @@ def test_a_masked_patch_reaches_its_loss_but_no_prediction(settings):
 
 
 @given(st.integers(0, 2**62), st.tuples(st.integers(5, 9), st.integers(5, 12)), st.floats(0.1, 0.9))
-@hypothesis_settings(max_examples=30, deadline=None)
+@hypothesis_settings(max_examples=30)
 def test_masks_are_squares_until_there_are_enough_and_depend_on_the_seed_alone(seed, grid, share):
     found = masked_patches.draw(6, grid, share, seed)
     assert torch.equal(found, masked_patches.draw(6, grid, share, seed))
@@ -400,12 +370,10 @@ def test_masks_are_squares_until_there_are_enough_and_depend_on_the_seed_alone(s
         assert before <= set(masked) <= expected
 
 
-def test_masks_differ_between_clips_and_steps(settings):
-    config, seen = configured(settings), []
-    real = masked_patches.draw
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(masked_patches, "draw", lambda *a: seen.append(real(*a).sort(dim=1).values) or seen[-1])
-        stepped(config, "ssast", 4)
+def test_masks_differ_between_clips_and_steps(settings, monkeypatch):
+    seen, real = [], masked_patches.draw
+    monkeypatch.setattr(masked_patches, "draw", lambda *a: seen.append(real(*a).sort(dim=1).values) or seen[-1])
+    stepped(configured(settings), "ssast", 4)
     masks = torch.cat(seen).tolist()
     assert len(masks) == len({tuple(mask) for mask in masks}) == 4 * 14
 
@@ -422,16 +390,8 @@ def test_overlapping_patches_cannot_be_masked(settings):
 def test_two_processes_and_microbatches_end_with_the_weights_and_state_of_one_process_and_batch(settings, tmp_path):
     config = configured(settings)
     small_training.processes(2, write_tensors, config, tmp_path)
+    changed = configured(settings, microbatch_size=4), configured(settings, recompute=True)
     for method in OWN:
-        whole = tensors(stepped(config, method, 4))
-        changed = [configured(settings, microbatch_size=4), configured(settings, recompute=True)]
-        others = [tensors(stepped(other, method, 4)) for other in changed]
+        whole, *others = (tensors(stepped(of, method, 4)) for of in (config, *changed))
         for found in (load_file(tmp_path / f"{method}.safetensors"), *others):
             torch.testing.assert_close(found, whole, rtol=1e-9, atol=1e-10)
-
-
-def test_random_draws_depend_only_on_seed_stage_and_step(settings):
-    first, again = (tensors(stepped(configured(settings), "cm_acc", 4)) for _ in range(2))
-    assert all(torch.equal(first[name], again[name]) for name in first)
-    draws = [batches.seed_of(batches.seed_of(0, 0, step), direction) for step in range(9) for direction in (0, 1)]
-    assert len(set(draws)) == 18

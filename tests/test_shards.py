@@ -15,7 +15,7 @@ import pytest
 import small_work
 import torch
 from PIL import Image
-from raw_files import clicks, number_of, numbered, write_media, write_raw
+from raw_files import clicks, contents, number_of, numbered, write_media, write_raw
 from scipy.io import wavfile
 from tokenizers import Tokenizer
 
@@ -23,8 +23,9 @@ from mc3 import config
 from mc3.config import Config, override
 from mc3.data import manifest, media, prepare, shards, tokenizer
 from mc3.data.audio import fbank
-from mc3.encoders.text import fit_tokenizer, tokenize
+from mc3.encoders.text import fit_tokenizer
 from mc3.errors import DataError
+from mc3.methods import MODALITIES
 
 
 def build(folder: Path, workers: int = 1, train: int = 3, clips_per_shard: int = 5) -> Config:
@@ -52,16 +53,15 @@ def uncut(written: Config, tmp_path: Path) -> Config:
     return build(tmp_path)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def test_the_index_is_plain_parquet_with_every_clip_of_the_manifest_in_its_order(written: Config):
+def test_the_index_has_the_manifests_clips_in_their_order_and_a_shard_whole_videos_of_one_split(written: Config):
     index, plain = shards.read_index(written.paths.shards), pd.read_parquet(written.paths.shards / "index.parquet")
     table = manifest.read(written.paths.work / "manifest.parquet")
     assert index[list(manifest.COLUMNS)].astype(manifest.COLUMNS).equals(table)
     places = [f"{member}_{place}" for member in ("frames", "fbank", "audio") for place in ("offset", "size")]
     assert list(plain.columns) == [*manifest.COLUMNS, "shard", *places, "sha256"]
+    assert (index.groupby(["dataset", "split", "video_uid"])["shard"].nunique() == 1).all()
+    assert (index.groupby("shard")["split"].nunique() == 1).all()
+    assert index.loc[(index["dataset"] == "ego4d") & (index["split"] == "train"), "shard"].nunique() == 2
 
 
 def test_offsets_hashes_and_names_are_those_that_tarfile_reads(written: Config):
@@ -83,13 +83,6 @@ def test_offsets_hashes_and_names_are_those_that_tarfile_reads(written: Config):
             assert (row["shard"], row[f"{name}_offset"], row[f"{name}_size"]) == (shard, offset, size)
         data = b"".join(found[suffix][3] for suffix in ("jpg", "npy", "wav") if suffix in found)
         assert hashlib.sha256(data).hexdigest() == row["sha256"]
-
-
-def test_a_shard_holds_whole_videos_of_one_split(written: Config):
-    index = shards.read_index(written.paths.shards)
-    assert (index.groupby(["dataset", "split", "video_uid"])["shard"].nunique() == 1).all()
-    assert (index.groupby("shard")["split"].nunique() == 1).all()
-    assert index.loc[(index["dataset"] == "ego4d") & (index["split"] == "train"), "shard"].nunique() == 2
 
 
 def test_two_workers_and_a_resumed_run_write_the_same_bytes_as_one(written: Config, tmp_path: Path, monkeypatch):
@@ -121,9 +114,7 @@ def test_a_shard_of_other_settings_is_cut_again(written: Config, tmp_path: Path)
 def test_a_clip_has_the_pictures_the_sound_and_the_text_of_its_window(written: Config, in_memory: bool):
     text = replace(written.model.text, max_length=16)
     padded = fit_tokenizer(written.paths.shards / "tokenizer.json", text)
-    data = shards.ClipDataset(
-        written.paths.shards, modalities=("audio", "video", "text"), tokenizer=padded, in_memory=in_memory
-    )
+    data = shards.ClipDataset(written.paths.shards, modalities=MODALITIES, tokenizer=padded, in_memory=in_memory)
     words = Tokenizer.from_file(str(written.paths.shards / "tokenizer.json"))
     assert len(data) == len(data.index) == 12
     for i, row in data.index.iterrows():
@@ -143,12 +134,9 @@ def test_clips_of_square_and_wide_videos_are_of_one_shape_with_the_picture_in_th
     """Two shapes of video, twelve stored pictures, of which a model takes four."""
     built = override(uncut, {"clips.frames": 12, "clips.max_aspect": 1.78})
     left, right = (np.full((64, 24, 3), grey, np.uint8) for grey in (60, 180))
-
-    def wide(number: int) -> np.ndarray:
-        return np.concatenate([left, numbered(number), right], axis=1)
-
+    wide = {"picture": lambda number: np.concatenate([left, numbered(number), right], axis=1)}
     sound = clicks(12.0, np.arange(0.5, 12.0), 16000)
-    write_media(built.paths.raw / built.ego4d.videos / "t0.mp4", 12.0, sound=sound, picture=wide)
+    write_media(built.paths.raw / built.ego4d.videos / "t0.mp4", 12.0, sound=sound, **wide)
     prepare.write(built)
     words = Tokenizer.from_file(str(built.paths.shards / "tokenizer.json"))
     data = shards.open_clips(built, "train", words, ("video",))
@@ -183,10 +171,9 @@ def test_the_log_mel_is_that_of_the_stored_sound_and_the_sound_that_of_the_file(
             assert (data.fbank(i) == fbank(samples / np.float32(32768), mel_bins=64).astype(np.float16)).all()
             loud = np.flatnonzero(np.abs(samples) > 16000)
             times = row["start_sec"] + loud[np.diff(loud, prepend=-999) > 200] / 16000
-            made = [2.0] if dataset == "epic_sounds" else np.arange(0.5, 12.0)
-            heard, expected = (
-                [t for t in clicks if row["start_sec"] + 0.01 < t < row["end_sec"] - 0.01] for clicks in (times, made)
-            )
+            made = np.array([2.0]) if dataset == "epic_sounds" else np.arange(0.5, 12.0)
+            first, last = row["start_sec"] + 0.01, row["end_sec"] - 0.01
+            heard, expected = (clicks[(first < clicks) & (clicks < last)] for clicks in (times, made))
             assert heard == pytest.approx(expected, abs=0.01)
 
 
@@ -209,7 +196,7 @@ def test_events_have_the_length_of_their_window_and_no_pictures(written: Config)
 
 def test_batches_from_worker_processes_are_those_of_the_main_process(written: Config):
     padded = fit_tokenizer(written.paths.shards / "tokenizer.json", written.model.text)
-    data = shards.ClipDataset(written.paths.shards, modalities=("audio", "video", "text"), tokenizer=padded)
+    data = shards.ClipDataset(written.paths.shards, modalities=MODALITIES, tokenizer=padded)
     data[0]  # opens a shard here, which the workers must not share
     alone = list(torch.utils.data.DataLoader(data, batch_size=5))
     spread = list(torch.utils.data.DataLoader(data, batch_size=5, num_workers=2))
@@ -294,10 +281,7 @@ def test_only_training_narrations_shape_the_tokenizer(written: Config):
 
 def test_a_named_tokenizer_is_copied_or_its_absence_or_other_padding_explained(tmp_path, mini_config, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    text, absent = (
-        override(mini_config, {"model.text.tokenizer": name}).model.text
-        for name in (str(tmp_path), "nobody/no-such-model")
-    )
+    text, absent = (replace(mini_config.model.text, tokenizer=n) for n in (str(tmp_path), "nobody/no-such-model"))
     with pytest.raises(DataError, match=r"no .*tokenizer\.json"):
         tokenizer.make(text, [])
     published = tokenizer.train(TEXTS, 60)
@@ -311,11 +295,3 @@ def test_a_named_tokenizer_is_copied_or_its_absence_or_other_padding_explained(t
     (tmp_path / "tokenizer.json").write_text(published.to_str().replace("[PAD]", "[FILL]"))
     with pytest.raises(DataError, match=r"does not pad with \[PAD\] = 0"):
         tokenizer.make(text, [])
-
-
-def test_texts_are_cut_to_length_but_keep_their_end(mini_config: Config):
-    padded = fit_tokenizer(tokenizer.train(TEXTS, 60), replace(mini_config.model.text, max_length=8))
-    ids = tokenize(padded, ["C cuts the plate", "C cuts " * 20])
-    assert ids.shape == (2, 8)
-    assert ids[1, -1] == 3
-    assert ids[0].tolist().index(3) < 8

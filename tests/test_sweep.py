@@ -18,6 +18,7 @@ import small_training
 import small_work
 import yaml
 from conftest import ROOT
+from raw_files import contents
 from scipy.stats import qmc, ttest_1samp
 from sklearn.metrics import roc_auc_score
 
@@ -75,9 +76,10 @@ def planned(name: str, settings: Config) -> list[sweep.Trial]:
     return sweep.plan(name, found, settings, found.seeds or settings.seeds)
 
 
-def weights(folder: Path) -> dict[str, bytes]:
-    files = sorted(folder.rglob("final/model.safetensors"))
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+def videos(settings: Config, *names: str) -> list[list[plans.VideoPlan]]:
+    """The planned videos of the study's worlds of these names."""
+    worlds = {trial.setting: trial.config.world for trial in planned("study", settings)}
+    return [plans.plan_videos(worlds[name]) for name in names]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,30 +96,29 @@ def test_every_setting_of_every_sweep_is_a_profile_that_fits_together(profile, n
     assert len({(trial.config.paths.work, trial.seed) for trial in found}) == len(found)
 
 
-def test_each_ablation_has_the_profiles_own_setting_once_and_it_is_the_pipelines_training(profile):
+def test_each_ablation_has_the_papers_setting_and_once_the_profiles_which_is_the_pipelines_training(profile):
     table = pd.DataFrame([vars(trial) for trial in planned("ablations", profile)])
     trained = set(table["seed"]) & set(profile.seeds)
     assert trained
     assert (table.groupby("group")["is_pipeline"].sum() == len(trained)).all()
+    papers = {
+        "anchor": "audio",
+        "alpha": "video 0.5, text 1",
+        "duration": "1.5 s",
+        "frames": "4",
+    }  # Sec. 4.2, 5
+    assert set(papers.items()) <= set(table[["group", "setting"]].itertuples(index=False, name=None))
 
 
-@pytest.mark.parametrize(
-    ("group", "own_clips", "own_align"),
-    [("anchor", False, False), ("alpha", False, False), ("weight", False, False),
-     ("temperature", False, True), ("duration", True, True), ("frames", True, True)],
-)  # fmt: skip
-def test_clips_and_align_stage_are_made_anew_where_a_setting_decides_them(profile, group, own_clips, own_align):
-    for trial in planned("ablations", profile):
-        if trial.group == group and not trial.is_profile and trial.seed in profile.seeds:
-            assert (trial.own_clips, trial.own_align) == (own_clips, own_align)
-            assert (trial.config.paths.shards == profile.paths.shards) != own_clips
-
-
-def test_the_papers_choices_are_among_the_settings(profile):
-    """Sec. 4.2: audio is the anchor, alpha_v .5 and alpha_l 1; Sec. 5: clips of 1.5 s; EgoVLP: 4 frames."""
-    settings = sweep.load("ablations").settings
-    for group, setting in (("anchor", "audio"), ("alpha", "video 0.5, text 1"), ("duration", "1.5 s"), ("frames", "4")):
-        assert setting in settings[group]
+def test_clips_and_align_stage_are_made_anew_where_a_setting_decides_them(profile):
+    anew = {"anchor": (False, False), "alpha": (False, False), "weight": (False, False),
+            "temperature": (False, True), "duration": (True, True), "frames": (True, True)}  # fmt: skip
+    others = [t for t in planned("ablations", profile) if not t.is_profile and t.seed in profile.seeds]
+    assert {trial.group for trial in others} >= set(anew)
+    for trial in others:
+        if trial.group in anew:
+            assert (trial.own_clips, trial.own_align) == anew[trial.group], trial
+            assert (trial.config.paths.shards == profile.paths.shards) != trial.own_clips
 
 
 def test_every_method_is_tuned_at_the_same_points_of_a_halton_sequence_around_the_profile(profile):
@@ -163,16 +164,14 @@ def test_worlds_differ_in_what_their_name_says_and_train_for_as_many_steps(profi
      ("unseen 0.5", "IV", 0.1, 0.3), ("sounding 0.5", "I", 0.2, 0.35), ("sounding 1.4", "I", 0.65, 0.85)],
 )  # fmt: skip
 def test_a_rate_changes_the_share_of_its_region(profile, setting, measured, low, high):
-    world = next(trial.config.world for trial in planned("study", profile) if trial.setting == setting)
-    actions = [action for video in plans.plan_videos(world) for action in video.actions if action.actor == "C"]
+    (planned_videos,) = videos(profile, setting)
+    actions = [action for video in planned_videos for action in video.actions if action.actor == "C"]
     assert low <= np.mean([action.region == measured for action in actions]) <= high
 
 
 def test_wrong_narrations_are_of_training_clips_alone_and_leave_all_else_as_it_was(profile):
-    worlds = {trial.setting: trial.config.world for trial in planned("study", profile)}
-    pairs = zip(plans.plan_videos(worlds["as generated"]), plans.plan_videos(worlds["misnarrated 0.5"]), strict=True)
     changed = {split: [] for split in ("train", "validation", "test")}
-    for before, after in pairs:
+    for before, after in zip(*videos(profile, "as generated", "misnarrated 0.5"), strict=True):
         assert before.actions == after.actions
         for one, two in zip(before.narrations, after.narrations, strict=True):
             assert dataclasses.replace(one, text=two.text) == two
@@ -182,10 +181,8 @@ def test_wrong_narrations_are_of_training_clips_alone_and_leave_all_else_as_it_w
 
 
 def test_louder_actions_are_louder_by_as_many_decibels(profile):
-    worlds = {trial.setting: trial.config.world for trial in planned("study", profile)}
-    both = zip(plans.plan_videos(worlds["as generated"])[:5], plans.plan_videos(worlds["signal_db 6"])[:5], strict=True)
-    for before, after in both:
-        louder = 6.0 - profile.world.rates.signal_db
+    louder = 6.0 - profile.world.rates.signal_db
+    for before, after in zip(*videos(profile, "as generated", "signal_db 6"), strict=True):
         assert [a.level + louder for a in before.actions] == pytest.approx([a.level for a in after.actions])
 
 
@@ -255,10 +252,13 @@ def test_side_by_side_trainings_have_the_weights_of_sequential_ones(pipeline):
     rates = {str(rate): {"train.learning_rate": rate} for rate in (1e-3, 3e-3)}
     write("x", settings={"rate": rates}, align="shared")
     found = []
+    folder = pipeline.paths.work / "experiments" / "x"
     for processes in (2, 1):
         assert sweep.run("x", pipeline, processes=processes)
-        found.append(weights(pipeline.paths.work / "experiments" / "x"))
-        shutil.rmtree(pipeline.paths.work / "experiments" / "x")
+        found.append(
+            {name: data for name, data in contents(folder).items() if name.endswith("final/model.safetensors")}
+        )
+        shutil.rmtree(folder)
     assert found[0] == found[1]
     assert len({data for name, data in found[0].items() if "mc3-0" in name}) == 2
 
@@ -278,10 +278,9 @@ def two_long_trainings(pipeline: Config) -> subprocess.Popen:
     long = {"train.epochs": {"align": 1, "refine": 3000}}
     rates = {str(rate): {"train.learning_rate": rate, **long} for rate in (1e-3, 2e-3)}
     write("x", settings={"rate": rates}, align="shared")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mc3.cli", "sweep", "x", "--processes", "2"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "mc3.cli", "sweep", "x", "--processes", "2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
     deadline = time.monotonic() + 120
     while len(with_states(pipeline)) < 2:
         assert process.poll() is None, process.communicate()
@@ -305,8 +304,7 @@ def test_sigterm_ends_all_trainings_with_their_states_saved(pipeline, two_long_t
 
 
 def test_a_killed_training_does_not_hang_the_others(pipeline, two_long_trainings):
-    process = two_long_trainings
-    children = psutil.Process(process.pid).children()
+    process, children = two_long_trainings, psutil.Process(two_long_trainings.pid).children()
     next(child for child in children if "popen_loky_posix" in " ".join(child.cmdline())).kill()
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 1
@@ -325,13 +323,12 @@ def test_a_job_that_would_end_too_late_is_not_begun_and_the_exit_code_says_so(pi
         sweep.run("x", pipeline, hours=1.0)
 
 
-def test_a_training_is_expected_to_take_what_its_arithmetic_and_epochs_say(profile, monkeypatch):
+def test_a_training_is_expected_to_take_what_its_arithmetic_and_epochs_say(profile):
     known = {"train mc3": 40.0, "train align": 50.0}
     assert sweep._step_seconds(profile, profile, "train", "mc3", known) == pytest.approx(40.0)
     twice = override(profile, {"train.epochs": {"pretrain": 10, "align": 10, "refine": 10}})
     assert sweep._step_seconds(profile, twice, "train", "align", known) == pytest.approx(100.0)
-    slowest = sweep._step_seconds(profile, profile, "train", "wo_consensus", known)
-    assert slowest == pytest.approx(50.0)
+    assert sweep._step_seconds(profile, profile, "train", "wo_consensus", known) == pytest.approx(50.0)  # the slowest
 
 
 def test_a_world_is_measured_on_its_own_clips_once_and_its_files_are_removed(repository, monkeypatch, capsys):
@@ -403,15 +400,11 @@ def test_a_difference_is_paired_by_seed_with_students_interval():
     assert table["seeds"].tolist() == [3, 3]
 
 
-def test_the_best_setting_of_each_method_on_validation_is_chosen_the_first_of_equals():
+def test_the_best_setting_of_each_method_is_chosen_the_first_of_equals_and_unequal_budgets_are_an_error():
     table = trials_of({"a": [0.5], "b": [0.6]}, ("", "1", "2"))
     table.loc[(table["method"] == "b") & (table["setting"] == "2"), "validation_av_roc"] += 0.1
-    table = measure.summary(table, None, choose=True)
-    assert table.loc[table["chosen"], ["method", "setting"]].to_numpy().tolist() == [["a", ""], ["b", "2"]]
-
-
-def test_unequal_budgets_are_an_error_and_not_a_table():
-    table = trials_of({"a": [0.5], "b": [0.6]}, ("", "1"))
+    found = measure.summary(table, None, choose=True)
+    assert found.loc[found["chosen"], ["method", "setting"]].to_numpy().tolist() == [["a", ""], ["b", "2"]]
     with pytest.raises(ValueError, match="different numbers of trials"):
         measure.summary(table.iloc[:-1], None, choose=True)
 

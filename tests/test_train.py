@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +20,22 @@ import torch
 from accelerate import PartialState
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
-from small_training import SEED, configured
+from raw_files import contents
+from safetensors.torch import save_file
+from small_training import SEED, configured, weights
 from small_work import mini
 
 from mc3 import checkpoint, methods, train
-from mc3.config import Config
+from mc3.config import Config, override
 from mc3.data import batches
-from mc3.data import shards as shards_module
 from mc3.data.shards import ClipDataset, open_clips
 from mc3.errors import ConfigError, DataError
 from mc3.model import MC3, embed_clips
 
 
-def output(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
-
-
 def states(config: Config, method: str = "align") -> list[Path]:
     """The saved states, newest last."""
     return sorted((config.paths.work / "runs" / f"{method}-0").glob("state-*.pt"))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "final" / "model.safetensors")
 
 
 def lines_of(folder: Path) -> list[dict]:
@@ -55,10 +48,10 @@ def steps_of(folder: Path) -> list[dict]:
 
 def test_the_same_seed_gives_the_same_bytes_with_and_without_workers_and_another_seed_does_not(settings):
     config = configured(settings)
-    first = output(train.run(config, "align", SEED))
+    first = contents(train.run(config, "align", SEED))
     assert set(first) >= {"final/model.safetensors", "final/config.json", "metrics.jsonl"}
-    assert output(train.run(configured(settings, workers=2), "align", SEED)) == first
-    assert output(train.run(config, "align", 1))["final/model.safetensors"] != first["final/model.safetensors"]
+    assert contents(train.run(configured(settings, workers=2), "align", SEED)) == first
+    assert contents(train.run(config, "align", 1))["final/model.safetensors"] != first["final/model.safetensors"]
 
 
 def test_refining_without_an_align_checkpoint_of_the_same_model_is_refused_with_the_remedy(settings):
@@ -66,9 +59,8 @@ def test_refining_without_an_align_checkpoint_of_the_same_model_is_refused_with_
     with pytest.raises(DataError, match="mc3 train --method align --seed 0"):
         train.run(config, "mc3", SEED)
     MC3.initial(config, SEED).save(config.paths.final("align", SEED))
-    settings["model"]["video"]["depth"] = 2
     with pytest.raises(ConfigError, match="other `model` settings"):
-        train.run(configured(settings), "mc3", SEED)
+        train.run(override(config, {"model.video.depth": 2}), "mc3", SEED)
 
 
 @dataclasses.dataclass
@@ -90,8 +82,7 @@ def recipes(tmp_path_factory, shards: Path) -> dict[str, Trained]:
     embedded: set[int] = set()
 
     def beginning(self, k):
-        name = self.recipe.name
-        run = made.setdefault(name, Trained(config.paths.checkpoint(name, SEED), []))
+        run = made.setdefault(self.recipe.name, Trained(config.paths.checkpoint(self.recipe.name, SEED), []))
         run.starts.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
         begin(self, k)
 
@@ -207,21 +198,16 @@ def test_best_is_the_checkpoint_of_the_epoch_with_the_highest_mean_roc(settings)
         assert found[f"{name}_similarity"] == pytest.approx(mean, abs=1e-5)
 
 
-def test_validation_covers_only_trained_modalities(recipes):
-    def validated(method):
-        rows = [row for row in lines_of(recipes[method].folder) if "loss" not in row]
-        return [(row["stage"], *(key for key in row if key.endswith("_roc"))) for row in rows]
-
-    assert validated("imagebind") == [(1, "av_roc", "al_roc")]
-    assert validated("clap") == [(0, "al_roc")] * 2
+@pytest.mark.parametrize(("method", "rocs"), [("imagebind", [(1, "av_roc", "al_roc")]), ("clap", [(0, "al_roc")] * 2)])
+def test_validation_covers_only_trained_modalities(recipes, method, rocs):
+    rows = [row for row in lines_of(recipes[method].folder) if "loss" not in row]
+    assert [(row["stage"], *(key for key in row if key.endswith("_roc"))) for row in rows] == rocs
 
 
-def test_training_without_labels_skips_validation(settings):
-    work = Path(settings["paths"]["work"])
-    source = (work / "shards").resolve()
+def test_training_without_labels_skips_validation(settings, shards):
+    work, index = Path(settings["paths"]["work"]), pd.read_parquet(shards / "index.parquet")
     (work / "shards").unlink()
-    shutil.copytree(source, work / "shards")
-    index = pd.read_parquet(source / "index.parquet")
+    shutil.copytree(shards, work / "shards")
     index.assign(positive=pd.array([None] * len(index), dtype="Int8")).to_parquet(work / "shards" / "index.parquet")
     folder = train.run(configured(settings), "align", SEED)
     assert "roc" not in (folder / "metrics.jsonl").read_text()
@@ -231,33 +217,28 @@ def test_training_without_labels_skips_validation(settings):
 
 def test_a_loss_that_is_not_finite_stops_with_advice_and_keeps_the_old_output(settings):
     config = configured(settings)
-    before = output(train.run(config, "align", SEED))
+    before = contents(train.run(config, "align", SEED))
     wild = configured(settings, learning_rate=1e30, warmup_steps=0, schedule="constant", gradient_clip=1e9)
     with pytest.raises(ConfigError, match=r"nan.* at step 2 of align \(stage 0.*train.learning_rate.*train.precision"):
         train.run(wild, "align", SEED)
-    assert output(config.paths.checkpoint("align", 0)) == before
+    assert contents(config.paths.checkpoint("align", 0)) == before
     state = torch.load(states(config)[-1], weights_only=True)
     assert state["step"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"optimizer": "sgd"}, "train.optimizer is 'sgd'"),
-        ({"schedule": "step"}, "train.schedule is 'step'"),
-        ({"precision": "fp8"}, "train.precision is 'fp8'"),
-        ({"crop_scale": [0.9, 0.5]}, "train.crop_scale"),
-        ({"batch_size": 29}, "train.batch_size is 29, but there are 28 training clips"),
-        ({"freeze": ["encoders.vision.*"]}, r"'encoders\.vision\.\*', which fits no parameter"),
-        ({"freeze": ["*"]}, "leaves nothing to learn"),
-        ({"microbatch_size": 0}, r"train\.microbatch_size is 0"),
-        ({"log_mel": "gpu"}, r"train\.log_mel is 'gpu'"),
-    ],
-)
-def test_an_invalid_setting_is_named(settings, changes, named):
-    with pytest.raises(ConfigError, match=named):
-        train.run(configured(settings, **changes), "align", SEED)
+    ("name", "value", "message"),
+    [("optimizer", "sgd", "train.optimizer is 'sgd'"), ("schedule", "step", "train.schedule is 'step'"),
+     ("precision", "fp8", "train.precision is 'fp8'"), ("crop_scale", [0.9, 0.5], "train.crop_scale"),
+     ("batch_size", 29, "train.batch_size is 29, but there are 28 training clips"),
+     ("freeze", ["encoders.vision.*"], r"'encoders\.vision\.\*', which fits no parameter"),
+     ("freeze", ["*"], "leaves nothing to learn"), ("microbatch_size", 0, r"train\.microbatch_size is 0"),
+     ("log_mel", "gpu", r"train\.log_mel is 'gpu'")],
+)  # fmt: skip
+def test_an_invalid_setting_is_named(settings, name, value, message):
+    with pytest.raises(ConfigError, match=message):
+        train.run(configured(settings, **{name: value}), "align", SEED)
 
 
 def test_the_loss_curves_are_the_recorded_ones(settings):
@@ -283,31 +264,39 @@ LONG = {"epochs": {"align": 3, "refine": 2}, "checkpoint_every": 3, "log_every":
 def uninterrupted(tmp_path_factory, shards: Path) -> dict[str, bytes]:
     """The output of align with the settings LONG."""
     settings = small_training.settings(mini(tmp_path_factory.mktemp("uninterrupted") / "work"), shards)
-    return output(train.run(configured(settings, **LONG), "align", SEED))
+    return contents(train.run(configured(settings, **LONG), "align", SEED))
+
+
+@contextmanager
+def before_each_step(act: Callable[[int], object]) -> Iterator[list[int]]:
+    """Call `act` with the number of steps taken; yields these steps, each counted from the beginning of its stage."""
+    step, taken = train.Trainer.train_step, []
+
+    def acting(self, *args):
+        act(len(taken))
+        taken.append(args[1])
+        return step(self, *args)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(train.Trainer, "train_step", acting)
+        yield taken
 
 
 def interrupted(config: Config, at: int, method: str = "align") -> None:
     """A run that fails after `at` steps and leaves its states."""
-    step, taken = train.Trainer.train_step, []
 
-    def breaking(self, *args):
-        taken.append(args)
-        if len(taken) > at:
+    def cut(taken: int) -> None:
+        if taken == at:
             raise RuntimeError("power cut")
-        return step(self, *args)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train.Trainer, "train_step", breaking)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train.run(config, method, SEED)
+    with before_each_step(cut), pytest.raises(RuntimeError, match="power cut"):
+        train.run(config, method, SEED)
 
 
 def resumed(config: Config, method: str = "align") -> tuple[dict[str, bytes], list[int]]:
-    """The output of a run, and the steps that it took, each counted from the beginning of its stage."""
-    step, taken = train.Trainer.train_step, []
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train.Trainer, "train_step", lambda self, *a: taken.append(a[1]) or step(self, *a))
-        return output(train.run(config, method, SEED)), taken
+    """The output of a run, and the steps that it took."""
+    with before_each_step(id) as taken:
+        return contents(train.run(config, method, SEED)), taken
 
 
 @pytest.mark.parametrize("method", ["align", "imagebind", "clap", "cm_acc", "ssast"])
@@ -328,9 +317,8 @@ def test_twenty_kills_at_random_moments_end_with_the_bytes_of_an_uninterrupted_r
     config = configured(settings, **LONG)
     folder = config.paths.checkpoint("align", 0)
     began = time.monotonic()
-    uninterrupted = output(train.run(config, "align", SEED))
-    duration = time.monotonic() - began
-    rng = np.random.default_rng(0)
+    uninterrupted = contents(train.run(config, "align", SEED))
+    duration, rng = time.monotonic() - began, np.random.default_rng(0)
     kills = finished = 0
     while kills < 20 or not finished:
         child = small_training.fresh.Process(target=train.run, args=(config, "align", SEED))
@@ -342,7 +330,7 @@ def test_twenty_kills_at_random_moments_end_with_the_bytes_of_an_uninterrupted_r
         assert child.exitcode in (0, -signal.SIGKILL)
         kills += child.exitcode != 0
         if folder.exists():
-            assert output(folder) == uninterrupted  # an older one, whole, or the new one
+            assert contents(folder) == uninterrupted  # an older one, whole, or the new one
         if child.exitcode == 0:
             assert states(config) == []
             shutil.rmtree(folder)
@@ -356,12 +344,11 @@ def test_a_damaged_state_is_detected_and_an_intact_one_before_it_is_used(setting
     older, newest = states(config)
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
-    damaged = {"cut short": bytes(data[:-100]), "one byte": bytes(data), "empty": b"", "all of them": data[:1000]}
+    damaged = {"cut short": data[:-100], "one byte": data, "empty": b"", "all of them": data[:1000]}
     newest.write_bytes(damaged[damage])
-    first = int(older.name.split("-")[1])
     if damage == "all of them":
         older.write_bytes(older.read_bytes()[:1000])
-        first = 0
+    first = 0 if damage == "all of them" else int(older.name.split("-")[1])
     assert resumed(config) == (uninterrupted, [*range(first, 6)])
     errors = capsys.readouterr().err
     assert errors.count("is damaged; resuming from an earlier state") == (1 if first else 2)
@@ -372,23 +359,21 @@ def test_a_damaged_state_is_detected_and_an_intact_one_before_it_is_used(setting
 def test_a_full_disk_is_one_sentence_and_keeps_the_last_intact_state(settings, uninterrupted, file):
     config = configured(settings, **LONG)
     interrupted(config, 3)
-    folder, good = config.paths.work / "runs" / "align-0", states(config)
-    content, step = (folder / file).read_bytes() if (folder / file).exists() else None, train.Trainer.train_step
+    path, good = config.paths.work / "runs" / "align-0" / file, states(config)
+    content = path.read_bytes() if path.exists() else None
 
-    def fill(self, *args):
-        (folder / file).unlink(missing_ok=True)
-        (folder / file).symlink_to("/dev/full")  # every write there fails as on a full disk
-        return step(self, *args)
+    def fill(taken: int) -> None:
+        path.unlink(missing_ok=True)
+        path.symlink_to("/dev/full")  # every write there fails as on a full disk
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train.Trainer, "train_step", fill)
-        with pytest.raises(DataError, match=r"cannot write to .*align-0.*free some space.*is intact, and"):
-            train.run(config, "align", SEED)
+    advice = r"cannot write to .*align-0.*free some space.*is intact, and"
+    with before_each_step(fill), pytest.raises(DataError, match=advice):
+        train.run(config, "align", SEED)
     assert states(config) == good
-    (folder / file).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     if content is not None:
-        (folder / file).write_bytes(content)
-    assert output(train.run(config, "align", SEED)) == uninterrupted
+        path.write_bytes(content)
+    assert contents(train.run(config, "align", SEED)) == uninterrupted
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(settings):
@@ -399,23 +384,12 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(settings):
 
 
 def test_a_second_training_of_the_same_name_is_refused(settings):
-    config = configured(settings)
+    config, held = configured(settings), []
     fork = multiprocessing.get_context("fork")
-    holding, done = fork.Event(), fork.Event()
-
-    def hold() -> None:
-        run = checkpoint.Run(config, "align", 0, "", main=True)
-        holding.set()
-        done.wait(60)
-        run.lock_file.close()
-
-    child = fork.Process(target=hold)
-    child.start()
-    assert holding.wait(60)
-    with pytest.raises(DataError, match="another process is training align-0"):
-        train.run(config, "align", SEED)
-    done.set()
-    child.join()
+    with fork.Pool(1, lambda: held.append(checkpoint.Run(config, "align", 0, "", main=True))) as pool:
+        pool.apply(int)  # that process has begun
+        with pytest.raises(DataError, match="another process is training align-0"):
+            train.run(config, "align", SEED)
     train.run(config, "align", SEED)  # the lock ends with its process
 
 
@@ -427,18 +401,13 @@ def test_processes_that_do_not_know_each_other_are_refused(settings, monkeypatch
 
 def test_sigterm_saves_and_exits_with_75_and_the_next_run_resumes(settings, uninterrupted):
     config = configured(settings, **LONG)
-    step, taken = train.Trainer.train_step, []
 
-    def terminated(self, *args):
-        taken.append(args[1])
-        if len(taken) == 3:
+    def terminate(taken: int) -> None:
+        if taken == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *args)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(train.Trainer, "train_step", terminated)
-        with pytest.raises(SystemExit) as stopped:
-            train.run(config, "align", SEED)
+    with before_each_step(terminate) as taken, pytest.raises(SystemExit) as stopped:
+        train.run(config, "align", SEED)
     assert stopped.value.code == 75
     again, others = resumed(config)
     assert again == uninterrupted
@@ -527,9 +496,11 @@ def test_each_epoch_has_every_clip_at_most_once_in_a_new_order_and_full_batches(
     assert np.array_equal(plan, batches.draw(clips, size, epochs, seed, 0))
 
 
-def test_orders_differ_between_epochs_stages_and_seeds():
+def test_orders_differ_between_epochs_stages_and_seeds_and_seeds_between_steps_and_directions():
     orders = [batches.draw(50, 50, 2, seed, stage) for seed in (0, 1) for stage in (0, 1)]
     assert len({tuple(order) for plan in orders for order in plan}) == 8
+    seeds = [batches.seed_of(batches.seed_of(0, 0, step), direction) for step in range(9) for direction in (0, 1)]
+    assert len(set(seeds)) == 18
 
 
 def test_crops_of_squares_are_those_before_there_were_wide_frames():
@@ -550,10 +521,8 @@ def from_or_above(least: float, most: float) -> st.SearchStrategy[float]:
     return st.just(least) | st.floats(least, most)
 
 
-@given(
-    width=from_or_above(1.0, 2.4), margin=from_or_above(0.0, 1.0), low=st.floats(0.05, 1.0), more=st.floats(0.0, 1.0),
-    seed=st.integers(0, 99),
-)  # fmt: skip
+@given(width=from_or_above(1.0, 2.4), margin=from_or_above(0.0, 1.0), low=st.floats(0.05, 1.0),
+       more=st.floats(0.0, 1.0), seed=st.integers(0, 99))  # fmt: skip
 def test_crops_lie_inside_the_frame_with_the_requested_area_and_aspect_in_pixels(width, margin, low, more, seed):
     """Pixels are as high as wide, so shapes are not distorted beyond 4/3; what extends a frame is not seen."""
     high = min(1.0, low + more)
@@ -617,28 +586,17 @@ def test_training_draws_frames_by_step_and_evaluation_takes_the_middle_ones(sett
     assert trainer.inputs(0, 0, first)["video"].shape == (14, 2, 32, 32, 3)
 
 
-def test_half_of_the_crops_are_mirrored_or_none():
-    for flip, share in ((True, 0.5), (False, 0.0)):
-        theta = batches.crops(2000, [0.5, 1.0], flip, torch.Generator().manual_seed(0))
-        assert (theta[:, 0, 0] < 0).float().mean() == pytest.approx(share, abs=0.1 * share)
-
-
-def test_a_whole_crop_is_the_frame_and_a_mirrored_one_its_mirror_image():
-    video = torch.randint(0, 256, (2, 3, 16, 16, 3), dtype=torch.uint8)
-    theta = torch.eye(2, 3).repeat(2, 1, 1)
+def test_a_crop_is_the_same_part_of_every_frame_resized_and_a_negative_width_its_mirror_image():
+    video = torch.randint(0, 256, (3, 4, 32, 32, 3), dtype=torch.uint8)
+    theta = torch.eye(2, 3).repeat(3, 1, 1)
     theta[1, 0, 0] = -1
-    same, mirror = batches.augment(video, theta, 16)
+    theta[2] = torch.tensor([[0.5, 0.0, 0.25], [0.0, 0.5, -0.5]])  # columns 12-27, rows 0-15
+    same, mirror, part = batches.augment(video, theta, 32)
     torch.testing.assert_close(same, video[0].float(), rtol=0, atol=1e-3)
     torch.testing.assert_close(mirror, video[1].flip(2).float(), rtol=0, atol=1e-3)
-
-
-def test_a_crop_is_the_same_part_of_every_frame_resized():
-    video = torch.randint(0, 256, (1, 4, 32, 32, 3), dtype=torch.uint8)
-    theta = torch.tensor([[[0.5, 0.0, 0.25], [0.0, 0.5, -0.5]]])  # columns 12-27, rows 0-15
-    found = batches.augment(video, theta, 32)[0].movedim(-1, 1)
-    cut = video[0, :, 0:16, 12:28].movedim(-1, 1).float()
-    expected = torch.nn.functional.interpolate(cut, (32, 32), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], rtol=0, atol=1e-3)
+    cut = video[2, :, 0:16, 12:28].movedim(-1, 1).float()
+    expected = torch.nn.functional.interpolate(cut, (32, 32), mode="bilinear", align_corners=False).movedim(1, -1)
+    torch.testing.assert_close(part[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], rtol=0, atol=1e-3)
 
 
 def test_the_learning_rate_warms_up_linearly_and_falls_as_a_cosine(mini_config):
@@ -659,7 +617,7 @@ def test_clips_that_do_not_fit_in_memory_are_read_from_the_shards(settings, monk
     config = configured(settings)
     model = MC3.initial(config, SEED)
     cached = open_clips(config, "train", model.tokenizer, ("video", "audio"))
-    monkeypatch.setattr(shards_module, "IN_MEMORY_BYTES", 28 * 4 * 32 * 32 * 3)
+    monkeypatch.setattr("mc3.data.shards.IN_MEMORY_BYTES", 28 * 4 * 32 * 32 * 3)
     read = open_clips(config, "train", model.tokenizer, ("video", "audio"))
     assert isinstance(read, ClipDataset)
     assert len(cached._decoded["video"]) == 28
