@@ -288,6 +288,30 @@ def test_several_processes_compute_the_loss_and_gradient_of_one(rows, tmp_path):
         torch.testing.assert_close(found[m], w.grad, rtol=1e-9, atol=1e-12)
 
 
+def test_info_nce_gradient_is_softmax_minus_one_hot_times_the_keys():
+    e = unit(5)
+    queries = e["audio"].clone().requires_grad_()
+    losses.info_nce(queries, e["video"], 0.2).backward()
+    softmax = torch.softmax(e["audio"] @ e["video"].T / 0.2, dim=1)
+    expected = (softmax - torch.eye(5, dtype=torch.float64)) @ e["video"] / (5 * 0.2)
+    torch.testing.assert_close(queries.grad, expected)
+
+
+def test_the_own_reading_lowers_the_other_similarities_and_without_stop_gradient_raises_the_smallest():
+    e = unit(200, width=16)
+    x = {m: (e[m] * e["audio"]).sum(dim=1) for m in ("video", "text")}
+    video_least = losses.scale(x["video"], ALPHA["video"]) < losses.scale(x["text"], ALPHA["text"])
+    assert 5 < int(video_least.sum()) < 195
+    for stop in (True, False):
+        leaves = {m: v.clone().requires_grad_() for m, v in e.items()}
+        losses.consensus(leaves, "audio", ALPHA, "own", stop).backward()
+        # the gradient on modality i is dL/dx_i times the anchor; a positive slope: descent lowers the similarity
+        slope = {m: (leaves[m].grad * e["audio"]).sum(dim=1) for m in ("video", "text")}
+        for m, least in (("video", video_least), ("text", ~video_least)):
+            assert torch.all(slope[m][~least] > 0)
+            assert torch.all(slope[m][least] == 0 if stop else slope[m][least] < 0)
+
+
 @pytest.mark.parametrize("weights", [[1.0] * 5, [2.0, 1.0, 0.0, 1.0, 1.0]])
 def test_a_query_of_weight_two_counts_twice_and_of_none_never(weights):
     e = unit(5)
