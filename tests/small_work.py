@@ -104,7 +104,7 @@ def ablations(figures: Path, settings: config.Config, seeds: int = 3) -> Path:
     rows = [(group, setting, i) for group, names in sweep.items() for i, setting in enumerate(names)]
     table = pd.DataFrame(rows, columns=["group", "setting", "place"]).assign(method="mc3", seeds=seeds)
     for name, top in (("av_roc", 0.7), ("al_roc", 0.8), ("selection", 0.75)):
-        table = table.assign(**{name: top - 0.01 * table["place"], f"{name}_std": 0.002 if seeds > 1 else None})
+        table = table.assign(**{name: top - 0.01 * table["place"], f"{name}_std": 0.001 if seeds > 1 else None})
     (figures / "ablations").mkdir(parents=True)
     table.drop(columns="place").to_csv(figures / "ablations" / "trials.csv", index=False)
     (figures / "ablations" / "origin.json").write_text(json.dumps({"settings": config.as_dict(settings)}))

@@ -208,7 +208,7 @@ def test_ablations_are_compared_by_students_t_of_each_unless_made_with_other_set
     found = bootstrap._ablations(settings, 20_000, file.parent)
     audio, video = (found.cells[Cell(f"anchor {name}", "av_roc")] for name in ("audio", "video"))
     interval = bootstrap.contrast(audio - video, found.videos)
-    error = 0.002 / np.sqrt(5)
+    error = 0.001 / np.sqrt(5)
     assert interval[0] == pytest.approx(0.01)
     for limit, share in zip(interval[1:], (0.025, 0.975), strict=True):  # of two t variables' difference
         below = quad(lambda x, end: t.pdf(x, 4) * t.cdf(end + x, 4), -50, 50, args=((limit - 0.01) / error,))[0]
