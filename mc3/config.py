@@ -1,6 +1,6 @@
 """Settings: one YAML file, read into dataclasses that refuse what they do not know.
 
-`params.yaml`, made by `mc3 profile NAME`, has every setting; none has a default, so that it says what a run used.
+`params.yaml`, made by `mc3 profile NAME`, has every setting. None has a default, so the file says what a run used.
 """
 
 import json

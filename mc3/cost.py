@@ -1,4 +1,4 @@
-"""The cost of a clip by the settings, in tokens and operations; MFU is these as a share of the device's peak."""
+"""The cost of a clip in tokens and operations; MFU, model FLOPs utilisation, is their share of a device's peak."""
 
 import re
 from collections.abc import Mapping

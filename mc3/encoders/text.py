@@ -1,4 +1,4 @@
-"""DistilBERT for narrations (Sec. 4.4, EgoVLP's), names as transformers'. Shapes: B narrations, N tokens, D width."""
+"""DistilBERT for narrations (Sec. 4.4), as in transformers. Shapes: B narrations, N tokens, D width, E embedding."""
 
 from pathlib import Path
 

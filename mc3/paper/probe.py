@@ -157,7 +157,7 @@ def made_from(config: Config, method: str, seed: int) -> str:
 
 
 def run(config: Config, seed: int) -> Path:
-    """Probe initial weights, SSAST and the methods of `seed` with audio; returns the metrics' file, beside scores."""
+    """Probe the initial weights, SSAST and the methods of `seed` that have audio; returns the file of metrics."""
     adapted = {
         store.OFFICIAL: (config.probe.official, config.probe.official_methods),
         store.FINETUNE: (config.probe.finetune, [store.UNTRAINED, *config.probe.finetune_methods]),
