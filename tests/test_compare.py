@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import small_work
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -297,10 +298,8 @@ def test_a_closed_pipe_is_no_traceback(figures, reader):
 
 @pytest.mark.parametrize("code", [0, 3, 4])
 def test_make_repro_succeeds_whatever_the_verdict(code, tmp_path):
-    stub = tmp_path / "python"
-    stub.write_text(f'#!/bin/sh\necho "$@"\n[ "$3" != compare ] || exit {code}\n')
-    stub.chmod(0o755)
-    command = ["make", "--no-print-directory", "-o", "setup", "repro", f"PY={stub}"]
+    python = small_work.scripts(tmp_path, python=f'echo "$@"\n[ "$3" != compare ] || exit {code}') / "python"
+    command = ["make", "--no-print-directory", "-o", "setup", "repro", f"PY={python}"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (made.returncode, made.stderr) == (0, "")
     assert made.stdout.splitlines()[-1] == "-m mc3.cli compare --tables"

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import av
 import numpy as np
+import psutil
 import pytest
 import small_work
 import yaml
@@ -101,7 +102,7 @@ def test_a_share_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(writt
     fork = multiprocessing.get_context("fork")  # with torch imported, so that little passes before the work begins
     folder, moments = again.paths.work / "shards.partial", np.random.default_rng(0).uniform(0, 0.02, 6)
     folder.mkdir()
-    cut, ends = set(), []
+    cut, ends, orphans = set(), [], []
     for moment in moments:
         seen = set(folder.iterdir())
         process = fork.Process(target=prepare.write_share, args=(again, 0, 1))
@@ -109,6 +110,7 @@ def test_a_share_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(writt
         while process.is_alive() and set(folder.iterdir()) == seen:
             time.sleep(0.001)
         time.sleep(moment)
+        orphans += psutil.Process(process.pid).children()
         process.kill()
         process.join()
         ends.append(process.exitcode)
@@ -116,6 +118,7 @@ def test_a_share_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(writt
         assert cut <= marks
         cut = marks
     assert ends.count(-signal.SIGKILL) >= 3
+    assert not psutil.wait_procs(orphans, timeout=60)[1]  # they live for a second, and may finish a shard
     finished = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     prepare.write_share(again, 0, 1)
     assert {name: (folder / name).stat().st_mtime_ns for name in finished} == finished
