@@ -5,7 +5,9 @@ retrains that method only. Keys of an entry
     label   its name in tables
     paper   its row in data/paper/*.csv, or "" when the paper has none
     role    optional: "reference" (the row that all others are compared with), "control" (the reference less its
-            consensus loss) or "proposal" (not the paper's); rows with a role are measured by region in Figures 2 and 3
+            consensus loss) or "proposal" (not the paper's), which are measured by region in Figures 2 and 3; or
+            "later": published after the paper; beside its rows, in no rank or claim, not probed and not in Figures 2
+            and 3
     start   "init" (the initial weights of the seed, those of the profile's `init` included), "random" (the same
             without them) or "align" (the shared align checkpoint)
     stages  the stages of its training in order, each with
@@ -60,6 +62,17 @@ METHODS: dict[str, dict[str, Any]] = {
             "stages": [{"epochs": "refine", "pairs": "all", "consensus": 1.0}]},
     "peers": {"label": "Peers (not the paper's)", "paper": "", "role": "proposal", "start": "align",
               "stages": [{"epochs": "refine", "pairs": "all", "loss": {"kind": "peers", "trust": "retrieval"}}]},
+    "gram": {"label": "GRAM", "paper": "", "role": "later", "start": "align",
+             "stages": [{"epochs": "refine", "pairs": "all",
+                         "loss": {"kind": "gram", "anchor": "text", "smoothing": 0.1}}]},
+    "triangle": {"label": "TRIANGLE", "paper": "", "role": "later", "start": "align",
+                 "stages": [{"epochs": "refine", "pairs": "all",
+                             "loss": {"kind": "triangle", "anchor": "text", "smoothing": 0.1}}]},
+    "symile": {"label": "Symile", "paper": "", "role": "later", "start": "align",
+               "stages": [{"epochs": "refine", "pairs": "all", "loss": {"kind": "symile", "highest": 100.0}}]},
+    "third_party": {"label": "Third-party consensus", "paper": "", "role": "later", "start": "align",
+                    "stages": [{"epochs": "refine", "pairs": "all", "contrastive": 0.3333333333333333,
+                                "consensus": 0.5, "temperature": 0.2, "loss": {"kind": "third_party"}}]},
 }  # fmt: skip
 
 OTHERS: dict[str, dict[str, Any]] = {  # recipes that `mc3 train` knows but no table has
@@ -68,6 +81,12 @@ OTHERS: dict[str, dict[str, Any]] = {  # recipes that `mc3 train` knows but no t
     "peers_consensus": {"label": "Peers and Eq. 3", "start": "align",
                         "stages": [{"epochs": "refine", "pairs": "all", "consensus": 1.0,
                                     "loss": {"kind": "peers", "trust": "retrieval"}}]},
+    "gram_audio": {"label": "GRAM, anchor audio", "start": "align",
+                   "stages": [{"epochs": "refine", "pairs": "all",
+                               "loss": {"kind": "gram", "anchor": "audio", "smoothing": 0.1}}]},
+    "triangle_audio": {"label": "TRIANGLE, anchor audio", "start": "align",
+                       "stages": [{"epochs": "refine", "pairs": "all",
+                                   "loss": {"kind": "triangle", "anchor": "audio", "smoothing": 0.1}}]},
 }  # fmt: skip
 
 

@@ -1,22 +1,25 @@
 """Readers of the pipeline's outputs; `DataError` for a missing file names the command that makes it."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
-from mc3 import evaluate
+from mc3 import evaluate, methods
 from mc3.config import Config
 from mc3.errors import DataError
-from mc3.files import write_atomic
+from mc3.files import is_safe_id, write_atomic
 
 SPLIT_SEED = 0  # of the split into queries and gallery: the same for all methods and training seeds
 SSAST, UNTRAINED = PROBED = "ssast", "untrained"  # rows of Table 4 alone: by `probe.ssast`, and the initial weights
 LINEAR, OFFICIAL, FINETUNE = "linear-probe", "linear-probe-official", "fine-tune"
+FOREIGN = "foreign-"  # begins the name of a row whose embeddings are not of a checkpoint of ours (`mc3 evaluate`)
 
 
 def clips(config: Config) -> pd.DataFrame:
@@ -37,15 +40,51 @@ def write_tensors(file: Path, tensors: dict[str, np.ndarray], metadata: dict[str
     write_atomic(file, data[:8] + header.encode().ljust(size) + data[8 + size :])
 
 
+def rows(config: Config) -> list[str]:
+    """The rows of Tables 2 and 3: those of `METHODS`, then foreign ones, sorted."""
+    files = _embeddings_file(config, FOREIGN).parent.glob("*.safetensors")
+    return [*methods.METHODS, *sorted(FOREIGN + file.stem for file in files if is_safe_id(file.stem))]
+
+
+def seeds(config: Config, row: str) -> list[int]:
+    """The seeds that a row has: the profile's, or the first of them for a foreign row, which has only one."""
+    return config.seeds[:1] if row.startswith(FOREIGN) else config.seeds
+
+
+def modalities(config: Config, row: str) -> tuple[str, ...]:
+    """The modalities that a row embeds."""
+    if not row.startswith(FOREIGN):
+        return methods.get(row).modalities
+    with safe_open(_existing(_embeddings_file(config, row), "mc3 evaluate"), "numpy") as file:
+        return tuple(m for m in methods.MODALITIES if m in file.keys())  # noqa: SIM118, it is no dictionary
+
+
 def embeddings(config: Config, method: str, seed: int) -> dict[str, NDArray[np.float32]]:
-    """Modality -> unit embeddings [N, D] of `clips`, row by row. `DataError` if they are of other clips."""
-    file = _existing(config.paths.embeddings(method, seed), "dvc repro embed")
-    tensors, n = load_file(file), len(clips(config))
+    """Modality -> unit embeddings [N, D] of `clips`, row by row. `DataError` if they are of other clips.
+
+    Of a foreign row, the same for all seeds; a validation clip that it lacks is NaN.
+    """
+    foreign = method.startswith(FOREIGN)
+    remedy = "mc3 evaluate" if foreign else f"mc3 embed --method {method} --seed {seed}"
+    file = _embeddings_file(config, method, seed)
+    tensors, n = load_file(_existing(file, "dvc repro embed")), len(clips(config))
+    tensors.pop(LINEAR, None)
     for modality, tensor in tensors.items():
         if len(tensor) != n:
-            remedy = f"rerun `mc3 embed --method {method} --seed {seed}`"
-            raise DataError(f"{file} has {len(tensor)} rows of {modality} for {n} clips; {remedy}")
+            raise DataError(f"{file} has {len(tensor)} rows of {modality} for {n} clips; rerun `{remedy}`")
     return tensors
+
+
+def embedding_files(config: Config, names: Iterable[str]) -> list[Path]:
+    """The files of `embeddings` of rows, over their seeds."""
+    return [_embeddings_file(config, name, seed) for name in names for seed in seeds(config, name)]
+
+
+def foreign_probes(config: Config) -> dict[str, NDArray[np.float32]]:
+    """Class probabilities of the linear probe, [events, classes], of the foreign rows with EPIC-Sounds features."""
+    foreign = [row for row in rows(config) if row.startswith(FOREIGN)]
+    tensors = {row: load_file(_embeddings_file(config, row)) for row in foreign}
+    return {row: found[LINEAR] for row, found in tensors.items() if LINEAR in found}
 
 
 def labelled(config: Config) -> pd.DataFrame:
@@ -95,6 +134,11 @@ def validation_scores(config: Config, method: str, seed: int) -> dict[str, float
     """The scores on the validation clips at the end of a finished training, those of `mc3.train.validate`."""
     last = {name: value for row in training_log(config, method, seed) for name, value in row.items()}
     return {name: value for name, value in last.items() if name.endswith(("_roc", "_similarity"))}
+
+
+def _embeddings_file(config: Config, row: str, seed: int = 0) -> Path:
+    foreign = row.startswith(FOREIGN)
+    return config.paths.embeddings(row.removeprefix(FOREIGN), "foreign" if foreign else seed)
 
 
 def _index(config: Config) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from scipy.stats import chi2, norm, t
 from mc3 import config, evaluate, methods, store
 from mc3.config import Config
 from mc3.errors import DataError
-from mc3.paper import bootstrap, tables
+from mc3.paper import bootstrap, priors, tables
 from mc3.paper.tables import Cell
 
 DRAWS = 1000
@@ -224,7 +224,7 @@ def test_the_first_column_is_what_the_tables_print_and_the_curves_show(settings:
         rows = {(row["method"], row.get("protocol", "")): row for row in printed}
         assert measured[name].cells
         for cell, values in measured[name].cells.items():
-            assert values.shape == (2, 101)
+            assert values.shape == (2 - (cell.method in ("random", *priors.LABELS)), 101)
             assert values[:, 0].mean() == pytest.approx(rows[cell.method, cell.protocol][cell.metric], rel=1e-6), cell
     scored = store.discovery_scores(settings, "cmc", 0)
     curve = evaluate.pr_curve(scored["av"], scored["positive"])
@@ -244,7 +244,9 @@ def test_regions_and_clusters_follow_the_small_world(measured: dict[str, bootstr
 
 def test_differences_cover_every_row_and_metric_and_name_their_sample(settings: Config, measured) -> None:
     found = bootstrap.differences(measured)
-    assert set(found.loc[found["table"] == "table2", "method"]) == {"random", *methods.METHODS} - {"mc3"}
+    assert set(found.loc[found["table"] == "table2", "method"]) == {"random", *methods.METHODS, *priors.LABELS} - {
+        "mc3"
+    }
     assert set(found.loc[found["table"] == "table4", "protocol"]) == {"linear-probe", "fine-tune"}
     pd.testing.assert_series_equal(found["difference"], found["mc3"] - found["other"], check_names=False)
     assert (found["low"] <= found["difference"]).mean() > 0.95

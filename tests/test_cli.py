@@ -16,7 +16,8 @@ from mc3 import cli, config
 from mc3.errors import DataError, NotebookError
 
 STEPS = ("discover", "weights", "repro", "compare", "profile", "train", "embed", "probe", "sources", "notebook",
-         "report", "world", "source", "manifest", "shards", "sweep", "transfer", "narrated", "submission")  # fmt: skip
+         "report", "world", "source", "manifest", "shards", "sweep", "transfer", "narrated", "submission",
+         "clips", "evaluate")  # fmt: skip
 
 
 def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:

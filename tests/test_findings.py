@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from mc3 import config, evaluate, store
 from mc3.config import Config
 from mc3.errors import DataError
-from mc3.paper import findings
+from mc3.paper import findings, priors
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +49,14 @@ def test_sounding_rates_stand_in_the_papers_order_beside_the_papers(index: pd.Da
      ("wash_(rinse,_wash) plate_(dish)", "wash plate"), ("", "")],
 )  # fmt: skip
 def test_a_taxonomy_label_is_shown_without_its_synonyms(label: str, expected: str) -> None:
-    assert findings.short(label) == expected
+    assert priors.short(label) == expected
 
 
 def test_real_taxonomies_keep_their_groups_apart_when_shortened(shared_data: Path) -> None:
     for name in ("verb", "noun"):
         labels = pd.read_csv(shared_data / f"annotations/ego4d/narration_{name}_taxonomy.csv")["label"]
-        assert labels.map(findings.short).str.len().gt(0).all()
-        assert labels.map(findings.short).nunique() > 0.98 * len(labels)
+        assert labels.map(priors.short).str.len().gt(0).all()
+        assert labels.map(priors.short).nunique() > 0.98 * len(labels)
 
 
 def test_curves_reach_each_recall_with_the_precision_of_the_highest_threshold(small: Config, index) -> None:

@@ -13,7 +13,7 @@ from conftest import ROOT
 from mc3 import config, methods
 from mc3.config import Config
 from mc3.errors import DataError
-from mc3.paper import bootstrap, claims, notebook, report, tables
+from mc3.paper import bootstrap, claims, notebook, priors, report, tables
 
 PAGES = ["claims", "discovery"]
 
@@ -25,6 +25,8 @@ def written(small: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     figures = top / "figures"
     (figures / "report").mkdir(parents=True)
     (top / "experiments").mkdir()
+    (top / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "leaderboard.csv", top / "docs")
     for stem, make in zip(report.TABLES, (tables.table2, tables.table3, tables.table4), strict=True):
         make(small).to_csv(figures / f"{stem}.csv", index=False)
     claims.table(claims.checks(bootstrap.measure(small, draws=50))).to_csv(figures / "claims.csv", index=False)
@@ -81,7 +83,7 @@ def test_overview_and_metrics_are_the_tables_own_numbers(small: Config, figures:
     assert pd.isna(shown.at[("AV ROC", "CLAP"), "ours"])
     found = json.loads((figures / "metrics.json").read_text())
     assert found["table2_discovery"]["mc3"]["av_roc"] == pytest.approx(table.loc["mc3", "av_roc"], abs=1e-6)
-    assert set(found["table2_discovery"]) == {"random", *methods.METHODS}
+    assert set(found["table2_discovery"]) == {"random", *methods.METHODS, *priors.LABELS}
     assert "av_roc" not in found["table2_discovery"]["clap"]
     assert "mc3 fine-tune" in found["table4_epic_sounds"]
     assert not [name for rows in found.values() for row in rows.values() for name in row if name.startswith("paper")]

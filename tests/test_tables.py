@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from mc3 import evaluate, methods, store
 from mc3.config import Config
 from mc3.errors import DataError
-from mc3.paper import tables
+from mc3.paper import priors, tables
 from mc3.paper.tables import Cell
 
 CLIPS, GROUPS = 60, ("cut onion", "wash pan", "stir pot")
@@ -23,12 +23,14 @@ MAKERS = tables.table2, tables.table3, tables.table4
 
 
 @pytest.fixture
-def work(mini_config: Config) -> Config:
-    """Two seeds of every method's embeddings and EPIC-Sounds metrics, without any training."""
+def work(mini_config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """Two seeds of every method's embeddings and EPIC-Sounds metrics, without any training or any sound."""
+    monkeypatch.setattr(priors, "loudness", lambda _, rows: np.arange(len(rows)))
     config = dataclasses.replace(mini_config, seeds=[0, 1])
     rng = np.random.default_rng(0)
     index = pd.DataFrame({
         "clip_id": [f"c{i}" for i in range(CLIPS)], "dataset": "ego4d", "verb": "cut",
+        "video_uid": "v", "narration_time": np.arange(CLIPS),
         "split": np.repeat(["train", "validation", "test"], [10, 10, 40]), "action_group": np.resize(GROUPS, CLIPS),
         "positive": pd.array([None] * 10 + [i % 3 != 1 for i in range(48)] + [None] * 2, dtype="Int8"),
     })  # fmt: skip
@@ -49,7 +51,7 @@ def work(mini_config: Config) -> Config:
 
 def test_every_method_has_a_row_after_random_with_ticks_and_the_papers_numbers(work: Config) -> None:
     table = tables.table2(work).set_index("method")
-    assert list(table.index) == ["random", *methods.METHODS]
+    assert list(table.index) == ["random", *methods.METHODS, *priors.LABELS]
     assert table.loc["cm_acc", ["audio", "video", "text"]].tolist() == [1, 1, 0]
     assert table.loc["mc3", "paper_av_roc"] == 0.598
     assert table.loc["clap", ["av_roc", "paper_av_roc"]].isna().all()
@@ -161,7 +163,7 @@ def test_a_table_of_one_seed_says_so_and_one_of_several_prints_deviations_also_r
 def test_html_is_well_formed_and_has_a_caption(work: Config) -> None:
     text = tables.to_html(tables.table2(work))
     assert re.search(r"<table[^>]*>\s*<caption>2 seeds, 38 test clips, prevalence", text)
-    assert text.count("<tr") == text.count("</tr>") == 2 + len(methods.METHODS)
+    assert text.count("<tr") == text.count("</tr>") == 2 + len(methods.METHODS) + len(priors.LABELS)
 
 
 def test_missing_results_and_those_of_other_clips_say_which_command_makes_them(work: Config) -> None:

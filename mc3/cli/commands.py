@@ -37,6 +37,25 @@ def discover(args: Arguments) -> None:
         print(f"{len(table)} windows in {args.out}")
 
 
+@USE.command("mc3 evaluate mine.safetensors --row mine",
+    option("file", type=Path, metavar="EMBEDDINGS", help="safetensors or Parquet: clip_id, audio, video, text"),
+    option("--row", metavar="NAME", help="keep it as a row of every table (default: only its own page)"),
+    option("--epic-sounds", type=Path, metavar="FILE", help="features of EPIC-Sounds' events: Table 4"))  # fmt: skip
+def evaluate(args: Arguments) -> None:
+    """Measure any model's embeddings of the clips by the paper's protocol, beside our rows.
+
+    docs/benchmark.md shows how to make such a file.
+    """
+    name = args.row or args.file.stem
+    for note in paper.foreign.add(args.settings, args.file, name, args.epic_sounds, bool(args.row)):
+        print(note)
+    page = paper.notebook.run("evaluate", args.settings, {"config": args.config, "row": name})
+    print(f"open {page}; tables are in figures/evaluate/")
+    if args.row:
+        file = f"{paper.foreign.FOLDER}/{args.settings.profile}/{name}.safetensors"
+        print(f"kept as {file}; `mc3 repro` now puts {name} into every table")
+
+
 @USE.command("mc3 weights convert --kind egovlp egovlp.pth --out weights/egovlp",
     option("action", choices=["convert"], help="what to do with the file"),
     option("file", type=Path, help="the checkpoint as published"),
@@ -198,6 +217,19 @@ def shards(args: Arguments) -> None:
         data.prepare.write(args.settings)
 
 
+@DATA.command("mc3 clips --export exported --split test",
+    option("--export", type=Path, required=True, metavar="FOLDER", help="for CLIP_ID.mp4, CLIP_ID.wav and clips.csv"),
+    option("--split", choices=["train", "validation", "test", "train+validation", "validation+test"], default="test",
+           help="whose clips (default: test)"),
+    option("--dataset", choices=["ego4d", "epic_sounds"], default="ego4d",
+           help="EPIC-Sounds' events have sound alone (default: ego4d)"),
+    option("--rate", type=int, metavar="HZ", help="sample rate of the sound (default: the source's own)"),
+)  # fmt: skip
+def clips(args: Arguments) -> None:
+    """Export the clips of a split as MP4 and WAV files, for other models to be run on."""
+    extra.clips.export(args.settings, args.export, args.split, args.dataset, args.rate)
+
+
 @EXPLORE.command("mc3 sweep ablations --hours 1",
     option("name", nargs="?", help="of experiments/NAME.yaml; without one, the sweeps are listed"),
     option("--list", action="store_true", help="list the sweeps"),
@@ -226,10 +258,18 @@ def sweep(args: Arguments) -> int:
     option("folder", type=Path, help="the top of ESC-50 or ESC-10, as published"),
     option("--seed", type=int, default=0, help="of the checkpoints (default: 0)"),
     option("--full-size", action="store_true", help="also an untrained encoder of the paper's size: minutes"),
+    option("--votes", type=Path, metavar="CSV", help="listeners' votes for action words on ESC's files: no "
+           "probes, which take half an hour; only rank the words for each clip, by audio and text encoder"),
 )  # fmt: skip
 def transfer(args: Arguments) -> None:
-    """Probe the audio encoders on real recordings (ESC-10) beside log-mel statistics."""
-    check_exists(args.folder)
+    """Probe the audio encoders on real recordings (ESC-10) beside log-mel statistics; or rank action words."""
+    check_exists(args.folder, *[args.votes] * bool(args.votes))
+    if args.votes:
+        if args.full_size:
+            raise ConfigError("--full-size goes with the probes, which --votes leaves out; give one of them")
+        table = extra.action_words.run(args.settings, args.folder, args.votes, args.seed)
+        print(table.drop(columns=["seeds", "clips"]).round(3).to_string(index=False))
+        return
     table = extra.transfer.run(args.settings, args.folder, args.seed, args.full_size)
     print(table.drop(columns="clips").round(3).to_string(index=False))
 

@@ -23,7 +23,7 @@ from mc3 import evaluate, methods, store
 from mc3.config import Config
 from mc3.data.shards import ClipDataset
 from mc3.errors import ConfigError
-from mc3.paper import findings
+from mc3.paper import findings, priors
 
 COLOURED = 9  # groups with a colour of their own; the rest are "other"
 
@@ -45,7 +45,7 @@ class Explorer(anywidget.AnyWidget):
         self.clips = ClipDataset(config.paths.shards, split=findings.SPLITS, modalities=("audio", "video"))
         self.index = index = findings.clips(config).reset_index(drop=True)
         self.sounds = index["positive"].map({1: "sounds", 0: "does not sound"}).astype(object).fillna("not labelled")
-        verbs = index["verb"].map(findings.short).replace("", "no verb")
+        verbs = index["verb"].map(priors.short).replace("", "no verb")
         shown = {"verb": verbs, "region": index["region"], "label": self.sounds, "split": index["split"]}
         groups = {name: _coded(values) for name, values in shown.items()}
         title = f"{methods.get(method).label}, seed {seed}: {modality} embeddings by {projection.upper()}"

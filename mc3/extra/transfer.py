@@ -100,10 +100,16 @@ def pooled(
     encoders: Mapping[str, AudioEncoder], found: Sequence[NDArray[np.float32]], views: int, batch_size: int, device: Any
 ) -> dict[str, NDArray[np.float32]]:
     """Each encoder's trunk output, averaged over `views` uniform windows of a clip: name -> [N, D]."""
+    return {name: own.mean(axis=1) for name, own in outputs(encoders, found, views, batch_size, device).items()}
+
+
+def outputs(
+    encoders: Mapping[str, AudioEncoder], found: Sequence[NDArray[np.float32]], views: int, batch_size: int, device: Any
+) -> dict[str, NDArray[np.float32]]:
+    """Each encoder's trunk output of `views` uniform windows of every clip: name -> [N, views, D]."""
     clips = cast(Any, [{"audio": torch.from_numpy(fbank)} for fbank in found])
     windows = AstViews(clips, next(iter(encoders.values())).config.length)
-    outputs = probe.features(encoders, windows, views, batch_size, device)
-    return {name: own.mean(axis=1) for name, own in outputs.items()}
+    return probe.features(encoders, windows, views, batch_size, device)
 
 
 def classify(features: ArrayLike, labels: ArrayLike, folds: ArrayLike) -> NDArray[np.float64]:
@@ -154,23 +160,51 @@ def summarise(
     return found
 
 
-def trained(config: Config, seed: int) -> tuple[dict[str, AudioEncoder], list[str]]:
-    """The audio encoders of `seed`'s checkpoints by method, and a sentence for each that cannot be used."""
-    found: dict[str, AudioEncoder] = {}
+def trained(config: Config, seed: int, modalities: Sequence[str] = ("audio",)) -> tuple[dict[str, MC3], list[str]]:
+    """`seed`'s checkpoints of the methods that have `modalities`, and a sentence for each that cannot be used."""
+    found: dict[str, MC3] = {}
     left_out = []
     for name in ("align", *methods.METHODS):
         method, folder = methods.get(name), config.paths.final(name, seed)
-        if "audio" not in method.modalities:
+        if not set(modalities) <= set(method.modalities):
             continue
         try:
             model = MC3.load(folder)
             if model.config.audio != config.model.audio:
                 remedy = f"run `mc3 train --method {name} --seed {seed}`"
                 raise DataError(f"{folder} was trained with other `model.audio` settings; {remedy}")
-            found[name] = cast("AudioEncoder", model.encoders["audio"])
+            found[name] = model
         except DataError as error:
             left_out.append(f"{method.label}: {error}")
     return found, left_out
+
+
+def prepare(config: Config, folder: Path, report: Report) -> tuple[pd.DataFrame, list[NDArray[np.float32]]]:
+    """The clips of `folder` that can be read, with their log-mels as the encoders take them; prints what is not."""
+    clips, found = log_mels(folder, read(folder, report), config.clips.sample_rate, config.clips.mel_bins, report)
+    print(f"{len(clips)} clips of {clips['category'].nunique()} classes in {clips['fold'].nunique()} folds")
+    for (category, fold), count in counts(clips).stack().items():
+        if count != PER_FOLD:
+            print(f"class {category} has {count} clips in fold {fold}, {PER_FOLD} as published")
+    return clips, found
+
+
+def list_left_out(report: Report, rows: Sequence[str]) -> dict[str, Any]:
+    """Print the clips and the table's rows that are left out; returns them for the provenance."""
+    for entry in report.dropped:
+        print(f"left out: {entry['file']} {entry['row']}: {entry['reason']}".replace(" :", ":"))
+    for sentence in rows:
+        print(f"row left out: {sentence}")
+    return {"rows": rows, "clips": report.dropped}
+
+
+def origin(config: Config, folder: Path, clips: pd.DataFrame, seed: int, learned: Sequence[str]) -> dict[str, Any]:
+    """Provenance of a result from `clips` of `folder` and `seed`'s checkpoints of the methods `learned`."""
+    inputs = [*(config.paths.final(name, seed) for name in learned), config.paths.shards / "tokenizer.json"]
+    facts = provenance.origin(config, inputs)
+    listing = "".join(f"{name} {sha256(folder / name)}\n" for name in clips["file"])
+    facts["inputs"][folder.resolve().name] = hashlib.sha256(listing.encode()).hexdigest()
+    return facts
 
 
 def run(config: Config, folder: Path, seed: int, full_size: bool = False) -> pd.DataFrame:
@@ -183,17 +217,10 @@ def run(config: Config, folder: Path, seed: int, full_size: bool = False) -> pd.
     torch.set_num_threads(config.train.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report = Report(folder)
-    clips = read(folder, report)
-    learned, left_out = trained(config, seed)
-    clips, found = log_mels(folder, clips, config.clips.sample_rate, config.clips.mel_bins, report)
-    print(f"{len(clips)} clips of {clips['category'].nunique()} classes in {clips['fold'].nunique()} folds")
-    for (category, fold), count in counts(clips).stack().items():
-        if count != PER_FOLD:
-            print(f"class {category} has {count} clips in fold {fold}, {PER_FOLD} as published")
-    for entry in report.dropped:
-        print(f"left out: {entry['file']} {entry['row']}: {entry['reason']}".replace(" :", ":"))
-    for sentence in left_out:
-        print(f"row left out: {sentence}")
+    clips, found = prepare(config, folder, report)
+    models, left_out = trained(config, seed)
+    learned = {name: cast("AudioEncoder", model.encoders["audio"]) for name, model in models.items()}
+    missing = list_left_out(report, left_out)
 
     untrained = {f"untrained-{s}": MC3.initial(config, s).encoders["audio"] for s in range(seed, seed + SEEDS)}
     encoders = {name: cast("AudioEncoder", e.to(device).eval()) for name, e in {**untrained, **learned}.items()}
@@ -210,13 +237,10 @@ def run(config: Config, folder: Path, seed: int, full_size: bool = False) -> pd.
     table = _table(rows, statistics(found), clips)
     write_atomic(Path("figures/real_audio.csv"), table.to_csv(index=False, float_format="%.4f").encode())
     save(plots.real_audio(table), Path("figures/real_audio"))
-    inputs = [*(config.paths.final(name, seed) for name in learned), config.paths.shards / "tokenizer.json"]
-    facts = provenance.origin(config, inputs)
-    listing = "".join(f"{name} {sha256(folder / name)}\n" for name in clips["file"])
-    facts["inputs"][folder.resolve().name] = hashlib.sha256(listing.encode()).hexdigest()
+    facts = origin(config, folder, clips, seed, list(learned))
     facts["parameters"] = {"seed": seed, "full_size": full_size, "untrained_seeds": SEEDS, "draws": DRAWS,
                            "strengths": STRENGTHS, "full_size_views": FULL_VIEWS, "clips": len(clips)}  # fmt: skip
-    facts["left_out"] = {"rows": left_out, "clips": report.dropped}
+    facts["left_out"] = missing
     provenance.write(Path("figures/real_audio.origin.json"), facts)
     return table
 

@@ -8,7 +8,7 @@ Two sources have no clips: "deviation", Table 2's over seeds, and "ablations", w
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,7 @@ from scipy.stats import chi2, norm, t
 from mc3 import evaluate, methods, store
 from mc3.config import Config
 from mc3.errors import DataError
-from mc3.paper import findings, provenance, tables
+from mc3.paper import findings, priors, provenance, tables
 from mc3.paper.tables import PERCENT, RANDOM, Cell
 
 SOURCES = ("table1", "table2", "deviation", "figure5", "table3", "table4", "figure2", "figure6", "ablations")
@@ -41,15 +41,21 @@ class Measured:
     unit: str
     n: int
     videos: int
-    cells: dict[Cell, NDArray[np.float64]]  # [seeds, 1 + draws]; the first column is of all clips, not resampled
+    # [seeds, 1 + draws], one seed for rows that have no more; the first column is of all clips, not resampled
+    cells: dict[Cell, NDArray[np.float64]]
 
 
 def measure(config: Config, draws: int = 1000, figures: Path = Path("figures")) -> dict[str, Measured]:
     """The numbers of `SOURCES` on all test clips and on `draws` resamples of them; in percent where the paper is."""
-    makers = {"table1": _table1, "table3": _table3, "table4": _table4, "figure2": _figure2, "figure6": _figure6}
-    found = _table2_and_figure5(config, draws) | {name: make(config, draws) for name, make in makers.items()}
+    makers = {"table1": _table1, "table4": _table4, "figure2": _figure2, "figure6": _figure6}
+    found = embedded(config, store.rows(config), draws) | {name: make(config, draws) for name, make in makers.items()}
     found["ablations"] = _ablations(config, draws, figures / "ablations")
     return found | {"deviation": _deviation(found["table2"])}
+
+
+def embedded(config: Config, rows: Sequence[str], draws: int = 1000) -> dict[str, Measured]:
+    """Those of `measure` that come from embeddings, of `rows`: table2 (with `mc3.paper.priors`), figure5 and table3."""
+    return _table2_and_figure5(config, rows, draws) | {"table3": _table3(config, rows, draws)}
 
 
 def contrast(total: NDArray[np.float64], videos: int) -> tuple[float, float, float]:
@@ -75,22 +81,24 @@ def contrast(total: NDArray[np.float64], videos: int) -> tuple[float, float, flo
     return (value, *evaluate.interval(value + spread))
 
 
-def differences(measured: Mapping[str, Measured]) -> pd.DataFrame:
-    """The reference row minus every other row of Tables 2-4 in every metric and protocol, with 95 % intervals.
+def differences(measured: Mapping[str, Measured], reference: str = "") -> pd.DataFrame:
+    """The reference row, by default that of METHODS, minus every other of Tables 2-4 in every metric and protocol.
 
     Columns: table, protocol, metric, method, label, one named after the reference row and `other` (means over seeds),
-    difference, low, high, seeds, and the sample's n, unit and videos. Without a reference row it is a `DataError`.
+    difference, its 95 % interval low and high, seeds, and the sample's n, unit and videos. Without a reference row it
+    is a `DataError`.
     """
-    reference, rows = methods.with_role("reference"), []
-    for name in ("table2", "table3", "table4"):
+    reference, rows = reference or methods.with_role("reference"), []
+    for name in sorted(measured.keys() & {"table2", "table3", "table4"}):
         sample = measured[name]
         for (method, metric, protocol), other in sample.cells.items():
             ours = sample.cells.get(Cell(reference, metric, protocol))
             if ours is not None and method != reference:
                 row: dict[str, Any] = {"table": name, "protocol": protocol, "metric": metric, "method": method}
                 row |= {"label": tables.label(method), reference: ours[:, 0].mean(), "other": other[:, 0].mean()}
-                row |= dict(zip(("difference", "low", "high"), contrast(ours - other, sample.videos), strict=True))
-                rows.append({**row, "seeds": len(ours), "n": sample.n, "unit": sample.unit, "videos": sample.videos})
+                total = ours - other
+                row |= dict(zip(("difference", "low", "high"), contrast(total, sample.videos), strict=True))
+                rows.append({**row, "seeds": len(total), "n": sample.n, "unit": sample.unit, "videos": sample.videos})
     if not rows:
         raise DataError('no row of METHODS in mc3/methods.py has the role "reference"; differences are to that row')
     return pd.DataFrame(rows)
@@ -116,9 +124,12 @@ def forest(differences: pd.DataFrame) -> pd.DataFrame:
     cut = differences["metric"].str.extract(r"_r(\d+)$")[0]
     shown = differences[(differences["method"] != RANDOM) & (cut.isna() | cut.isin(["5", "10"]))]
     short = shown["label"].str.split(" (", regex=False).str[0]
-    short = short.where(shown.groupby(short)["method"].transform("nunique") == 1, shown["label"])  # else ambiguous
+    clear = (shown.groupby(short)["method"].transform("nunique") == 1) & ~shown["method"].str.startswith(store.FOREIGN)
+    short = short.where(clear, shown["label"])
     columns = {name: number for number, name in enumerate([*evaluate.DISCOVERY, *evaluate.DIRECTIONS])}
-    rows, protocols = [*store.PROBED, *methods.METHODS], ["", store.LINEAR, store.OFFICIAL, store.FINETUNE]
+    foreign = sorted(row for row in set(shown["method"]) if row.startswith(store.FOREIGN))
+    rows = [*store.PROBED, *methods.METHODS, *foreign, *priors.LABELS]
+    protocols = ["", store.LINEAR, store.OFFICIAL, store.FINETUNE]
     shown = shown.assign(
         line=shown["table"] + ("@" + cut[shown.index].str.zfill(3)).fillna(""),
         panel=shown["metric"].map(tables.header),
@@ -174,7 +185,7 @@ def alike(
 def _table1(config: Config, draws: int) -> Measured:
     """`sounding`, the share of a verb's labelled clips, and of all, that sound; `mixed`, of verbs with both kinds."""
     index = store.clips(config).dropna(subset="positive")
-    weights, verbs = resamples(index["video_uid"], draws), index["verb"].map(findings.short)
+    weights, verbs = resamples(index["video_uid"], draws), index["verb"].map(priors.short)
     of_verb = pd.get_dummies(verbs, dtype=float).drop(columns="", errors="ignore").assign(clips=1.0)  # and all clips
     with np.errstate(invalid="ignore"):  # of a verb that a resample lacks
         rates = weights @ of_verb.mul(index["positive"].astype(float), axis=0).to_numpy() / (weights @ of_verb)
@@ -209,41 +220,46 @@ def _ablations(config: Config, draws: int, folder: Path) -> Measured:
     return Measured("seeds", seeds, EXACT if seeds > 1 else 1, cells)
 
 
-def _table2_and_figure5(config: Config, draws: int) -> dict[str, Measured]:
-    clips = store.labelled(config)
+def _table2_and_figure5(config: Config, rows: Sequence[str], draws: int) -> dict[str, Measured]:
+    clips = priors.scores(config)
     cells: Draws = defaultdict(list)
     weights = resamples(clips["video_uid"], draws)
-    for seed, name in product(config.seeds, methods.METHODS):
-        scored = store.discovery_scores(config, name, seed)
-        for pair in scored.columns.intersection(evaluate.DISCOVERY):
-            drawn = evaluate.resampled_discovery(scored[pair], scored["positive"], weights, RECALLS)
-            for metric, values in drawn.items():
-                cells[Cell(name, f"{pair}_{metric}")].append(values)
+    for name in rows:
+        for seed in store.seeds(config, name):
+            scored = store.discovery_scores(config, name, seed)
+            for pair in scored.columns.intersection(evaluate.DISCOVERY):
+                drawn = evaluate.resampled_discovery(scored[pair], scored["positive"], weights, RECALLS)
+                for metric, values in drawn.items():
+                    cells[Cell(name, f"{pair}_{metric}")].append(values)
+    for name in priors.LABELS:
+        for metric, values in evaluate.resampled_discovery(clips[name], clips["positive"], weights).items():
+            cells[Cell(name, f"{priors.PAIR}_{metric}")].append(values)
     # A constant score ties all clips: area one half, and the resample's prevalence as precision.
     chance = evaluate.resampled_discovery(np.zeros(len(clips)), clips["positive"], weights, RECALLS)
     for metric, pair in product(chance, evaluate.DISCOVERY):
-        cells[Cell(RANDOM, f"{pair}_{metric}")] = [chance[metric]] * len(config.seeds)
+        cells[Cell(RANDOM, f"{pair}_{metric}")] = [chance[metric]]
     points = {cell: cells.pop(cell) for cell in list(cells) if not cell.metric.endswith(("_roc", "_pr"))}
     return {n: _measured("clips", clips["video_uid"], part) for n, part in (("table2", cells), ("figure5", points))}
 
 
-def _table3(config: Config, draws: int) -> Measured:
+def _table3(config: Config, rows: Sequence[str], draws: int) -> Measured:
     ks, chunk = config.evaluate.recall_at, config.evaluate.chunk
     groups, (queries, pool) = store.retrieval_split(config)
     videos = store.clips(config)["video_uid"].to_numpy()[queries]
     weights = resamples(videos, draws).astype(np.float64)
     weights *= 100 / weights.sum(axis=1, keepdims=True)
     cells: Draws = defaultdict(list)
-    for seed, name in product(config.seeds, methods.METHODS):
-        found = store.embeddings(config, name, seed)
-        for direction, case in evaluate.retrieval_directions(found, groups, (queries, pool)):
-            by_query = evaluate.retrieval_by_query(*case, ks, chunk)
-            for k in ks:
-                cells[Cell(name, f"{direction}_r{k}")].append(weights @ by_query[f"recall@{k}"])
+    for name in rows:
+        for seed in store.seeds(config, name):
+            found = store.embeddings(config, name, seed)
+            for direction, case in evaluate.retrieval_directions(found, groups, (queries, pool)):
+                by_query = evaluate.retrieval_by_query(*case, ks, chunk)
+                for k in ks:
+                    cells[Cell(name, f"{direction}_r{k}")].append(weights @ by_query[f"recall@{k}"])
     chance = evaluate.random_retrieval(groups[queries], groups[pool], ks)
     for direction, k in product(evaluate.DIRECTIONS, ks):
         values = np.full(len(weights), 100 * chance[f"recall@{k}"])
-        cells[Cell(RANDOM, f"{direction}_r{k}")] = [values] * len(config.seeds)
+        cells[Cell(RANDOM, f"{direction}_r{k}")] = [values]
     return _measured("queries", videos, cells)
 
 
@@ -258,6 +274,9 @@ def _table4(config: Config, draws: int) -> Measured:
         protocol, _, method = row.partition("/")
         for metric, values in classification(scores[row], scores["labels"], weights).items():
             cells[Cell(method, metric, protocol)].append(values * (100 if metric in PERCENT else 1))
+    for row, scored in store.foreign_probes(config).items():
+        for metric, values in classification(scored, per_seed[0]["labels"], weights).items():
+            cells[Cell(row, metric, store.LINEAR)].append(values * (100 if metric in PERCENT else 1))
     return _measured("events", videos, cells)
 
 
@@ -267,7 +286,7 @@ def _figure2(config: Config, draws: int) -> Measured:
     region, weights = index["region"].to_numpy(), resamples(index["video_uid"], draws)
     inside = region == "I"
     cells: Draws = defaultdict(list)
-    for seed, name in product(config.seeds, findings.checkpoints()):
+    for seed, name in product(config.seeds, findings.checkpoints(config)):
         points = findings.similarities(config, seed, [name]).query("region != 'unknown'")
         for pair in evaluate.DISCOVERY:
             cosine = points[pair].to_numpy()

@@ -5,7 +5,6 @@ number, picture and sound belong together. Figures are of the test split.
 """
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from itertools import product
 
@@ -15,16 +14,20 @@ import pandas as pd
 from mc3 import evaluate, methods, store
 from mc3.config import Config
 from mc3.errors import DataError
-from mc3.paper import tables
+from mc3.paper import priors, tables
+from mc3.paper.priors import short
 
 SPLITS = "validation+test"
 DEPTH = 3  # clips of Figure 7 that are shown for each query
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 
 
-def checkpoints() -> tuple[str, ...]:
-    """The checkpoints of Figures 2 and 3: the align stage and the rows of `mc3.methods` that have a role."""
-    return ("align", *(name for name, entry in methods.METHODS.items() if "role" in entry))
+def checkpoints(config: Config) -> tuple[str, ...]:
+    """The rows of Figures 2 and 3: align stage, rows with a role but "later", foreign ones with all modalities."""
+    named = [name for name, entry in methods.METHODS.items() if entry.get("role", "later") != "later"]
+    foreign = [row for row in store.rows(config) if row not in methods.METHODS]
+    whole = [row for row in foreign if store.modalities(config, row) == methods.MODALITIES]
+    return ("align", *named, *whole)
 
 
 def clips(config: Config) -> pd.DataFrame:
@@ -48,17 +51,12 @@ def scenarios(config: Config) -> dict[str, str]:
     return {video["video_uid"]: ", ".join(video.get("scenarios") or ()) for video in videos}
 
 
-def short(label: str) -> str:
-    """A taxonomy label without the synonyms that it lists: "cut_(trim,_slice,_chop)" is "cut"."""
-    return re.sub(r"_\([^)]*\)", "", label).replace("_", " ")
-
-
 def sounding_rates(index: pd.DataFrame) -> pd.DataFrame:
     """Table 1: verb, sounding_rate, paper (NaN outside its ten verbs, which come first), n (labelled clips)."""
     labelled = index[index["positive"].notna() & (index["verb"] != "")]
     ours = labelled.groupby("verb")["positive"].agg(sounding_rate="mean", n="size").reset_index(names="label")
     ours = ours.assign(verb=ours["label"].map(short), sounding_rate=ours["sounding_rate"].astype(float))
-    paper = pd.read_csv(tables.PAPER / "table1_verb_groups.csv").rename(columns={"sounding_rate": "paper"})
+    paper = priors.published_rates().rename("paper").reset_index()
     joined = ours.merge(paper.reset_index(names="order"), on="verb", how="left")
     joined = joined.sort_values(["order", "sounding_rate", "label"], ascending=[True, False, True], ignore_index=True)
     return joined[["verb", "sounding_rate", "paper", "n"]]
@@ -84,16 +82,18 @@ def one_of_each(index: pd.DataFrame) -> tuple[list[int], list[str]]:
     return rows, notes
 
 
-def curves(config: Config, seed: int, points: int = 200) -> tuple[pd.DataFrame, dict[str, float]]:
+def curves(
+    config: Config, seed: int, rows: Sequence[str] | None = None, points: int = 200
+) -> tuple[pd.DataFrame, dict[str, float]]:
     """Figure 5: pair, method, recall, precision at the highest threshold that reaches it; and prevalence by pair."""
     grid, frames, prevalence = np.arange(1, points + 1) / points, [], {}
-    for method in map(methods.get, methods.METHODS):
-        scored = store.discovery_scores(config, method.name, seed)
+    for row in store.rows(config) if rows is None else rows:
+        scored, label = store.discovery_scores(config, row, seed), tables.label(row)
         for name in scored.columns.intersection(evaluate.DISCOVERY):
             curve = evaluate.pr_curve(scored[name], scored["positive"])
             reached = curve["precision"].to_numpy()[np.searchsorted(curve["recall"].to_numpy(), grid - 1e-9)]
             pair = tables.header(name)
-            frames.append(pd.DataFrame({"pair": pair, "method": method.label, "recall": grid, "precision": reached}))
+            frames.append(pd.DataFrame({"pair": pair, "method": label, "recall": grid, "precision": reached}))
             prevalence[pair] = float(scored["positive"].mean())
     return pd.concat(frames, ignore_index=True).sort_values("pair", ascending=False, kind="stable"), prevalence
 
@@ -103,10 +103,10 @@ def similarities(config: Config, seed: int, names: Sequence[str] | None = None) 
     index = clips(config)
     test, frames = (index["split"] == "test").to_numpy(), []
     about = index.loc[test, ["clip_id", "region", "positive"]]
-    for name in checkpoints() if names is None else names:
+    for name in checkpoints(config) if names is None else names:
         found = store.embeddings(config, name, seed)
-        cosines = {p: evaluate.similarity(found[a], found[b])[test] for p, (a, b) in evaluate.PAIRS.items()}
-        frames.append(about.assign(**cosines, checkpoint=methods.get(name).label))
+        cosines = {p: evaluate.similarity(found[a][test], found[b][test]) for p, (a, b) in evaluate.PAIRS.items()}
+        frames.append(about.assign(**cosines, checkpoint=tables.label(name)))
     return pd.concat(frames, ignore_index=True)
 
 

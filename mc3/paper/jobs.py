@@ -18,7 +18,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from mc3 import embed, methods, store, train
 from mc3.config import Config, override
 from mc3.errors import ConfigError, DataError
-from mc3.paper import probe, repro
+from mc3.paper import foreign, probe, repro
 from mc3.progress import Forecast
 
 Job = Callable[[int], None]  # takes its number of threads
@@ -75,6 +75,7 @@ def make(config: Config, step: str) -> None:
         known = {config.paths.embeddings(name, seed) for name in rows for seed in config.seeds}
         for leftover in set((config.paths.work / "embeddings").glob("*/*.safetensors")) - known:
             leftover.unlink()
+        foreign.install(config)
     at_once, typical, kept = processes(config), repro.typical_seconds(config), 0
     if step == "probe" and at_once > 1:  # each has one thread; of three on two cores, the last is not alone
         at_once *= 2

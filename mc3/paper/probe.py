@@ -150,7 +150,7 @@ def made_from(config: Config, method: str, seed: int) -> str:
     """A hash of all that determines a seed's probe (`ALL`): settings, events, checkpoints, initial weights, code."""
     facts = [as_dict(config.probe), seed, code_identity("mc3.paper.probe")]
     facts += [sha256(config.paths.shards / "index.parquet")]
-    names = [*methods.METHODS, *[store.SSAST] * (config.probe.ssast == "train")]
+    names = [*_probed(), *[store.SSAST] * (config.probe.ssast == "train")]
     facts += [sha256(config.paths.final(name, seed) / "model.safetensors") for name in names]
     facts += [sha256(path) for path in config.init.values() if path is not None and path.exists()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -162,7 +162,7 @@ def run(config: Config, seed: int) -> Path:
         store.OFFICIAL: (config.probe.official, config.probe.official_methods),
         store.FINETUNE: (config.probe.finetune, [store.UNTRAINED, *config.probe.finetune_methods]),
     }
-    names = [*store.PROBED, *(name for name in methods.METHODS if "audio" in methods.get(name).modalities)]
+    names = [*store.PROBED, *(name for name in _probed() if "audio" in methods.get(name).modalities)]
     for setting in ("official_methods", "finetune_methods"):
         if unknown := sorted(set(getattr(config.probe, setting)) - set(names)):
             raise ConfigError(f"probe.{setting} names {unknown[0]!r}; methods with audio: {', '.join(names)}")
@@ -205,6 +205,11 @@ def run(config: Config, seed: int) -> Path:
     write_atomic(file, (json.dumps(result, indent=2) + "\n").encode())
     write_atomic(config.paths.made("probe", ALL, seed), made_from(config, ALL, seed).encode())
     return file
+
+
+def _probed() -> list[str]:
+    """The methods of Table 4: those with the role "later" are in no table of the paper's Section 6.3."""
+    return [name for name, entry in methods.METHODS.items() if entry.get("role") != "later"]
 
 
 def _labels(events: Views) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """figures/report/index.html, the contents of the report, and metrics.json: from what notebooks wrote to figures/."""
 
 import base64
+import html
 import json
 import math
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from mc3 import store
 from mc3.config import Config
 from mc3.errors import DataError
 from mc3.files import write_atomic
@@ -23,6 +25,20 @@ this repository reproduces it. Each page below is an executed notebook of `noteb
 **The numbers are of {world}.** Profile `{profile}`, {seeds}.
 """
 
+BOARD_TEXT = """# Leaderboard
+
+Discovery (areas under curves) and retrieval (recall at 5 in percent) by the paper's protocol. `mc3 report` makes this
+page from `figures/` and [leaderboard.csv](leaderboard.csv). The two data sets cannot be compared with each other.
+
+## How to submit a row
+
+1. `mc3 clips --export clips/` writes the test clips; embed them with your model ([benchmark.md](benchmark.md)).
+2. `mc3 evaluate mine.safetensors --row mine` measures them and writes `figures/evaluate/leaderboard.csv`, one row.
+3. Open a pull request that appends this row to `docs/leaderboard.csv`, with the date and, in the column `card`, a link
+   to a model card: training data (does it contain these clips or their sounds?), size, licence, and where the
+   embeddings file can be fetched. We measure the file again; its SHA-256 is in the row.
+"""
+
 EARLIER = " **Made with earlier settings, to be run again.**"
 NOTES = """## How to read the pages
 
@@ -36,8 +52,11 @@ NOTES = """## How to read the pages
 """
 
 
-def write(config: Config, figures: Path = Path("figures")) -> Path:
-    """Write the report's index, which it returns, the overview and metrics.json; `DataError` for what is missing."""
+def write(config: Config, figures: Path = Path("figures"), docs: Path = Path("docs")) -> Path:
+    """Write the report's index, which it returns, the overview, metrics.json and docs/leaderboard.md.
+
+    Raises `DataError` for what is missing.
+    """
     found = {stem: tables.read(stem, stage, figures) for stem, stage in TABLES.items()}
     verdict = claims.sentence(tables.read("claims", "claims", figures))
     required, contents = notebook.pages([notebook.PIPELINES[0]]), ["## Pages\n"]
@@ -51,6 +70,8 @@ def write(config: Config, figures: Path = Path("figures")) -> Path:
     overview = tables.overview(found["table2_discovery"], found["table3_retrieval"])
     overview.to_csv(figures / "overview.csv", index=False)
     picture = plots.save(plots.overview(overview), figures / "overview")
+    board = leaderboard(found, config.profile, pd.read_csv(docs / "leaderboard.csv"))
+    write_atomic(docs / "leaderboard.md", board.encode())
     write_atomic(figures / "metrics.json", f"{json.dumps(metrics(found), indent=1)}\n".encode())
     generated = "a small generated world, so compare rankings with the paper's, not numbers"
     world = generated if config.world else "the real data sets of this profile"
@@ -78,6 +99,36 @@ def metrics(found: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, flo
             if values := {name: round(row[name], 6) for name in names if not math.isnan(row[name])}:
                 rows[f"{row['method']} {row.get('protocol', '')}".rstrip()] = values
     return numbers
+
+
+def leaderboard(found: dict[str, pd.DataFrame], profile: str, submitted: pd.DataFrame) -> str:
+    """docs/leaderboard.md: our rows of Tables 2 and 3, the paper's, and those `submitted` (of docs/leaderboard.csv)."""
+    columns = ["method", "label", *tables.BOARD]
+    both = found["table2_discovery"].merge(found["table3_retrieval"], on=["method", "label"], how="outer", sort=False)
+    foreign = both["method"].str.startswith(store.FOREIGN)
+    ours = both[(both["seeds_x"].fillna(0) > 0) & ~foreign].reindex(columns=columns).assign(source="measured here")
+    paper = both[["label", *(f"paper_{m}" for m in tables.BOARD)]].rename(columns=lambda c: c.removeprefix("paper_"))
+    paper = paper[paper[list(tables.BOARD)].notna().any(axis=1)].assign(source="the paper")
+    sent = submitted.assign(label=submitted["row"])
+    link = ("[card](" + sent["card"].astype(str) + "), " + sent["date"].astype(str)).map(html.escape)
+    boards = [
+        f"## Generated world, profile `{profile}`",
+        _board(pd.concat([ours, sent[sent["profile"] == profile].assign(source=link)])),
+    ]
+    boards += ["## Ego4D", _board(pd.concat([paper, sent[sent["profile"] != profile].assign(source=link)]))]
+    return "\n\n".join([BOARD_TEXT.strip(), *boards]) + "\n"
+
+
+def _board(rows: pd.DataFrame) -> str:
+    """Rows as a Markdown table, the highest AV ROC first; foreign text is escaped."""
+    rows = rows.sort_values(["av_roc", "al_roc"], ascending=False, kind="stable", na_position="last")
+    lines = [["Row", *map(tables.header, tables.BOARD), "Source"], ["---"] * (len(tables.BOARD) + 2)]
+    for row in rows.to_dict("records"):
+        cells = [
+            "–" if pd.isna(row[m]) else f"{row[m]:.{3 if m.endswith(('roc', 'pr')) else 1}f}" for m in tables.BOARD
+        ]
+        lines.append([html.escape(str(row["label"]), quote=False).replace("|", r"\|"), *cells, row["source"]])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def readme_table(figures: Path = Path("figures")) -> str:

@@ -1,11 +1,11 @@
-"""Tables 2, 3 and 4: ours beside the paper's, over every row of `mc3.methods.METHODS` and every seed.
+"""Tables 2, 3 and 4: ours beside the paper's, over every row (`mc3.store.rows`) and every seed.
 
 Each table is a DataFrame with one row a method and, for each metric `m`, the columns `m` (mean over seeds), `m_std`
 (sample standard deviation; NaN of one seed) and, where the paper has it, `paper_m`.
 """
 
 import html
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +15,15 @@ import pandas as pd
 from mc3 import evaluate, methods, store
 from mc3.config import Config
 from mc3.errors import DataError
+from mc3.paper import priors
+from mc3.paper.priors import PAPER
 
-PAPER = Path(__file__).parents[2] / "data" / "paper"
 PUBLISHED = {2: "table2_discovery.csv", 3: "table3_retrieval.csv", 4: "table4_epic_sounds.csv"}  # in PAPER
 RANDOM = "random"  # the row of chance
 QUOTED = " (published)"  # ends the label of a row that has only the paper's numbers
 PERCENT = ("top1", "top5", "mca")  # metrics of Table 4 that are in percent
 OVERVIEW = ("av_roc", "al_roc", "v2a_r5", "a2l_r5")  # the main columns of Tables 2 and 3
+BOARD = ("av_roc", "av_pr", "al_roc", "al_pr", "v2a_r5", "a2v_r5", "l2a_r5", "a2l_r5")  # of the leaderboard
 
 _HEADERS = {
     "av": "AV", "al": "AL", "roc": "ROC", "pr": "PR", "v2a": "V→A", "a2v": "A→V", "l2a": "L→A", "a2l": "A→L",
@@ -56,27 +58,37 @@ def retrieval(config: Config, method: str, seed: int) -> dict[str, float]:
     return _retrieval_columns({name: evaluate.retrieval(*case, ks, chunk) for name, case in cases}, ks)
 
 
-def table2(config: Config) -> pd.DataFrame:
-    """Table 2, sounding-action discovery: ROC and PR areas for audio-vision (`av_`) and audio-language (`al_`)."""
-    rows = [_row(name, [discovery(config, name, seed) for seed in config.seeds]) for name in methods.METHODS]
+def table2(config: Config, rows: Sequence[str] | None = None) -> pd.DataFrame:
+    """Table 2, sounding-action discovery: ROC and PR areas for audio-vision (`av_`) and audio-language (`al_`).
+
+    `rows` are those of `mc3.store.rows` if not given; those of `mc3.paper.priors`, which use no model, come last.
+    """
+    measured, free = _rows(config, rows, discovery), priors.scores(config)
+    for name, text in priors.LABELS.items():
+        areas = evaluate.discovery(free[name], free["positive"])
+        about = {"method": name, "label": text, "paper": "", "seeds": 0}
+        measured.append(about | {f"{priors.PAIR}_{metric}": areas[metric] for metric in ("roc", "pr")})
     chance = evaluate.random_discovery(store.labelled(config)["positive"])
     random = {f"{pair}_{m}": chance[m] for pair in evaluate.DISCOVERY for m in ("roc", "pr")}
-    return _table(rows, random, PUBLISHED[2]).assign(clips=chance["n"], prevalence=chance["prevalence"])
+    return _table(measured, random, PUBLISHED[2]).assign(clips=chance["n"], prevalence=chance["prevalence"])
 
 
-def table3(config: Config) -> pd.DataFrame:
+def table3(config: Config, rows: Sequence[str] | None = None) -> pd.DataFrame:
     """Table 3 in percent: `{direction}_r{k}` (set recall), `{direction}_hit{k}`; "bound" is the most of any ranking."""
-    rows = [_row(name, [retrieval(config, name, seed) for seed in config.seeds]) for name in methods.METHODS]
+    measured = _rows(config, rows, retrieval)
     groups, (queries, pool) = store.retrieval_split(config)
     ks, levels = config.evaluate.recall_at, (evaluate.random_retrieval, evaluate.retrieval_bounds)
     found = [dict.fromkeys(evaluate.DIRECTIONS, level(groups[queries], groups[pool], ks)) for level in levels]
     random, bound = (_retrieval_columns(each, ks) for each in found)
     bounds = {"method": "bound", "label": "Bound", "paper": "", "seeds": 0, **bound}
-    return _table([bounds, *rows], random, PUBLISHED[3]).assign(queries=len(queries), pool=len(pool))
+    return _table([bounds, *measured], random, PUBLISHED[3]).assign(queries=len(queries), pool=len(pool))
 
 
 def table4(config: Config) -> pd.DataFrame:
-    """Table 4, EPIC-Sounds classification by protocol: top-1, top-5 and mCA in percent, mAP and mAUC as fractions."""
+    """Table 4, EPIC-Sounds classification by protocol: top-1, top-5 and mCA in percent, mAP and mAUC as fractions.
+
+    A foreign row is in it if `mc3 evaluate` was given its features of EPIC-Sounds' events.
+    """
     results = [store.probe_metrics(config, seed) for seed in config.seeds]
     rows: list[dict[str, Any]] = []
     for protocol in (store.LINEAR, store.OFFICIAL, store.FINETUNE):
@@ -87,7 +99,11 @@ def table4(config: Config) -> pd.DataFrame:
                 rows.append({**names, "seeds": 0, "protocol": protocol})
         for name in (*store.PROBED, *methods.METHODS):
             if per_seed := [_percent(m) for r in results if (m := r["metrics"].get(protocol, {}).get(name))]:
-                rows.append({**_row(name, per_seed), "protocol": protocol})
+                rows.append({**_row(config, name, per_seed), "protocol": protocol})
+        if protocol == store.LINEAR:
+            for name, scores in store.foreign_probes(config).items():
+                found = evaluate.classification(scores, store.probe_scores(config, config.seeds[0])["labels"])
+                rows.append({**_row(config, name, [_percent(found)]), "protocol": protocol})
     random = {**_percent(results[0]["metrics"][RANDOM][RANDOM]), "protocol": ""}
     return _table(rows, random, PUBLISHED[4]).assign(events=results[0]["test_events"])
 
@@ -129,13 +145,18 @@ def header(metric: str) -> str:
 
 
 def label(method: str) -> str:
-    """A row's name in print; of a method that is not in mc3/methods.py (any more), its key."""
+    """A row's name in print, marked if foreign; of a method that is not in mc3/methods.py (any more), its key."""
+    if method.startswith(store.FOREIGN):
+        return f"{method.removeprefix(store.FOREIGN)} (foreign)"
     known = method in ("align", store.SSAST, *methods.METHODS)
-    return methods.get(method).label if known else "Random" if method == RANDOM else method
+    return methods.get(method).label if known else {RANDOM: "Random", **priors.LABELS}.get(method, method)
 
 
-def note(table: pd.DataFrame, significant: Cells | None = None) -> str:
-    """One sentence on the sample (seeds, clips) and on how to read a cell; on daggers, if `significant` is given."""
+def note(table: pd.DataFrame, significant: Cells | None = None, reference: str = "") -> str:
+    """One sentence on the sample (seeds, clips) and on how to read a cell; on daggers, if `significant` is given.
+
+    `significant` cells differ from those of the row `reference`, by default that of METHODS.
+    """
     seeds = int(table["seeds"].max())
     parts = [f"{seeds} seed{'s' if seeds != 1 else ''}"]
     units = {"clips": "test clips", "queries": "queries", "pool": "in the pool", "events": "events"}
@@ -146,8 +167,8 @@ def note(table: pd.DataFrame, significant: Cells | None = None) -> str:
     if table["label"].str.endswith(QUOTED).any():
         text += f" A row{QUOTED} is the paper's alone: ASF is not trained here, SSAST where `probe.ssast` has weights."
     if significant is not None:
-        reference = label(methods.with_role("reference"))
-        text += f" † differs from {reference}: the 95 % interval of the paired difference excludes 0."
+        other = label(reference or methods.with_role("reference"))
+        text += f" † differs from {other}: the 95 % interval of the paired difference excludes 0."
     return text
 
 
@@ -159,10 +180,12 @@ def to_markdown(table: pd.DataFrame, significant: Cells | None = None) -> str:
     return "\n".join([*(f"| {line} |" for line in escaped), "", note(table, significant)]) + "\n"
 
 
-def to_html(table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Cells | None = None) -> str:
+def to_html(
+    table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Cells | None = None, reference: str = ""
+) -> str:
     """`cells` as an HTML table, escaped, with `note` as its caption."""
     text = cells(table, metrics, significant or ()).to_html(index=False, border=0, na_rep="")
-    return _with_caption(text, note(table, significant)) + "\n"
+    return _with_caption(text, note(table, significant, reference)) + "\n"
 
 
 def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame:
@@ -217,11 +240,18 @@ def ranks(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _row(name: str, per_seed: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def _rows(
+    config: Config, rows: Sequence[str] | None, measure: Callable[[Config, str, int], dict[str, float]]
+) -> list[dict[str, Any]]:
+    names = store.rows(config) if rows is None else rows
+    return [_row(config, name, [measure(config, name, seed) for seed in store.seeds(config, name)]) for name in names]
+
+
+def _row(config: Config, name: str, per_seed: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     about: dict[str, Any] = {"method": name, "label": label(name), "paper": ""}
     if name != store.UNTRAINED:
-        method = methods.get(name)
-        about |= {"paper": method.paper, **{m: int(m in method.modalities) for m in methods.MODALITIES}}
+        about["paper"] = "" if name.startswith(store.FOREIGN) else methods.get(name).paper
+        about |= {m: int(m in store.modalities(config, name)) for m in methods.MODALITIES}
     frame = pd.DataFrame(per_seed)
     return {**about, "seeds": len(frame), **frame.mean(), **frame.std(ddof=1).add_suffix("_std")}
 

@@ -12,12 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import av
 import h5py
-import numpy as np
 import pandas as pd
 
 from mc3.config import Config, Ego4DFiles, EpicSoundsFiles, World
+from mc3.data.encode import encode
 from mc3.errors import ConfigError
 from mc3.files import replace_folder
 from mc3.progress import bar
@@ -27,7 +26,6 @@ from mc3.world.plan import VideoPlan, plan_videos
 from mc3.world.sound import RATE, soundtrack
 from mc3.world.vocabulary import HAND, NOUNS, VERBS
 
-GOP_SEC = 3  # from one key frame to the next, long enough that readers have to seek
 FACTS = ("region", "on_screen", "off_screen", "sounding", "visible")  # attributes of `Action`
 
 
@@ -62,30 +60,7 @@ def _mapped(map_: Callable[..., Iterator[Any]], function: Callable, items: list[
 
 def _render(video: VideoPlan, world: World, folder: Path) -> None:
     sound = soundtrack(video, world.seconds, world.clip_every_sec) if video.has_audio else None
-    encode(folder / f"{video.uid}.mp4", frames(video, world), world.fps, sound)
-
-
-def encode(path: Path, pictures: np.ndarray, fps: int, sound: np.ndarray | None) -> None:
-    """Write `pictures` (uint8 [T, H, W, 3]) and `sound` (float32 [S] at 24 kHz, or none) as H.264 + AAC."""
-    # One thread and no version strings: the same input gives the same bytes.
-    with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}) as container:
-        video = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "23", "threads": "1"})
-        video.height, video.width, video.pix_fmt = pictures.shape[1], pictures.shape[2], "yuv420p"
-        video.codec_context.gop_size = GOP_SEC * fps
-        video.codec_context.flags |= av.codec.context.Flags.bitexact
-        if sound is not None:
-            audio = container.add_stream("aac", rate=RATE, layout="mono", options={"aac_coder": "fast"})
-            audio.bit_rate = 64_000
-            audio.codec_context.flags |= av.codec.context.Flags.bitexact
-        for picture in pictures:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(video.encode(None))
-        if sound is not None:
-            for start in range(0, len(sound), RATE):
-                frame = av.AudioFrame.from_ndarray(sound[None, start : start + RATE], format="fltp", layout="mono")
-                frame.sample_rate, frame.pts = RATE, start
-                container.mux(audio.encode(frame))
-            container.mux(audio.encode(None))
+    encode(folder / f"{video.uid}.mp4", frames(video, world), world.fps, sound, RATE)
 
 
 def _write_table(path: Path, rows: Any, separator: str = ",", columns: list[str] | None = None) -> None:

@@ -61,7 +61,7 @@ def regions(table: pd.DataFrame, zero: pd.DataFrame) -> Figure:
                 ax.hlines(target, x - 0.4 / n, x + 0.4 / n, color="black", linewidth=0.9, label=NO_LOSS)
         ax.set(title=pair, xlabel="region of Figure 2", xticks=range(len(where)), xticklabels=where)
         ax.grid(axis="x", visible=False)
-    legend(page, "upper center", [*checkpoints, NO_LOSS], ncols=n + 1)
+    legend(page, "upper center", [*checkpoints, NO_LOSS], ncols=min(n + 1, 5))
     return page
 
 

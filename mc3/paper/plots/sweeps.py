@@ -60,8 +60,12 @@ def overview(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def differences(table: pd.DataFrame) -> Figure:
-    """The reference row minus others. `table`: line (of panels), panel, label, row (orders), difference, low, high."""
+def differences(table: pd.DataFrame, reference: str = "") -> Figure:
+    """The reference row minus others. `table`: line (of panels), panel, label, row (orders), difference, low, high.
+
+    `reference` is its label, by default that of the row which figures emphasise.
+    """
+    reference = reference or emphasised()
     lines = [part for _, part in table.groupby("line", sort=False)]
     heights = [0.115 * part["label"].nunique() + 0.42 for part in lines]
     page = figure(PAGE, sum(heights) + 0.25, dpi=200)  # laid out as it is saved: hinting widens the long labels
@@ -81,7 +85,7 @@ def differences(table: pd.DataFrame) -> Figure:
         line.axes[0].set_yticks(y, [wrap(label, 32, 1) for label in labels], fontsize=6)
         line.axes[0].set_ylim(len(labels) - 0.4, -0.6)
     handles = [Line2D([], [], color=c, marker="o", markersize=3.4, linewidth=1.1) for c in (YES, GREY, NO)]
-    words = [f"{emphasised()} ahead", "interval includes 0", f"{emphasised()} behind"]
+    words = [f"{reference} ahead", "interval includes 0", f"{reference} behind"]
     page.legend(handles, words, loc="outside lower center", ncols=3)
     return page
 
