@@ -8,7 +8,7 @@ PY = .venv/bin/python
 # the recipes; the others would let packages from outside .venv in.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: help setup repro retrain study test test-slow lint lab clean
+.PHONY: help setup repro retrain study test test-slow lint lab drivers docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,8 @@ help:
 	@echo 'make test-slow  all tests, the slow ones too: 20 to 60 minutes and 25 GB of disk'
 	@echo 'make lint       linters and types only'
 	@echo 'make lab        the notebooks in JupyterLab'
+	@echo 'make drivers    only let git show and merge notebooks by nbdime, and commit them without outputs'
+	@echo 'make docs       the documentation site in build/site: half a minute'
 	@echo 'make setup      only build .venv from requirements.lock: 6 GB, 1 to 10 minutes depending on your network'
 	@echo 'make clean      remove .venv and the caches of the tools; data and figures stay'
 	@echo
@@ -96,15 +98,27 @@ lint: setup
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-lab: setup
+# The settings are those of this environment: JupyterLab asks no question about news, and root may start it, since in
+# containers there is nobody else. Its address stays localhost, with a token.
+LAB_SETTINGS = .venv/share/jupyter/lab/settings
+lab: drivers
+	@mkdir -p $(LAB_SETTINGS)
+	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
+	  > $(LAB_SETTINGS)/overrides.json
+	@$(PY) -m jupyterlab notebooks `[ "$$(id -u)" = 0 ] && echo --allow-root`
+
+drivers: setup
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
 	  git config filter.nbstripout.clean '$(PY) -m nbstripout --keep-id'; \
 	  git config filter.nbstripout.smudge cat; \
 	  git config diff.jupyternotebook.command '$(PY) -m nbdime.vcs.git.diffdriver diff'; \
 	  git config merge.jupyternotebook.driver '$(PY) -m nbdime.vcs.git.mergedriver merge %O %A %B %L %P'; \
 	fi
-	@$(PY) -m jupyterlab notebooks
+
+docs: setup
+	@$(PY) -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
+	@echo 'open build/site/index.html'
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis mc3.egg-info
+	rm -rf .venv build .pytest_cache .ruff_cache .mypy_cache .hypothesis mc3.egg-info
 	find mc3 tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -50,7 +50,7 @@ def joint_scores(config: Config, measured: Mapping[str, Measured], draws: int) -
         for seed in config.seeds:
             found = {m: e[clips["row"]] for m, e in store.embeddings(config, name, seed).items()}
             for score, values in joint(found).items():
-                cells[name, score].append(evaluate.resampled_discovery(values, clips["positive"], weights)["roc"])
+                cells[name, score].append(evaluate.weighted_roc(values, clips["positive"], weights))
     lines = []
     for (name, score), drawn in cells.items():
         known = {pair: measured["table2"].cells[Cell(name, f"{pair}_roc")] for pair in evaluate.DISCOVERY}
