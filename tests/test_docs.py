@@ -3,6 +3,9 @@
 import argparse
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -78,3 +81,14 @@ def test_every_relative_link_leads_to_a_file_and_to_a_heading_in_it(name):
         if heading:
             headings = re.findall(r"(?m)^#+ (.*)$", target.read_text(encoding="utf-8"))
             assert heading in [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings], link
+
+
+def test_the_site_builds_without_a_warning_and_has_documents_api_and_report(tmp_path: Path) -> None:
+    """As `make docs`; a link or reference that leads nowhere is a warning."""
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", "-d", tmp_path / "doctrees"]
+    built = subprocess.run([*command, ".", site], cwd=ROOT, capture_output=True, text=True)
+    assert (built.returncode, built.stderr) == (0, "")
+    assert "InfoNCE in one direction" in (site / "build/api/mc3/mc3.losses.html").read_text()
+    for page in ("index.html", "docs/glossary.html", "LOG.html", "report/index.html"):
+        assert (site / page).exists()
