@@ -107,6 +107,18 @@ def test_every_target_that_help_names_exists():
         return subprocess.check_output(["make", *arguments], cwd=ROOT, env={"PATH": os.environ["PATH"]}, text=True)
 
     targets = [line.split()[1] for line in run("help").splitlines() if line.startswith("make ")]
-    assert targets == ["repro", "retrain", "study", "test", "test-slow", "lint", "lab", "drivers", "docs", "setup", "clean"]
+    assert targets == [
+        "repro",
+        "retrain",
+        "study",
+        "test",
+        "test-slow",
+        "lint",
+        "lab",
+        "drivers",
+        "docs",
+        "setup",
+        "clean",
+    ]
     for target in targets:
         assert run("--dry-run", target)
