@@ -19,22 +19,34 @@ FOLDERS = {  # commands that have commands, and their help
 USE, REPRODUCE, DATA, EXPLORE = GROUPS = list(map(Group, ("use a model", "reproduce the paper", "data", "experiments")))
 
 
-@USE.command("mc3 discover my_video.mp4",
-    option("video", type=Path, help="a video file with sound"),
+@USE.command("mc3 discover my_video.mp4 --page moments.html",
+    option("video", nargs="+", help="video files with sound, or folders of them"),
     option("--checkpoint", type=Path, help="a checkpoint's folder (default: MC3 of the first seed)"),
     option("--every", type=float, default=0.5, metavar="SEC", help="step between windows (default: 0.5)"),
+    option("--window", type=float, default=1.5, metavar="SEC", help="length of a window (default: 1.5)"),
     option("--text", action="append", default=[], help="compare the sound with this too; may be repeated"),
-    option("--top", type=int, default=10, help="how many moments to print (default: 10)"),
-    option("--out", type=Path, metavar="CSV", help="write all windows there"))  # fmt: skip
-def discover(args: Arguments) -> None:
-    """Find the moments of a video whose sound comes from the action in the picture."""
-    check_exists(args.video)
+    option("--top", type=int, default=10, help="how many moments of each video (default: 10)"),
+    option("--out", type=Path, metavar="FILE", help="write all windows there, as .csv or .json"),
+    option("--page", type=Path, metavar="HTML", help="write a page that plays the moments by click"),
+    option("--extract", type=Path, metavar="FOLDER", help="cut the moments out as MP4 with sound"))  # fmt: skip
+def discover(args: Arguments) -> int:
+    """Find the moments of a video whose sound comes from the action in the picture.
+
+    Each window's sound and pictures are compared with re-paired ones of the same video: z and p. Exit code 3: a file
+    could not be read; the others are done.
+    """
+    for name in ("every", "window"):
+        if not 0 < getattr(args, name) < float("inf"):
+            raise ConfigError(f"--{name} {getattr(args, name)}: give more than 0 seconds")
+    if args.top < 1:
+        raise ConfigError(f"--top {args.top}: give 1 or more")
+    if args.checkpoint:
+        check_exists(args.checkpoint)
+    files = extra.own_video.files_of(args.video)
+    extra.own_video.check_targets(args.out, args.page, args.extract)
     folder = args.checkpoint or args.settings.paths.final(methods.with_role("reference"), args.settings.seeds[0])
-    table = core.discover.moments(core.model.MC3.load(folder), args.video, args.every, texts=args.text)
-    print(table.sort_values("similarity", ascending=False).head(args.top).round(3).to_string(index=False))
-    if args.out:
-        table.to_csv(args.out, index=False, float_format="%.6f")
-        print(f"{len(table)} windows in {args.out}")
+    scoring = (args.every, args.window, args.text, args.top)
+    return extra.own_video.run(args.settings, folder, files, *scoring, args.out, args.page, args.extract)
 
 
 @USE.command("mc3 evaluate mine.safetensors --row mine",
