@@ -68,9 +68,11 @@ def test_a_row_whose_align_checkpoint_changes_is_not_up_to_date_and_others_are(m
     assert jobs.is_done(made, "train", "clap", 0)
 
 
-def test_two_at_a_time_give_the_weights_of_one_at_a_time(made):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_two_at_a_time_give_the_weights_of_one_at_a_time_also_with_loaders_of_their_own(made, workers):
     jobs.make(override(made, {"seeds": [0]}), "train")
-    both = override(made, {"paths.work": str(made.paths.work / "both"), "seeds": [0], "train.threads": 2})
+    both = {"paths.work": str(made.paths.work / f"both {workers}"), "train.threads": 2, "train.workers": workers}
+    both = override(made, {**both, "seeds": [0]})
     rows = {f"train {name}-0": partial(jobs.do, both, "train", name, 0) for name in ("align", "clap")}
     assert set(jobs.run(rows, dict.fromkeys(rows, 1.0), threads=2, processes=2)) == set(rows)
     get_reusable_executor().shutdown()  # whose processes would stay in the folder of this test

@@ -1,6 +1,7 @@
 """The pipeline's trainings, embeddings and probes: what is up to date is kept, the rest is done side by side."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -144,6 +145,8 @@ def _in_worker(name: str, job: Job, threads: int, in_pool: bool) -> str | None:
 
     An idle process of a pool ignores SIGTERM: if it ended, the pool would kill the others while they save.
     """
+    if in_pool:  # whose own way to start processes does not serve a DataLoader's workers
+        multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(train.STOPPED))
     try:
         job(threads)
