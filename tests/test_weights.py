@@ -1,7 +1,9 @@
 import json
 import os
 import pickle
+import re
 import subprocess
+import zipfile
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -176,6 +178,7 @@ def test_lavilas_copy_gives_egovlps_weights_rounded_to_half_precision(path, tmp_
         name = name.removeprefix("module.")
         start = next(start for start in names if name.startswith(start))
         renamed[names[start] + name.removeprefix(start)] = tensor.half() if tensor.is_floating_point() else tensor
+    renamed["logit_scale"] = torch.tensor(2.7)  # as LaViLa's own class writes it
     torch.save({"epoch": 0, "state_dict": renamed}, tmp_path / "lavila.pth")
     first, _ = weights.convert(path, "egovlp", CONFIG)
     second, card = weights.convert(tmp_path / "lavila.pth", "lavila", CONFIG)
@@ -319,6 +322,34 @@ def test_an_ssast_is_adapted_from_the_input_size_in_its_file_and_one_of_frames_d
 def test_every_tensor_is_accounted_for(path, name, tensor, message):
     save_egovlp(path, **{f"module.{name}": tensor})
     with pytest.raises(DataError, match=rf"egovlp\.pth.*{message}"):
+        weights.convert(path, "egovlp", CONFIG)
+
+
+def test_one_flipped_bit_anywhere_in_the_weights_is_noticed(path):
+    save_egovlp(path)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    with zipfile.ZipFile(path) as archive:
+        parts = [part for part in archive.infolist() if "/data/" in part.filename]
+    for part in rng.choice(np.array(parts, dtype=object), 12):
+        header = 30 + int.from_bytes(whole[part.header_offset + 26 :][:2], "little")
+        header += int.from_bytes(whole[part.header_offset + 28 :][:2], "little")
+        at = part.header_offset + header + int(rng.integers(part.file_size))
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(rng.integers(8))]) + whole[at + 1 :])
+        with pytest.raises(
+            DataError, match=rf"egovlp\.pth is damaged: its part {re.escape(part.filename)} has another"
+        ):
+            weights.convert(path, "egovlp", CONFIG)
+    path.write_bytes(whole)
+    weights.convert(path, "egovlp", CONFIG)
+
+
+def test_a_tensor_that_is_there_twice_or_has_no_name_is_refused(path):
+    state = save_egovlp(path)
+    torch.save({**state, "video_model.norm.bias": torch.zeros(DIM)}, path)
+    with pytest.raises(DataError, match=r"has video_model\.norm\.bias twice, with and without `module\.`"):
+        weights.convert(path, "egovlp", CONFIG)
+    torch.save({**state, 7: torch.zeros(1)}, path)
+    with pytest.raises(DataError, match=r"a tensor called 7, which is no text"):
         weights.convert(path, "egovlp", CONFIG)
 
 

@@ -39,7 +39,7 @@ LAVILA = {"visual.": "video.trunk.", "image_projection.": "video.projection.",
           "textual.": "text.trunk.", "text_projection.": "text.projection."}  # fmt: skip
 KINDS = {
     "egovlp": Kind("MIT (EgoVLP)", EGOVLP, r"text_model\.embeddings\.position_ids"),
-    "lavila": Kind("MIT (LaViLa, EgoVLP)", LAVILA, r"textual\.embeddings\.position_ids"),
+    "lavila": Kind("MIT (LaViLa, EgoVLP)", LAVILA, r"textual\.embeddings\.position_ids|logit_scale"),
     "soundingactions": Kind(
         "not stated by its publisher; ask before passing it on",
         {**EGOVLP, "audio_model.v.": "audio.trunk.", "audio_model.mlp_head.": "audio.projection."},
@@ -87,6 +87,8 @@ def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[st
             unknown.append(original)
         else:
             modality, _, rest = (form.names[start] + name.removeprefix(start)).partition(".")
+            if rest in tensors.get(modality, {}):
+                raise DataError(f"{source} has {name} twice, with and without `module.`; which one counts is unknown")
             tensors.setdefault(modality, {})[rest] = tensor.float().contiguous().clone()
     if unknown or not tensors:
         raise DataError(f"{source} is not a checkpoint of kind {kind}: it holds {some(unknown) or 'no weights'}")
@@ -117,6 +119,8 @@ def read(source: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file by name, read without running any code in it; `DataError` if it cannot be."""
     if not source.is_file():
         raise DataError(f"no weights at {source}; download them from their publisher first")
+    if damaged := _damaged_part(source):
+        raise DataError(f"{source} is damaged: its part {damaged} has another checksum; download the file again")
     try:
         if source.suffix == ".safetensors":
             return load_file(source)
@@ -133,7 +137,18 @@ def read(source: Path) -> dict[str, Tensor]:
         data = data[key] if isinstance(data, dict) and isinstance(data.get(key), dict) else data
     if not isinstance(data, dict) or not all(isinstance(t, Tensor) for t in data.values()):
         raise DataError(f"{source} holds no state_dict of tensors")
+    if strange := [key for key in data if not isinstance(key, str)]:
+        raise DataError(f"{source} has a tensor called {strange[0]!r}, which is no text; export its state_dict again")
     return data
+
+
+def _damaged_part(source: Path) -> str | None:
+    """The first part of a ZIP file, as torch writes it, whose bytes do not have the checksum stored with them."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError):
+        return None  # no such file, or so damaged that it cannot be read at all
 
 
 def _fitted(
