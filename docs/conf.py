@@ -33,6 +33,7 @@ CONTENTS = """
 ```{toctree}
 :hidden:
 :caption: Use
+docs/own_video
 docs/benchmark
 docs/leaderboard
 docs/ego4d
