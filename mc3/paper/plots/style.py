@@ -130,4 +130,5 @@ def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
 def _look(name: str) -> dict[str, Any]:
     number = crc32(name.encode())
     colour, dash = LOOKS.get(name, (SPARE[number % len(SPARE)], DASHES[number // len(SPARE) % len(DASHES)]))
-    return {"color": colour, "linestyle": dash, "linewidth": WIDTHS.get(methods.METHODS.get(name, {}).get("role"), 0.8)}
+    role = methods.METHODS.get(name, {}).get("role", "")
+    return {"color": colour, "linestyle": dash, "linewidth": WIDTHS.get(role, 0.8)}

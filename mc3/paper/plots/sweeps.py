@@ -234,7 +234,7 @@ def _bars(page: Any, table: pd.DataFrame, column: str, random: str) -> None:
     """A panel a metric, a bar a method from `random` to `column`; a grey line is chance."""
     methods = table["method"].unique()
     y, styles = np.arange(len(methods)), line_styles(methods)
-    colours = [styles[m]["color"] if styles[m]["linewidth"] > 1 else "#A9B4BC" for m in methods]
+    colours = [styles[m]["color"] if styles[m]["linewidth"] > 1 else "#8FA8BD" for m in methods]
     for ax, metric, part in panels(page, table, "metric", sharey=True):
         rows = part.set_index("method").reindex(methods)
         chance = rows[random].iloc[0]
