@@ -92,8 +92,9 @@ def picture(png: str, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compact(svg: str) -> str:
-    """An SVG without prolog, comments, metadata and spaces between elements."""
+    """An SVG without prolog, comments, metadata, names of groups and spaces between elements."""
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     return re.sub(r">\s+<", "><", svg).replace(" \n", " ").strip()
 
 

@@ -30,13 +30,14 @@ _HEADERS = {
     "av": "AV", "al": "AL", "roc": "ROC", "pr": "PR", "v2a": "V→A", "a2v": "A→V", "l2a": "L→A", "a2l": "A→L",
     "top1": "Top-1", "top5": "Top-5", "mca": "mCA", "map": "mAP", "mauc": "mAUC",
     "r": "@", "hit": "hit@", "p": "precision @",  # and a cut-off
-    "std": "std. dev.", "vs": "minus", "log": "log", "of": "relative to", "mc3": "MC3", "vl": "VL",
 }  # fmt: skip
 
 
-_NAMES = {"share_hit": "share answered", "n": "clips", "paper": "the paper's", "log_mel": "with log-mel statistics",
-          "selection": "mean of both", "selection_std": "its std. dev.", "dim": "dimensions", "text": "narration",
-          "label": "method", "std": "std. dev."}  # fmt: skip
+_NAMES = {  # columns of `show` that `header` does not put in words
+    "share_hit": "share answered", "n": "clips", "paper": "the paper's", "log_mel": "with log-mel statistics",
+    "selection": "mean of both", "selection_std": "its std. dev.", "dim": "dimensions", "text": "narration",
+    "label": "method", "of_mc3": "relative to MC3", "vs_log_mel": "minus log-mel", "vs_untrained": "minus untrained",
+}  # fmt: skip
 
 
 class Cell(NamedTuple):
@@ -147,8 +148,6 @@ def cells(table: pd.DataFrame, metrics: Sequence[str] | None = None, significant
 
 def header(metric: str) -> str:
     """A column's name in print: "av_roc" is "AV ROC", "v2a_r5" is "V→A @5", "av_p10" is "AV precision @10"."""
-    if metric in _NAMES:
-        return _NAMES[metric]
     parts = [(part, part.rstrip("0123456789")) for part in metric.split("_")]
     return " ".join(_HEADERS.get(part) or _HEADERS.get(kind, kind) + part[len(kind) :] for part, kind in parts)
 
@@ -213,7 +212,9 @@ def show(table: pd.DataFrame, caption: str = "", csv: str = "") -> Any:
     """
     from IPython.display import HTML
 
-    table = table.rename(columns=lambda name: header(str(name)))
+    table = table.rename_axis(columns=None).rename(
+        columns=lambda name: _NAMES.get(name) or header(str(name)).replace(" std", " std. dev.")
+    )
     for column in table.select_dtypes(["object", "bool", "string"]):
         table[column] = table[column].map(word)
     text = table.to_html(index=False, border=0, float_format=format_number, na_rep="–")

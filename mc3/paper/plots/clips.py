@@ -123,7 +123,7 @@ def _picture(ax: Axes, frames: np.ndarray) -> None:
     scale = min(1.0, THUMBNAIL / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     strip = np.concatenate([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames], axis=1)
-    few = Image.fromarray(strip).quantize(24 + 16 * len(frames), dither=Image.Dither.NONE).convert("RGB")
+    few = Image.fromarray(strip).quantize(16 + 16 * len(frames), dither=Image.Dither.NONE).convert("RGB")
     ax.imshow(np.asarray(few), interpolation="none", aspect="equal")
     bare(ax)
 
