@@ -18,7 +18,7 @@ from mc3.paper import provenance
 
 TEMPLATE, SCRIPT = (Path(__file__).with_name(f"page.{kind}") for kind in ("html.j2", "js"))
 INK, PAPER = "#e6e6e6", "#161618"  # of a page in dark mode
-LARGEST = 300_000  # bytes of an SVG in a page; a larger one is shown as a bitmap
+LARGEST = 300 * 1024  # bytes of an SVG in a page; a larger one is shown as a bitmap
 TAGS = {"a", "b", "br", "caption", "code", "div", "em", "i", "li", "p", "strong", "sub", "sup", "table", "tbody",
         "td", "tfoot", "th", "thead", "tr", "ul", "video"}  # fmt: skip
 PLAIN = {"alt", "aria-label", "class", "colspan", "height", "width"}
