@@ -15,7 +15,7 @@ from test_shards import build
 
 from mc3 import cli
 from mc3.config import Config, override
-from mc3.data import media, prepare, shards
+from mc3.data import cutting, media, prepare, shards
 from mc3.data.encode import encode
 from mc3.errors import ConfigError, DataError
 from mc3.extra import clips
@@ -105,7 +105,7 @@ def test_a_flash_and_a_click_are_in_step_within_40_ms_at_any_start(tmp_path: Pat
         tmp_path / "flash.mp4", 6.0, fps, clicks(6.0, [flash], 44100), 44100,
         picture=lambda number: np.full((64, 96, 3), 255 * (number == flash * fps), np.uint8),
     )  # fmt: skip
-    pictures, sound, begins = decoded(io.BytesIO(clips.mp4_of(path, start, start + 1.5)))
+    pictures, sound, begins = decoded(io.BytesIO(cutting.mp4_of(path, start, start + 1.5)))
     assert pictures[0][1].shape == (64, 96, 3)
     (seen,) = [time for time, picture in pictures if picture.mean() > 127]
     heard = np.flatnonzero(np.abs(sound) > np.abs(sound).max() / 3)[0] / 44100 + begins
@@ -116,7 +116,7 @@ def test_a_flash_and_a_click_are_in_step_within_40_ms_at_any_start(tmp_path: Pat
 @pytest.mark.parametrize("start", [11.45, 11.95, 13.0])
 def test_a_window_beyond_the_end_keeps_its_length_and_the_last_picture(cut: Config, start: float):
     path = cut.paths.raw / "v2" / "full_scale" / "t0.mp4"
-    data = clips.mp4_of(path, start, start + 1.5)
+    data = cutting.mp4_of(path, start, start + 1.5)
     with av.open(io.BytesIO(data)) as file:
         assert file.duration / av.time_base == pytest.approx(1.5, abs=0.01)
     pictures, _, _ = decoded(io.BytesIO(data))
@@ -127,7 +127,7 @@ def test_a_window_beyond_the_end_keeps_its_length_and_the_last_picture(cut: Conf
 def test_sound_is_resampled_on_request_and_a_rate_that_aac_lacks_is_coded_at_another(cut: Config, tmp_path: Path):
     table = clips.export(cut, tmp_path / "out", "test", rate=10000)
     with av.open(str(tmp_path / "out" / table["mp4"][0])) as file:
-        assert file.streams.audio[0].rate == clips.FALLBACK_RATE
+        assert file.streams.audio[0].rate == cutting.FALLBACK_RATE
     assert wavfile.read(tmp_path / "out" / table["wav"][0])[0] == 10000
     with pytest.raises(ConfigError, match="--rate 0: give samples a second"):
         clips.export(cut, tmp_path / "other", rate=0)
@@ -173,7 +173,7 @@ def test_clips_without_sound_or_pictures_have_an_empty_cell_and_are_counted(own:
     written = pd.read_csv(tmp_path / "out" / "clips.csv")
     assert written["wav"].isna().sum() == silent
     with pytest.raises(DataError, match=r"t1\.mp4 has no pictures; give a video"):
-        clips.mp4_of(videos / "t1.mp4", 0, 1)
+        cutting.mp4_of(videos / "t1.mp4", 0, 1)
 
 
 def test_a_missing_or_damaged_video_is_named_and_nothing_is_left(own: Config, tmp_path: Path):
@@ -186,9 +186,9 @@ def test_a_missing_or_damaged_video_is_named_and_nothing_is_left(own: Config, tm
         clips.export(own, tmp_path / "out", "train")
     assert not any(tmp_path.glob("*out*"))
     with pytest.raises(DataError, match=r"no media file .*t1\.mp4"):
-        clips.mp4_of(path, 0, 1)
+        cutting.mp4_of(path, 0, 1)
     with pytest.raises(ConfigError, match="has no length"):
-        clips.mp4_of(path, 1, 1)
+        cutting.mp4_of(path, 1, 1)
 
 
 def test_another_folder_is_refused_and_an_export_is_replaced(cut: Config, tmp_path: Path):
@@ -230,7 +230,7 @@ def test_an_mp4_needs_a_picture_and_odd_sides_lose_a_row_and_a_column(tmp_path: 
     with pytest.raises(ValueError, match="no pictures"):
         encode(tmp_path / "none.mp4", [], 8, None, 0)
     path = write_media(tmp_path / "odd.mkv", 2.0, picture=lambda i: np.full((65, 99, 3), 90, np.uint8), codec="mpeg4")
-    pictures, sound, _ = decoded(io.BytesIO(clips.mp4_of(path, 0.0, 1.5)))
+    pictures, sound, _ = decoded(io.BytesIO(cutting.mp4_of(path, 0.0, 1.5)))
     assert pictures[0][1].shape == (64, 98, 3)
     assert len(sound) == 0
 
@@ -238,7 +238,7 @@ def test_an_mp4_needs_a_picture_and_odd_sides_lose_a_row_and_a_column(tmp_path: 
 def test_the_real_sample_video_keeps_its_size_rate_and_pictures(shared_data: Path):
     path = shared_data / "video" / "egoblur_glasses_table.mp4"
     source, _, _ = decoded(path)
-    data = clips.mp4_of(path, 0.23, 1.13)
+    data = cutting.mp4_of(path, 0.23, 1.13)
     with av.open(io.BytesIO(data)) as file, av.open(str(path)) as original:
         one, two = file.streams.video[0], original.streams.video[0]
         assert (one.width, one.height) == (two.width // 2 * 2, two.height // 2 * 2)

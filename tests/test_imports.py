@@ -11,7 +11,7 @@ LAYERS = (
     ("store", "objectives", "data", "checkpoint", "cost", "discover"),
     ("train", "embed", "paper.probe", "paper.priors", "paper.tables", "paper.findings", "paper.bootstrap",
      "paper.claims", "paper.plots", "paper.measure", "paper.provenance", "paper.pretrain", "paper.foreign",
-     "paper.later"),
+     "paper.later", "paper.page", "paper.players"),
     ("paper.notebook", "paper.compare", "paper.repro", "paper.report", "paper.sweep",
      "paper.jobs", "paper.retrain"),
     ("world", "extra"),

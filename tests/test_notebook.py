@@ -1,5 +1,6 @@
 """Notebooks: canonical copies, the strict runner, pages, provenance."""
 
+import base64
 import hashlib
 import json
 import re
@@ -18,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from mc3.errors import ConfigError, DataError
 from mc3.paper import notebook, provenance
+from mc3.paper import page as pages
 
 PARAMETERS = "config = 'params.yaml'\nlimit: int | None = None\na = b = 1"
 
@@ -137,6 +139,8 @@ Picture.new("RGB", (40, 20), "white").save(buffer, "PNG")
 display(Image(buffer.getvalue(), alt="A caption: " + nasty))
 display(tables.show(pd.DataFrame({{"text": [nasty], "number": [0.12345]}}), nasty))
 display(HTML("<table><tr><td onclick='x()'>raw</td></tr></table>" + nasty))
+display(HTML("<video controls preload='none' src='../figures/report/clips/n/a.mp4' poster='data:text/html,x'></video>"
+             "<video src='https://example.org/a.mp4' autoplay></video><a href='data:text/html,x'>link</a>"))
 display(Markdown("**bold** " + nasty))
 print(nasty)
 """
@@ -187,13 +191,22 @@ def page(tmp_path_factory):
     return first.decode()
 
 
-def test_a_page_is_well_formed_loads_and_runs_nothing_and_shows_hostile_text_without_obeying_it(page):
+def test_a_page_is_well_formed_loads_nothing_runs_its_own_script_and_shows_hostile_text_without_obeying_it(page):
     parsed = Page(page)
-    assert not {"script", "iframe", "link", "object"} & {tag for tag, _ in parsed.tags}
+    assert not {"iframe", "link", "object"} & {tag for tag, _ in parsed.tags}
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert script == pages.SCRIPT.read_text().strip()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert [attrs for tag, attrs in parsed.tags if tag == "script"] == [{}]
     assert [attrs["src"][:16] for tag, attrs in parsed.tags if tag == "img"] == ["data:image/webp;"]
     assert not [name for _, attrs in parsed.tags for name in attrs if name.startswith("on")]
-    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
-    assert not re.search(r"https?://|url\(|@import", page)
+    policy = "default-src 'none'; img-src data:; media-src 'self' file:; style-src 'unsafe-inline'; script-src"
+    assert f"{policy} 'sha256-{digest}'\"" in page
+    assert [attrs for tag, attrs in parsed.tags if tag == "video"] == [
+        {"controls": "", "preload": "none", "src": "clips/n/a.mp4"}, {}]  # fmt: skip
+    assert "<a>link</a>" in page
+    loads = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)  # the notebook's code
+    assert not re.search(r"https?://|url\(|@import", loads)
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 6  # alt, caption, three outputs and stdout
     for shown in ("<td>raw</td>", "<strong>bold</strong>", "<td>0.123</td>"):
         assert shown in page
@@ -203,8 +216,10 @@ def test_a_page_has_its_code_folded_its_provenance_and_links_to_its_neighbours(p
     parsed = Page(page)
     assert not [attrs for tag, attrs in parsed.tags if tag == "details" and "open" in attrs]
     assert "Made by <code>notebooks/n.ipynb</code>, outside a git repository" in page
-    links = [attrs["href"] for tag, attrs in parsed.tags if tag == "a"]
-    assert links == ["index.html", "a.html", "z.html"] * 2
+    links = [attrs.get("href") for tag, attrs in parsed.tags if tag == "a"]
+    assert [link for link in links if link and link.endswith(".html")] == ["index.html", "a.html", "z.html"] * 2
+    assert links[0] == "#main"
+    assert '<main id="main">' in page
 
 
 def test_results_made_elsewhere_keep_their_own_provenance(with_notebook, mini_config):

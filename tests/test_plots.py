@@ -10,6 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mc3 import methods
 from mc3.extra import plots as extra_plots
 from mc3.paper import plots
 
@@ -170,6 +171,36 @@ def test_curves_pass_through_the_points_given_and_a_method_keeps_its_colour_over
     for method in METHODS:
         part = table[(table["pair"] == "AV") & (table["method"] == method)]
         assert (tuple(part["recall"]), tuple(part["precision"])) in drawn
+
+
+def test_a_methods_colour_depends_on_its_name_alone() -> None:
+    known = ["align stage", *(methods.get(name).label for name in methods.METHODS)]
+    alone = {label: plots.line_styles([label])[label] for label in [*known, "mine (foreign)"]}
+    assert plots.line_styles([*reversed(known), "mine (foreign)"]) == alone
+    assert len({style["color"] for style in alone.values()}) == len(alone)
+    assert alone["MC3"]["color"] == plots.PALETTE[0]
+    widths = sorted(alone, key=lambda label: alone[label]["linewidth"])
+    assert widths[-2:] == ["w/o consensus", "MC3"]
+
+
+def test_ours_and_the_papers_numbers_are_never_on_one_scale() -> None:
+    figure = plots.overview(measured())
+    assert len(figure.axes) == 4  # of ours and of the paper's two metrics each
+    for ax, column in zip(figure.axes, ("ours", "ours", "paper", "paper"), strict=True):
+        rows = measured().query("metric == @ax.get_title()").dropna(subset=column)
+        assert [bar.get_x() + bar.get_width() for bar in ax.patches] == pytest.approx(rows[column].tolist())
+        assert not [other for other in figure.axes if other is not ax and other.bbox.bounds == ax.bbox.bounds]
+
+
+def test_a_worlds_name_is_in_words_and_an_unknown_one_stays() -> None:
+    named = {
+        "signal_db -12, on_screen 0": "loudness of actions -12 dB, on-screen source 0",
+        "as generated": "as generated",
+    }
+    assert {world: plots.sweeps.world_name(world) for world in (*named, "odd 1, x")} == {
+        **named,
+        "odd 1, x": "odd 1, x",
+    }
 
 
 def test_verbs_of_few_narrations_are_not_drawn_and_bars_are_as_long_as_the_rates() -> None:

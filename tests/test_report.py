@@ -29,7 +29,9 @@ def written(small: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "docs" / "leaderboard.csv", top / "docs")
     for stem, make in zip(report.TABLES, (tables.table2, tables.table3, tables.table4), strict=True):
         make(small).to_csv(figures / f"{stem}.csv", index=False)
-    claims.table(claims.checks(bootstrap.measure(small, draws=50))).to_csv(figures / "claims.csv", index=False)
+    measured = bootstrap.measure(small, draws=50)
+    claims.table(claims.checks(measured)).to_csv(figures / "claims.csv", index=False)
+    bootstrap.differences(measured).to_csv(figures / "differences.csv", index=False)
     notebook.sources(ROOT / "notebooks", small.paths.work / "sources")
     (top / "dvc.yaml").write_text("".join(f"  cmd: mc3 notebook {name}\n" for name in PAGES))
     (top / "experiments" / "dvc.yaml").write_text("  cmd: mc3 notebook tuning\n")
@@ -45,12 +47,17 @@ def figures(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def links(page: str) -> list[str]:
-    return re.findall(r'<li><a href="([^"]+)"', page)
+    return re.findall(r'<li><a href="([^"#]+)"', page)
 
 
 def test_the_contents_list_every_page_and_say_of_what_they_are_and_which_claims_hold(small, figures: Path) -> None:
     page = report.write(small, figures).read_text()
-    assert "small generated world" in page
+    first = re.search(r"</h1>\s*<p>(.*?)[.]", page, re.DOTALL)
+    assert first
+    assert "small generated world" in first[1]
+    order = ["<p>", "Consensus ", 'href="../../docs/glossary.md"', "<figure>", '<li><a href="claims.html"']
+    places = [page.index(text) for text in order]
+    assert places == sorted(places)
     assert html.escape(claims.sentence(pd.read_csv(figures / "claims.csv"))) in page
     assert links(page) == ["claims.html", "discovery.html"]
     for words in notebook.heading(ROOT / "notebooks" / "discovery.ipynb"):  # its title and its first sentence
@@ -122,6 +129,25 @@ def test_a_dagger_marks_the_numbers_whose_difference_to_mc3_has_an_interval_with
     assert found == {("cmc", "av_roc", ""), ("mc3", "map", "fine-tune")}
     text = tables.to_markdown(pd.read_csv(figures / "table2_discovery.csv"), significant=found)
     assert [line.split(" | ")[0] for line in text.splitlines() if "†" in line and line[0] == "|"] == ["| CMC"]
+
+
+@pytest.mark.parametrize(("low", "high", "word"), [
+    (-0.01, 0.02, "gains nothing"), (0.01, 0.02, "gains"), (-0.02, -0.01, "loses")])  # fmt: skip
+def test_the_contents_say_what_consensus_gains_by_the_intervals(low: float, high: float, word: str) -> None:
+    rows = {"method": ["wo_consensus"] * 3, "metric": ["av_roc", "al_roc", "v2a_r5"], "difference": (low + high) / 2}
+    text = report.gain(pd.DataFrame(rows).assign(low=low, high=high))
+    assert text.startswith(f"**Consensus {word} here**")
+    assert f"[{low:+.3f}, {high:+.3f}] in AL ROC" in text
+    assert "V→A" not in text
+
+
+def test_a_table_has_words_for_columns_flags_and_keys_and_links_to_its_file() -> None:
+    cells = {"chosen": [True, False], "verb": ["cut_(chop,_slice)", "put"], "method": ["wo_consensus", "x_y"]}
+    shown = tables.show(pd.DataFrame(cells | {"validation_av_roc": 0.5}), "Caption", "a/b.csv").data
+    for words in (">yes<", ">no<", ">cut<", ">w/o consensus<", ">x_y<", ">validation AV ROC<"):
+        assert words in shown
+    assert '<a href="../figures/a/b.csv">' in shown
+    assert 'href="#made"' in shown
 
 
 def test_numbers_have_three_decimals_and_small_ones_three_digits() -> None:

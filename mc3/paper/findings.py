@@ -180,7 +180,9 @@ def clusters(config: Config, method: str, seed: int, top: int = 8) -> pd.DataFra
         inside = index[labels == cluster]
         verbs, sounding = inside["verb"].value_counts(), inside["positive"].astype("Float64").mean()
         verb, size, purity = verbs.index[0], len(inside), verbs.iloc[0] / len(inside)
-        title = f"Cluster {cluster}: {size} clips, {purity:.0%} {verb or 'without a verb'}, {sounding:.0%} sounding"
+        title = (
+            f"Cluster {cluster}: {size} clips, {purity:.0%} {short(verb) or 'without a verb'}, {sounding:.0%} sounding"
+        )
         about = {"cluster": cluster, "size": size, "verb": verb, "purity": purity, "sounding": sounding, "title": title}
         part = index.iloc[evaluate.members(video, labels, cluster, top)]
         found.append(part.assign(**about, rank=range(1, len(part) + 1), row=part.index))

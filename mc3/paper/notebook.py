@@ -1,14 +1,11 @@
 """Notebooks as stages and as pages; stages run canonical copies, so that saving a notebook makes nothing stale."""
 
-import base64
-import io
 import json
 import os
 import re
 import symtable
 import sys
 from collections.abc import Iterable, Mapping
-from functools import partial
 from hashlib import sha256
 from importlib.util import find_spec
 from itertools import pairwise
@@ -18,21 +15,18 @@ from typing import Any
 from ipykernel.kernelspec import make_ipkernel_cmd
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from PIL import Image
 
 from mc3.config import Config, load
 from mc3.errors import ConfigError, DataError, NotebookError
 from mc3.files import code_identity, is_safe_id, write_atomic
-from mc3.paper import provenance
+from mc3.paper import page, provenance
 
-FIGURES, TEMPLATE = Path("figures"), Path(__file__).with_name("page.html.j2")
+FIGURES = Path("figures")
 PIPELINES = (Path("dvc.yaml"), Path("experiments/dvc.yaml"))
 LOSSES = "mc3.objectives.*"  # imported by name
 STAGES = {"manifest": ("mc3.data.manifest",), "shards": ("mc3.data.prepare",), "pretrain": ("mc3.paper.pretrain",),
           "train": ("mc3.train", LOSSES), "embed": ("mc3.embed",), "probe": ("mc3.paper.probe",),
           "report": ("mc3.paper.report",), "sweep": ("mc3.paper.sweep", LOSSES)}  # fmt: skip
-TAGS = {"a", "b", "br", "caption", "code", "em", "i", "p", "strong", "sub", "sup", "table", "tbody", "td", "tfoot",
-        "th", "thead", "tr"}  # fmt: skip
 
 
 class OwnKernel(AsyncKernelManager):
@@ -75,12 +69,13 @@ def codes(config: Config, out: Path) -> list[Path]:
     """
     stages = {"raw": (str(config.source.code).replace("/", "."),), **STAGES}
     files = {f"{name}.code": code_identity(*entries) for name, entries in stages.items() if find_spec(entries[0])}
-    template = f"{TEMPLATE.name} {sha256(TEMPLATE.read_bytes()).hexdigest()}\n"
+    shown = (page.TEMPLATE, page.SCRIPT)
+    template = "".join(f"{file.name} {sha256(file.read_bytes()).hexdigest()}\n" for file in shown)
     books = {book.stem: book for book in out.glob("*.ipynb")}
     for name, book in books.items():
-        links = "".join(f"{relation} {page}: {title}\n" for relation, page, title in neighbours(name, out))
+        links = "".join(f"{relation} {other}: {title}\n" for relation, other, title in neighbours(name, out))
         files[f"{name}.code"] = code_identity(str(book), "mc3.paper.notebook") + template + links
-    titles = "".join(f"{page}: {' - '.join(heading(books[page]))}\n" for page in pages() if page in books)
+    titles = "".join(f"{name}: {' - '.join(heading(books[name]))}\n" for name in pages() if name in books)
     files["report.code"] += template + titles
     return _update(out, {name: text.encode() for name, text in files.items()}, ".code")
 
@@ -110,10 +105,10 @@ def heading(book: Path) -> tuple[str, str]:
 
 def neighbours(name: str, books: Path) -> list[tuple[str, str, str]]:
     """("previous" or "next", name, title) of the pages beside page `name`; `books` has the notebooks."""
-    order = [page for page in pages() if (books / f"{page}.ipynb").exists()]
+    order = [other for other in pages() if (books / f"{other}.ipynb").exists()]
     beside = [("previous", a) for a, b in pairwise(order) if b == name]
     beside += [("next", b) for a, b in pairwise(order) if a == name]
-    return [(relation, page, heading(books / f"{page}.ipynb")[0]) for relation, page in beside]
+    return [(relation, other, heading(books / f"{other}.ipynb")[0]) for relation, other in beside]
 
 
 def parameters(book: bytes) -> list[str]:
@@ -159,33 +154,12 @@ def run(name: str, config: Config, values: Mapping[str, Any]) -> Path:
         raise NotebookError(f"notebook {name} {failed}; see {executed}") from None
     except DeadKernelError:
         raise NotebookError(f"notebook {name}: its kernel died, perhaps out of memory; see {executed}") from None
-    facts, page = FIGURES / f"{name}.provenance.json", FIGURES / "report" / f"{name}.html"
+    facts, target = FIGURES / f"{name}.provenance.json", FIGURES / "report" / f"{name}.html"
     if not facts.exists():
         return executed
     about = {"name": name, "facts": json.loads(facts.read_text()), "links": neighbours(name, copy.parent)}
-    write_atomic(page, render(nbformat.read(executed, as_version=4), heading(copy)[0], **about).encode())
-    return page
-
-
-def render(book: Any, title: str, **about: Any) -> str:
-    """An executed notebook as a page without scripts, code folded; `about`: `name`, `facts` (provenance), `links`."""
-    import bleach
-    from nbconvert import HTMLExporter
-
-    clean = partial(bleach.clean, tags=TAGS, attributes=["class", "colspan", "href"])
-    filters = {"picture": picture, "clean": clean, "json": partial(json.dumps, indent=1, sort_keys=True)}
-    exporter = HTMLExporter(exclude_anchor_links=True, filters=filters)
-    exporter.raw_template = TEMPLATE.read_text()
-    page = {"title": title, "describe_commit": provenance.describe_commit, **about}
-    return exporter.from_notebook_node(book, {"page": page})[0]
-
-
-def picture(png: str) -> dict[str, Any]:
-    """A base64 PNG as a lossless WebP of about half the size: `uri`, `width` and `height` in pixels."""
-    image, buffer = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
-    image.save(buffer, "WEBP", lossless=True, method=6)
-    uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return {"uri": uri, "width": image.width, "height": image.height}
+    write_atomic(target, page.render(nbformat.read(executed, as_version=4), heading(copy)[0], **about).encode())
+    return target
 
 
 def start(config: str) -> Config:

@@ -49,9 +49,13 @@ def write(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def is_current(file: Path, config: Config) -> bool:
-    """Whether the result with this provenance was made in the present world, by the present model and losses."""
-    before, now = json.loads(file.read_text())["settings"] if file.exists() else {}, as_dict(config)
-    return all(before.get(key) == now[key] for key in ("world", "clips", "model", "init", "loss"))
+    """Whether the result with this provenance was made in the present world, by the present model and losses.
+
+    So must be the results that it shows (`origins`): drawing an old one again does not renew it.
+    """
+    facts, now = json.loads(file.read_text()) if file.exists() else {"settings": {}}, as_dict(config)
+    runs = [facts["settings"], *(origin.get("settings", {}) for origin in facts.get("origins", {}).values())]
+    return all(run.get(key) == now[key] for run in runs for key in ("world", "clips", "model", "init", "loss"))
 
 
 def describe_commit(facts: Mapping[str, Any]) -> str:

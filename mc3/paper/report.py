@@ -9,20 +9,28 @@ from pathlib import Path
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from mc3 import store
+from mc3 import methods, store
 from mc3.config import Config
 from mc3.errors import DataError
 from mc3.files import write_atomic
-from mc3.paper import bootstrap, claims, notebook, plots, provenance, tables
+from mc3.paper import bootstrap, claims, notebook, page, plots, provenance, tables
 
 TABLES = {"table2_discovery": "discovery", "table3_retrieval": "retrieval", "table4_epic_sounds": "epic_sounds"}
 
 INTRODUCTION = """# MC3: how actions sound, with the paper's results beside ours
 
-Every table, figure and experiment of *SoundingActions: Learning How Actions Sound from Narrated Egocentric Videos*, as
-this repository reproduces it. Each page below is an executed notebook of `notebooks/`; its code is folded away.
+This page lists the results of a reproduction of *SoundingActions: Learning How Actions Sound from Narrated Egocentric
+Videos* (CVPR 2024), measured on {world}. Profile `{profile}`, {seeds}. Each page below is an executed notebook of
+`notebooks/`; its code is folded away.
 
-**The numbers are of {world}.** Profile `{profile}`, {seeds}.
+**Result.** {verdict} {consensus}
+
+- **MC3** trains encoders of sound, picture and narration so that a clip's embeddings agree only where all three do:
+  first by contrast (align stage), then with a consensus loss too (refine stage). *w/o consensus* has no such loss.
+- **A, V, L** are audio, video and language. *AV ROC*: how well the similarity of sound and picture finds the actions
+  that sound (.5 is chance). *V→A @5*: the share of an action's sounds among the first five for its picture, in percent.
+- **Regions I-IV** sort clips by what agrees. I: the narrated action is seen and heard. II: something else in view
+  sounds. III: the action is silent. IV: it is heard, but not seen. The [glossary](../../docs/glossary.md) has all.
 """
 
 BOARD_TEXT = """# Leaderboard
@@ -59,6 +67,7 @@ def write(config: Config, figures: Path = Path("figures"), docs: Path = Path("do
     """
     found = {stem: tables.read(stem, stage, figures) for stem, stage in TABLES.items()}
     verdict = claims.sentence(tables.read("claims", "claims", figures))
+    consensus = gain(tables.read("differences", "claims", figures))
     required, contents = notebook.pages([notebook.PIPELINES[0]]), ["## Pages\n"]
     for name in notebook.pages():
         if (figures / "report" / f"{name}.html").exists():
@@ -69,24 +78,40 @@ def write(config: Config, figures: Path = Path("figures"), docs: Path = Path("do
             raise DataError(f"{figures}/report/{name}.html is missing; `dvc repro {name}` makes it")
     overview = tables.overview(found["table2_discovery"], found["table3_retrieval"])
     overview.to_csv(figures / "overview.csv", index=False)
-    picture = plots.save(plots.overview(overview), figures / "overview")
+    here = f"here, on {'a generated world' if config.world else config.profile}"
+    caption = "The main columns of Tables 2 and 3: ours above, the paper's below; a grey line is chance."
+    picture = plots.show(plots.overview(overview, here), figures / "overview", caption)
     board = leaderboard(found, config.profile, pd.read_csv(docs / "leaderboard.csv"))
     write_atomic(docs / "leaderboard.md", board.encode())
     write_atomic(figures / "metrics.json", f"{json.dumps(metrics(found), indent=1)}\n".encode())
-    generated = "a small generated world, so compare rankings with the paper's, not numbers"
+    generated = "a small generated world, not on Ego4D: compare rankings with the paper's, not numbers"
     world = generated if config.world else "the real data sets of this profile"
     seeds = f"seed{'s' * (len(config.seeds) > 1)} {', '.join(map(str, config.seeds))}"
-    introduction = INTRODUCTION.format(world=world, profile=config.profile, seeds=seeds)
-    image = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
-    caption = {"image/png": {"alt": "The main columns of Tables 2 and 3, ours and the paper's."}}
+    introduction = INTRODUCTION.format(
+        world=world, profile=config.profile, seeds=seeds, verdict=verdict, consensus=consensus)  # fmt: skip
+    image = {"image/png": base64.b64encode(picture.data).decode()}
     cells = [
-        new_markdown_cell(f"{introduction}\n\n{verdict}"),
-        new_code_cell("", outputs=[new_output("display_data", image, metadata=caption)]),
+        new_markdown_cell(introduction),
+        new_code_cell("", outputs=[new_output("display_data", image, metadata={"image/png": picture.metadata})]),
         new_markdown_cell("\n".join([*contents, "", NOTES])),
     ]
     index = figures / "report" / "index.html"
-    write_atomic(index, notebook.render(new_notebook(cells=cells), "contents of the report").encode())
+    write_atomic(index, page.render(new_notebook(cells=cells), "contents of the report").encode())
     return index
+
+
+def gain(differences: pd.DataFrame) -> str:
+    """What the consensus loss gains at discovery, as a sentence: the reference row minus its control."""
+    control, reference = (methods.with_role(role) for role in ("control", "reference"))
+    rows = differences[(differences["method"] == control) & differences["metric"].isin(["av_roc", "al_roc"])]
+    if rows.empty:
+        return ""
+    found = rows.assign(text=tables.intervals(rows.rename(columns={"low": "difference_low", "high": "difference_high"}),
+                                              "difference"))  # fmt: skip
+    numbers = " and ".join(f"{row.text} in {tables.header(row.metric)}" for row in found.itertuples())
+    names = f"{tables.label(reference)} minus {tables.label(control)}"
+    word = "gains" if (rows["low"] > 0).any() else "loses" if (rows["high"] < 0).any() else "gains nothing"
+    return f"**Consensus {word} here**: {names} is {numbers} (95 % intervals)."
 
 
 def metrics(found: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, float]]]:

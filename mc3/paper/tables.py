@@ -5,6 +5,7 @@ Each table is a DataFrame with one row a method and, for each metric `m`, the co
 """
 
 import html
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,13 @@ _HEADERS = {
     "av": "AV", "al": "AL", "roc": "ROC", "pr": "PR", "v2a": "V→A", "a2v": "A→V", "l2a": "L→A", "a2l": "A→L",
     "top1": "Top-1", "top5": "Top-5", "mca": "mCA", "map": "mAP", "mauc": "mAUC",
     "r": "@", "hit": "hit@", "p": "precision @",  # and a cut-off
+}  # fmt: skip
+
+
+_NAMES = {  # columns of `show` that `header` does not put in words
+    "share_hit": "share answered", "n": "clips", "paper": "the paper's", "log_mel": "with log-mel statistics",
+    "selection": "mean of both", "selection_std": "its std. dev.", "dim": "dimensions", "text": "narration",
+    "label": "method", "of_mc3": "relative to MC3", "vs_log_mel": "minus log-mel", "vs_untrained": "minus untrained",
 }  # fmt: skip
 
 
@@ -181,11 +189,12 @@ def to_markdown(table: pd.DataFrame, significant: Cells | None = None) -> str:
 
 
 def to_html(
-    table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Cells | None = None, reference: str = ""
-) -> str:
-    """`cells` as an HTML table, escaped, with `note` as its caption."""
+    table: pd.DataFrame, metrics: Sequence[str] | None = None, significant: Cells | None = None, reference: str = "",
+    csv: str = "",
+) -> str:  # fmt: skip
+    """`cells` as an HTML table, escaped, with `note` and a link to the file `csv` below figures/ as its caption."""
     text = cells(table, metrics, significant or ()).to_html(index=False, border=0, na_rep="")
-    return _with_caption(text, note(table, significant, reference)) + "\n"
+    return _with_caption(text, note(table, significant, reference), csv) + "\n"
 
 
 def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame:
@@ -196,13 +205,29 @@ def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame
     return pd.read_csv(path).fillna({"protocol": ""})
 
 
-def show(table: pd.DataFrame, caption: str = "") -> Any:
-    """Any table as `HTML` for a notebook: every row, escaped, with columns in words and numbers by `format_number`."""
+def show(table: pd.DataFrame, caption: str = "", csv: str = "") -> Any:
+    """Any table as `HTML` for a notebook: every row, escaped, in words (`header`, `word`), numbers by `format_number`.
+
+    `csv` is the file to link to, below figures/, which has the numbers.
+    """
     from IPython.display import HTML
 
-    table = table.rename(columns=lambda name: header(str(name)))
+    table = table.rename_axis(columns=None).rename(
+        columns=lambda name: _NAMES.get(name) or header(str(name)).replace(" std", " std. dev.")
+    )
+    for column in table.select_dtypes(["object", "bool", "string"]):
+        table[column] = table[column].map(word)
     text = table.to_html(index=False, border=0, float_format=format_number, na_rep="–")
-    return HTML(_with_caption(text, caption))
+    return HTML(_with_caption(text, caption, csv))
+
+
+def word(value: Any) -> Any:
+    """A cell in words: True is "yes", "wo_consensus" "w/o consensus", the taxonomy's "cut_(chop,_slice)" "cut"."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, str) and "_" in value:
+        return label(value) if value in methods.METHODS else priors.short(value) if "_(" in value else value
+    return value
 
 
 def format_number(value: float) -> str:
@@ -280,9 +305,12 @@ def _table(rows: Sequence[Mapping[str, Any]], random: Mapping[str, Any], file: s
     return table.reindex(columns=[column for column in columns if column in table or column.endswith("_std")])
 
 
-def _with_caption(table: str, caption: str) -> str:
-    start = table.index(">") + 1
-    return f"{table[:start]}\n  <caption>{html.escape(caption)}</caption>{table[start:]}"
+def _with_caption(table: str, caption: str, csv: str = "") -> str:
+    """HTML of pandas with a caption and links from it; lines wrap in JupyterLab too, which right-aligns by default."""
+    start, style = table.index(">") + 1, ' style="text-align: left; white-space: normal"'
+    links = f' <a href="../figures/{html.escape(csv)}">CSV</a> <a href="#made">Provenance</a>' if csv else ""
+    rest = re.sub(r"<(td|th)>", rf"<\1{style}>", table[start:])
+    return f"{table[:start]}\n  <caption{style}>{html.escape(caption)}{links}</caption>{rest}"
 
 
 def _cell(row: Mapping[Any, Any], metric: str, significant: Cells) -> str:

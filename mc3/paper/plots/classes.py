@@ -2,10 +2,13 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from mc3.paper.plots.style import COLUMN, GREY, MARKERS, PAGE, PALETTE, figure, legend, styled, wrap
+
+CLEAR_BLUE = ListedColormap([(*to_rgb(PALETTE[1]), alpha) for alpha in np.linspace(0, 1, 256)])  # on any page's colour
 
 
 @styled
@@ -81,7 +84,7 @@ def confusion(table: pd.DataFrame) -> Figure:
     names = dict(zip(table["class_id"].astype(str), table["name"], strict=True))
     page = figure(PAGE, PAGE * (0.2 + 0.72 * len(table) / len(numbers)))
     ax = page.subplots()
-    image = ax.imshow(table[numbers], cmap="Blues", vmin=0, vmax=1, interpolation="none", aspect="auto")
+    image = ax.imshow(table[numbers], cmap=CLEAR_BLUE, vmin=0, vmax=1, interpolation="none", aspect="auto")
     rows = [f"{wrap(name, 32, 1)}  {n}" for name, n in zip(table["name"], table["n"], strict=True)]
     columns = [wrap(names.get(number, f"class {number}"), 32, 1) for number in numbers]
     ax.set_yticks(np.arange(len(rows)), rows, fontsize=5)

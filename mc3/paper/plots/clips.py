@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mc3.paper.plots.style import GREY, MARKERS, NO, PAGE, PALETTE, YES, bare, figure, legend, styled, wrap
+from mc3.paper.plots.style import GREY, MARKERS, NO, ORANGE_INK, PAGE, PALETTE, YES, bare, figure, legend, styled, wrap
 
 if TYPE_CHECKING:
     from mc3.data.shards import ClipDataset
@@ -86,16 +86,16 @@ def retrieval(clips: "ClipDataset", examples: pd.DataFrame) -> Figure:
             words = panel.add_subplot(grid[1:])
             words.set_axis_off()
         for k, item in enumerate(results.itertuples()):
-            verdict, colour = ("correct", YES) if item.correct else ("wrong", NO)
+            verdict, colour, ink = ("correct", YES, YES) if item.correct else ("wrong", NO, ORANGE_INK)
             if to_audio:
                 ax = panel.add_subplot(grid[1 + k])
                 _spectrogram(ax, clips.fbank(item.retrieved))
                 ax.spines[:].set(visible=True, color=colour, linewidth=1.4)
-                ax.set_title(f"{item.rank} {verdict}", loc="left", pad=2, fontsize=6, fontweight="normal", color=colour)
+                ax.set_title(f"{item.rank} {verdict}", loc="left", pad=2, fontsize=6, fontweight="normal", color=ink)
                 ax.set_xlabel(wrap(text.iloc[item.retrieved], 24, 2), fontsize=5.8, color=GREY, labelpad=2)
             else:
                 y = 1 - (k + 0.5) / depth
-                words.text(0.02, y, f"{item.rank} {verdict}", va="center", color=colour, fontsize=6)
+                words.text(0.02, y, f"{item.rank} {verdict}", va="center", color=ink, fontsize=6)
                 words.text(0.17, y, wrap(text.iloc[item.retrieved], 70, 1), va="center")
         note = f"{wrap(text.iloc[query], 46, 1)}\nfirst correct at rank {results['first_correct'].iloc[0]}"
         left.set_xlabel(note, fontsize=5.8, color=GREY, labelpad=2)
@@ -123,7 +123,7 @@ def _picture(ax: Axes, frames: np.ndarray) -> None:
     scale = min(1.0, THUMBNAIL / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     strip = np.concatenate([np.asarray(Image.fromarray(frame).resize(size)) for frame in frames], axis=1)
-    few = Image.fromarray(strip).quantize(24 + 16 * len(frames), dither=Image.Dither.NONE).convert("RGB")
+    few = Image.fromarray(strip).quantize(16 + 16 * len(frames), dither=Image.Dither.NONE).convert("RGB")
     ax.imshow(np.asarray(few), interpolation="none", aspect="equal")
     bare(ax)
 

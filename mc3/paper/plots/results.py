@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mc3.paper.plots.style import DASHED, DOTTED, GREY, NO, PAGE, YES, figure, legend, line_styles, panels, styled
+from mc3.paper.plots.style import DASHED, DOTTED, GREY, NO, PAGE, YES, figure, legend, line_styles, panels, styled, wrap
 
 NO_LOSS = "no consensus loss"
 
@@ -16,8 +16,8 @@ NO_LOSS = "no consensus loss"
 @styled
 def precision_recall(curves: pd.DataFrame, prevalence: dict[str, float]) -> Figure:
     """Figure 5, a panel a pair, its `prevalence` (= Random) a line. `curves`: pair, method, recall, precision."""
-    page = figure(PAGE, 2.75)
     methods = curves["method"].unique()
+    page = figure(PAGE, 2.4 + 0.13 * np.ceil((len(methods) + 1) / 5))
     lowest = min(curves.loc[curves["recall"] > 0.03, "precision"].min(), *prevalence.values())
     for ax, pair, part in panels(page, curves, "pair", "precision", sharey=True):
         _lines(ax, part, line_styles(methods), "recall", "precision")
@@ -68,16 +68,21 @@ def regions(table: pd.DataFrame, zero: pd.DataFrame) -> Figure:
 @styled
 def consensus(points: pd.DataFrame, zero: pd.DataFrame) -> Figure:
     """Figure 3 measured. `points`: checkpoint (a panel), av, al, region. `zero`: the curve without consensus loss."""
-    page = figure(PAGE, PAGE / points["checkpoint"].nunique() + 0.72)
+    count = points["checkpoint"].nunique()
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    page = figure(PAGE, rows * (PAGE / columns + 0.55) + 0.17)
     similarities = points[["av", "al"]].to_numpy()
     ends = float(similarities.min()) - 0.03, float(similarities.max()) + 0.03
-    for ax, checkpoint, part in panels(page, points, "checkpoint", "audio-video similarity", sharex=True, sharey=True):
+    along = {"columns": columns, "sharex": True, "sharey": True}
+    for ax, checkpoint, part in panels(page, points, "checkpoint", "audio-video similarity", **along):
         inside = part["region"] == "I"
         for side, c, label in ((part[~inside], NO, "regions II-IV"), (part[inside], YES, "region I (all three agree)")):
             ax.scatter(side["al"], side["av"], s=3, color=c, alpha=0.35, linewidths=0, rasterized=True, label=label)
             ax.plot(side["al"].mean(), side["av"].mean(), "o", color=c, markeredgecolor="white", markersize=6)
         ax.plot(zero["al"], zero["av"], color="black", linewidth=0.7, linestyle=DASHED, label=NO_LOSS)
-        ax.set_title(f"{checkpoint.split(' (')[0]}\nmean gap {(part['av'] - part['al']).abs().mean():.3f}")
+        gap = (part["av"] - part["al"]).abs().mean()
+        ax.set_title(f"{wrap(checkpoint.split(' (')[0], 20, 1)}\nmean gap {gap:.3f}")
         ax.set(xlim=ends, ylim=ends, xlabel="audio-text similarity", aspect="equal")
     legend(page, "lower center", ncols=3, markerscale=3)
     return page

@@ -2,9 +2,9 @@
 
 import textwrap
 from collections.abc import Iterable
-from itertools import cycle
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import matplotlib as mpl
 import numpy as np
@@ -21,6 +21,16 @@ DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)),
 DOTTED, DASHED = (0, (1, 2)), (0, (4, 2))
 MARKERS = "osD^vPX*"
 GREY, YES, NO = "#6A6A6A", "#0072B2", "#D55E00"
+ORANGE_INK = "#A84A00"  # of text, which needs more contrast than a line
+LOOKS: dict[str, tuple[str, Any]] = {  # a row's colour and dash in every figure; a row that is not here gets `SPARE`'s
+    "mc3": (PALETTE[0], "-"), "wo_consensus": (PALETTE[1], "--"), "wo_contrastive": (PALETTE[2], "-."),
+    "wo_align": (PALETTE[3], (0, (5, 1))), "peers": (PALETTE[4], (0, (3, 1, 1, 1))), "cmc": (PALETTE[5], "-"),
+    "imagebind": (PALETTE[8], "--"), "clap": (PALETTE[7], "-."), "cm_acc": (PALETTE[9], (0, (5, 1))),
+    "align": (PALETTE[6], (0, (1, 1))), "gram": ("#1B7837", ":"), "triangle": ("#B3006B", ":"),
+    "symile": ("#4B3FA7", (0, (1, 1))), "third_party": ("#A50F15", (0, (3, 1, 1, 1))),
+}  # fmt: skip
+SPARE = ("#4D9221", "#01665E", "#8073AC", "#C51B7D", "#35978F", "#BF812D", "#5A5A00", "#7F3B08")
+WIDTHS = {"reference": 2.2, "control": 1.7}  # by role; all others are thin
 
 STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 7, "text.parse_math": False, "lines.linewidth": 1.2,
@@ -59,6 +69,13 @@ def save(figure: Figure, stem: str | Path, dpi: int = 200) -> Path:
             with atomic(stem.with_name(f"{stem.name}.{kind}")) as own:
                 figure.savefig(own, format=kind, dpi=dpi, **options)
     return stem.with_name(f"{stem.name}.png")
+
+
+def show(figure: Figure, stem: str | Path, alt: str, dpi: int = 200) -> Any:
+    """`save` a figure and return it as a displayable; its page has the SVG instead, and links to both files."""
+    from IPython.display import Image
+
+    return Image(save(figure, stem, dpi), metadata={"alt": alt, "stem": Path(stem).as_posix()})
 
 
 def panels(
@@ -101,8 +118,17 @@ def emphasised() -> str:
 
 
 def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour, dash and width of each method; the reference row is solid, wide, drawn last, in the first colour."""
-    others = [label for label in labels if label != emphasised()]
-    looks = zip(cycle(PALETTE[1:]), cycle(DASHES[1:]))
-    styles = {m: {"color": c, "linestyle": d, "linewidth": 1} for m, (c, d) in zip(others, looks, strict=False)}
-    return {**styles, emphasised(): {"color": PALETTE[0], "linestyle": "-", "linewidth": 2}}
+    """Colour, dash and width of each method: fixed by its name, whatever other rows there are.
+
+    The reference row and its control are wide and drawn last.
+    """
+    names = {methods.get(name).label: name for name in ("align", *methods.METHODS)}
+    styles = {label: _look(names.get(label, label)) for label in dict.fromkeys([*labels, emphasised()])}
+    return dict(sorted(styles.items(), key=lambda item: item[1]["linewidth"]))
+
+
+def _look(name: str) -> dict[str, Any]:
+    number = crc32(name.encode())
+    colour, dash = LOOKS.get(name, (SPARE[number % len(SPARE)], DASHES[number // len(SPARE) % len(DASHES)]))
+    role = methods.METHODS.get(name, {}).get("role", "")
+    return {"color": colour, "linestyle": dash, "linewidth": WIDTHS.get(role, 0.8)}

@@ -1,24 +1,49 @@
 """Figures of tables: overview, differences; of sweeps, the study of worlds, ablations, tuning, objectives."""
 
 import re
-from itertools import product
+from itertools import cycle, product
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from mc3.paper.plots.style import DOTTED, GREY, NO, PAGE, PALETTE, YES, emphasised, figure, legend, panels, styled, wrap
+from mc3.paper.plots.style import (
+    DOTTED,
+    GREY,
+    NO,
+    PAGE,
+    PALETTE,
+    YES,
+    emphasised,
+    figure,
+    legend,
+    line_styles,
+    panels,
+    styled,
+    wrap,
+)
 from mc3.paper.tables import header, intervals, label
 
 RATES = {"on_screen": "on-screen source", "off_screen": "off-screen source", "unseen": "actions not seen",
-         "sounding": "sounding rate, × Table 1", "signal_db": "louder actions, dB", "misnarrated": "wrong narrations",
-         "videos": "training videos"}  # fmt: skip
+         "sounding": "sounding rate, × Table 1", "signal_db": "loudness of actions, dB",
+         "misnarrated": "wrong narrations", "videos": "training videos"}  # fmt: skip
 LOOKS = {"av": ("o", PALETTE[0]), "al": ("s", PALETTE[1])}
+UNITS = {"signal_db": " dB", "sounding": " ×", "videos": ""}  # of a rate's value in words; all others are shares
 USUAL = "as generated"  # the world with the profile's own rates
+CLEAR_BLUE_RED = ListedColormap([(*to_rgb(c), 0.7 * abs(x)) for x in np.linspace(-1, 1, 255)
+                                 for c in [PALETTE[1] if x < 0 else PALETTE[0]]])  # fmt: skip
+
+
+def world_name(world: str) -> str:
+    """A world in words: "signal_db -12, on_screen 0" is "louder actions -12 dB, on-screen source 0"."""
+    parts = [part.rpartition(" ") for part in world.split(", ")]
+    named = [f"{RATES[rate].split(',')[0]} {value}{UNITS.get(rate, '')}" for rate, _, value in parts if rate in RATES]
+    return ", ".join(named) if len(named) == len(parts) else world
 
 
 def gaps(table: pd.DataFrame) -> dict[str, str]:
@@ -28,34 +53,21 @@ def gaps(table: pd.DataFrame) -> dict[str, str]:
 
 
 @styled
-def overview(table: pd.DataFrame) -> Figure:
-    """Every method beside the paper's, as bars from chance, a panel a metric; `table`: `mc3.paper.tables.overview`."""
-    methods = table["method"].unique()
-    page = figure(PAGE, 0.21 * len(methods) + 1.05)
-    y = np.arange(len(methods))
-    colours = [PALETTE[1] if m == emphasised() else "#8FBCD9" for m in methods]
-    for ax, metric, part in panels(page, table, "metric", sharey=True):
-        rows = part.set_index("method").reindex(methods)
-        chance, paper_chance, separate = rows[["random", "paper_random", "separate_axis"]].iloc[0]
-        bars = ax.barh(y, rows["ours"] - chance, left=chance, height=0.62, color=colours)
-        bars[-1].set_label("measured here")
-        ax.errorbar(rows["ours"], y, xerr=rows["std"].fillna(0), fmt="none", ecolor="black", elinewidth=0.7)
-        ax.axvline(chance, color=GREY, linewidth=0.8)
-        above = ax.twiny() if separate else ax
-        above.plot(rows["paper"], y, "D", color=PALETTE[0], markersize=3.6, clip_on=False,
-                   label="paper (Ego4D; where there is an axis above, on that one)")  # fmt: skip
-        if separate:
-            above.set_xlim(_limits(rows["paper"], paper_chance))
-            above.spines["top"].set(visible=True, color=PALETTE[0])
-            above.tick_params(axis="x", colors=PALETTE[0], labelsize=6, pad=1)
-            above.xaxis.set_major_locator(MaxNLocator(4))
-            above.grid(False)
-        ax.set(title=metric, xlim=_limits(rows["ours"] if separate else rows[["ours", "paper"]].stack(), chance))
-        ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.grid(axis="y", visible=False)
-    page.axes[0].set_yticks(y, [wrap(m, 20, 2) for m in methods], linespacing=0.9)
-    page.axes[0].set_ylim(len(methods) - 0.5, -0.5)
-    legend(page, "lower center", ncols=2)
+def overview(table: pd.DataFrame, here: str = "here") -> Figure:
+    """The main columns as bars from chance: ours (measured `here`) above, the paper's below, on scales of their own.
+
+    `table`: `mc3.paper.tables.overview`. Only rows that the paper has are in the lower part.
+    """
+    parts = [(f"Measured {here}: mean and standard deviation over seeds", "ours", "random", table)]
+    known = table.groupby("method")["paper"].transform("count") > 0
+    parts += [("The paper's numbers, of Ego4D: other data, another scale", "paper", "paper_random", table[known])]
+    parts = [part for part in parts if len(part[3])]
+    heights = [0.15 * part[3]["method"].nunique() + 0.55 for part in parts]
+    page = figure(PAGE, sum(heights), dpi=200)  # laid out as it is saved: hinting widens the labels
+    halves = page.subfigures(len(parts), squeeze=False, height_ratios=heights)[:, 0]
+    for half, (title, column, random, rows) in zip(halves, parts, strict=True):
+        half.suptitle(title, fontsize=7.5, fontweight="bold", x=0.01, ha="left")
+        _bars(half, rows, column, random)
     return page
 
 
@@ -123,15 +135,17 @@ def study_regions(table: pd.DataFrame) -> Figure:
     here = table[(table["pair"] == "audio-video") & (table["region"] != "I")]
     worlds, checkpoints = here["world"].unique(), here["checkpoint"].unique()
     page = figure(PAGE, 0.16 * len(worlds) + 1.0)
-    looks = list(zip(checkpoints, "os^D", (GREY, PALETTE[1], PALETTE[0], PALETTE[2]), strict=False))
+    looks = list(zip(checkpoints, cycle("os^D"), strict=False))
     for ax, region, part in panels(page, here.sort_values("region", kind="stable"), "region", sharey=True):
         mean = part.groupby(["world", "checkpoint"])["roc"].mean().unstack().reindex(worlds)
-        for checkpoint, marker, colour in looks:
+        for checkpoint, marker in looks:
+            colour = line_styles(checkpoints)[checkpoint]["color"]
             ax.plot(mean[checkpoint], range(len(worlds)), marker, color=colour, markersize=3, label=checkpoint)
         ax.axvline(0.5, color=GREY, linewidth=0.8, linestyle=DOTTED)
         ax.set(title=f"I against {region}")
     page.supxlabel("ROC of audio-video similarity")
-    page.axes[0].set(yticks=range(len(worlds)), yticklabels=worlds, ylim=(len(worlds) - 0.5, -0.5))
+    page.axes[0].set_yticks(range(len(worlds)), [world_name(world) for world in worlds])
+    page.axes[0].set_ylim(len(worlds) - 0.5, -0.5)
     legend(page, "upper center", ncols=len(checkpoints))
     return page
 
@@ -173,7 +187,7 @@ def selection(table: pd.DataFrame) -> Figure:
 def study_cells(worlds: pd.DataFrame) -> pd.DataFrame:
     """A study's worlds as text, with their gaps to the control and the intervals."""
     prevalence = worlds["prevalence"].map("{:.2f}".format)
-    shown = pd.DataFrame({"World": worlds["world"], "Seeds": worlds["seeds"], "Prevalence": prevalence})
+    shown = pd.DataFrame({"World": worlds["world"].map(world_name), "Seeds": worlds["seeds"], "Prevalence": prevalence})
     for (name, words), pair in product(gaps(worlds).items(), LOOKS):
         shown[f"{words}, {header(pair)} ROC"] = intervals(worlds, f"{pair}_{name}_gap")
     return shown
@@ -206,15 +220,34 @@ def _curve(ax: Axes, rows: pd.DataFrame, name: str) -> None:
 def _heat(ax: Axes, rows: pd.DataFrame, rates: list[str], pair: str, method: str, limit: float) -> None:
     (x, y), gap = rates, f"{pair}_{method}_gap"
     cells = rows.pivot_table(index=y, columns=x, values=gap, aggfunc="mean").sort_index(ascending=False)
-    ax.imshow(cells, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    ax.imshow(cells, cmap=CLEAR_BLUE_RED, vmin=-limit, vmax=limit, aspect="auto")
     for (row, column), value in np.ndenumerate(cells.to_numpy()):
         if np.isfinite(value):
-            ink = "white" if abs(value) > 0.6 * limit else "black"
-            ax.text(column, row, f"{value:+.3f}", ha="center", va="center", fontsize=5.5, color=ink)
+            ax.text(column, row, f"{value:+.3f}", ha="center", va="center", fontsize=5.5)
     ax.set_xticks(range(cells.shape[1]), [f"{v:g}" for v in cells.columns])
     ax.set_yticks(range(cells.shape[0]), [f"{v:g}" for v in cells.index])
     ax.set(xlabel=RATES.get(x, x), ylabel=RATES.get(y, y), title=f"{header(pair)} gap, {gaps(rows)[method]}")
     ax.grid(False)
+
+
+def _bars(page: Any, table: pd.DataFrame, column: str, random: str) -> None:
+    """A panel a metric, a bar a method from `random` to `column`; a grey line is chance."""
+    methods = table["method"].unique()
+    y, styles = np.arange(len(methods)), line_styles(methods)
+    colours = [styles[m]["color"] if styles[m]["linewidth"] > 1 else "#8FA8BD" for m in methods]
+    for ax, metric, part in panels(page, table, "metric", sharey=True):
+        rows = part.set_index("method").reindex(methods)
+        chance = rows[random].iloc[0]
+        ax.barh(y, rows[column] - chance, left=chance, height=0.66, color=colours)
+        spread = rows["std"].fillna(0) if column == "ours" else 0 * y
+        if column == "ours":
+            ax.errorbar(rows[column], y, xerr=spread, fmt="none", ecolor="black", elinewidth=0.7)
+        ax.axvline(chance, color=GREY, linewidth=0.8)
+        ax.set(title=metric, xlim=_limits(pd.concat([rows[column] - spread, rows[column] + spread]), chance))
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.grid(axis="y", visible=False)
+    page.axes[0].set_yticks(y, [wrap(m.split(" (")[0], 22, 1) for m in methods], fontsize=6)
+    page.axes[0].set_ylim(len(methods) - 0.5, -0.5)
 
 
 def _limits(values: pd.Series, chance: float) -> tuple[float, float]:
