@@ -10,8 +10,6 @@ import pytest
 import yaml
 from clones import COMMIT, ROOT, copy, ran, run
 
-from mc3.paper import priors
-
 NOTEBOOKS = ["claims", "data", "discovery", "clusters", "retrieval", "epic_sounds", "consensus", "training",
              "later"]  # fmt: skip
 TABLES = ["table2_discovery", "table3_retrieval", "table4_epic_sounds"]
@@ -78,8 +76,7 @@ def test_the_readmes_python_finds_moments_in_a_video(clone: Path) -> None:
 
 def test_dvc_shows_metrics(clone: Path) -> None:
     shown = json.loads(run("dvc metrics show --json", clone))
-    data = shown[""]["data"]["figures/metrics.json"]["data"]
-    assert {"random", "clap", "mc3", "mine", *priors.LABELS} == set(data["table2_discovery"])
+    assert {Path(name).name for name in shown[""]["data"]} == {"clap.json", "mc3.json", "mine.json"}
 
 
 def test_a_method_added_in_methods_py_is_a_row_of_every_table(clone: Path) -> None:

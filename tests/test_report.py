@@ -1,4 +1,4 @@
-"""The contents page lists every page and the verdicts; metrics.json and README show the tables' own numbers."""
+"""The contents page lists every page and the verdicts; metrics/ and README show the tables' own numbers."""
 
 import html
 import json
@@ -13,7 +13,7 @@ from conftest import ROOT
 from mc3 import config, methods
 from mc3.config import Config
 from mc3.errors import DataError
-from mc3.paper import bootstrap, claims, notebook, priors, report, tables
+from mc3.paper import bootstrap, claims, notebook, report, tables
 
 PAGES = ["claims", "discovery"]
 
@@ -88,18 +88,22 @@ def test_overview_and_metrics_are_the_tables_own_numbers(small: Config, figures:
     assert shown.at[("AV ROC", "MC3"), "ours"] == table.at["mc3", "av_roc"]
     assert shown.at[("AV ROC", "MC3"), "paper"] == 0.598
     assert pd.isna(shown.at[("AV ROC", "CLAP"), "ours"])
-    found = json.loads((figures / "metrics.json").read_text())
-    assert found["table2_discovery"]["mc3"]["av_roc"] == pytest.approx(table.loc["mc3", "av_roc"], abs=1e-6)
-    assert set(found["table2_discovery"]) == {"random", *methods.METHODS, *priors.LABELS}
-    assert "av_roc" not in found["table2_discovery"]["clap"]
-    assert "mc3 fine-tune" in found["table4_epic_sounds"]
-    assert not [name for rows in found.values() for row in rows.values() for name in row if name.startswith("paper")]
+    found = {file.stem: json.loads(file.read_text()) for file in (figures / "metrics").iterdir()}
+    assert found.keys() == set(methods.METHODS)
+    assert found["mc3"]["av_roc"] == pytest.approx(table.loc["mc3", "av_roc"], abs=1e-6)
+    assert "av_roc" not in found["clap"]
+    linear = pd.read_csv(figures / "table4_epic_sounds.csv").query("method == 'mc3' and protocol == 'linear-probe'")
+    assert found["mc3"]["linear_top1"] == pytest.approx(linear["top1"].item(), abs=1e-6)
+    (figures / "metrics" / "gone.json").touch()
+    report.write(small, figures)
+    assert not (figures / "metrics" / "gone.json").exists()
 
 
 def test_the_committed_overview_and_metrics_are_those_of_the_committed_tables() -> None:
     figures = ROOT / "figures"
     found = {stem: tables.read(stem, "", figures) for stem in report.TABLES}
-    assert report.metrics(found) == json.loads((figures / "metrics.json").read_text())
+    written = {file.stem: json.loads(file.read_text()) for file in (figures / "metrics").iterdir()}
+    assert report.metrics(found) == written
     overview = tables.overview(found["table2_discovery"], found["table3_retrieval"])
     pd.testing.assert_frame_equal(overview, pd.read_csv(figures / "overview.csv"))
 

@@ -182,7 +182,7 @@ def notebook(args: Arguments) -> None:
 @REPRODUCE.command("mc3 report",
     option("--table", action="store_true", help="only print Table 2 over seeds, for README.md"))  # fmt: skip
 def report(args: Arguments) -> None:
-    """Write the report's contents page, the overview figure and metrics.json; or print the README's table."""
+    """Write the report's contents page, the overview figure and metrics/; or print the README's table."""
     print(paper.report.readme_table() if args.table else f"open {paper.report.write(args.settings)}")
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from mc3.config import Config
 from mc3.data.audio import fbank
+from mc3.data.cutting import mp4_of
 from mc3.data.media import probe, waveforms_of
 from mc3.errors import ConfigError, DataError
-from mc3.data.cutting import mp4_of
 from mc3.files import is_safe_id, write_atomic
 from mc3.progress import bar
 

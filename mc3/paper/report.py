@@ -1,9 +1,10 @@
-"""figures/report/index.html, the contents of the report, and metrics.json: from what notebooks wrote to figures/."""
+"""figures/report/index.html, the contents of the report, and metrics/: from what notebooks wrote to figures/."""
 
 import base64
 import html
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -61,7 +62,7 @@ NOTES = """## How to read the pages
 
 
 def write(config: Config, figures: Path = Path("figures"), docs: Path = Path("docs")) -> Path:
-    """Write the report's index, which it returns, the overview, metrics.json and docs/leaderboard.md.
+    """Write the report's index, which it returns, the overview, metrics/ and docs/leaderboard.md.
 
     Raises `DataError` for what is missing.
     """
@@ -83,7 +84,7 @@ def write(config: Config, figures: Path = Path("figures"), docs: Path = Path("do
     picture = plots.show(plots.overview(overview, here), figures / "overview", caption)
     board = leaderboard(found, config.profile, pd.read_csv(docs / "leaderboard.csv"))
     write_atomic(docs / "leaderboard.md", board.encode())
-    write_atomic(figures / "metrics.json", f"{json.dumps(metrics(found), indent=1)}\n".encode())
+    write_metrics(metrics(found), figures / "metrics")
     generated = "a small generated world, not on Ego4D: compare rankings with the paper's, not numbers"
     world = generated if config.world else "the real data sets of this profile"
     seeds = f"seed{'s' * (len(config.seeds) > 1)} {', '.join(map(str, config.seeds))}"
@@ -114,16 +115,25 @@ def gain(differences: pd.DataFrame) -> str:
     return f"**Consensus {word} here**: {names} is {numbers} (95 % intervals)."
 
 
-def metrics(found: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict[str, float]]]:
-    """Our numbers of Tables 2-4 for `dvc metrics`: {table: {method, or method and protocol: {metric: value}}}."""
-    numbers: dict[str, dict[str, dict[str, float]]] = {}
-    for stem, table in found.items():
-        names = [name for name in table if f"paper_{name}" in table]
-        rows = numbers.setdefault(stem, {})
-        for row in table.fillna({"protocol": ""}).to_dict("records"):
-            if values := {name: round(row[name], 6) for name in names if not math.isnan(row[name])}:
-                rows[f"{row['method']} {row.get('protocol', '')}".rstrip()] = values
-    return numbers
+def metrics(found: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, float]]:
+    """Each trained or foreign row's main numbers of Tables 2 to 4, for `dvc metrics`: {row: {metric: value}}."""
+    linear = found["table4_epic_sounds"].query("protocol == @store.LINEAR").set_index("method").filter(["top1"])
+    parts = [
+        found[stem][found[stem]["seeds"] > 0].set_index("method") for stem in ("table2_discovery", "table3_retrieval")
+    ]
+    table = pd.concat([parts[0], parts[1], linear.add_prefix("linear_")], axis=1)
+    table = table.reindex(parts[0].index).loc[:, lambda t: ~t.columns.duplicated()]
+    chosen = table.reindex(columns=[*tables.BOARD, "linear_top1"])
+    rows = chosen.to_dict("index")
+    return {str(row): {str(m): round(v, 6) for m, v in own.items() if not math.isnan(v)} for row, own in rows.items()}
+
+
+def write_metrics(rows: Mapping[str, Mapping[str, float]], folder: Path) -> None:
+    """Make ROW.json the only files of `folder`: DVC shows a line for each file."""
+    for left in {*folder.glob("*.json")} - {folder / f"{row}.json" for row in rows}:
+        left.unlink()
+    for row, numbers in rows.items():
+        write_atomic(folder / f"{row}.json", f"{json.dumps(numbers, indent=1)}\n".encode())
 
 
 def leaderboard(found: dict[str, pd.DataFrame], profile: str, submitted: pd.DataFrame) -> str:
