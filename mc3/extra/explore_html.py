@@ -91,6 +91,11 @@ def questions(explorer: Explorer) -> Iterator[dict[str, Any]]:
         yield from ({"kind": kind, "row": row} for kind in ("clip", "frame"))
 
 
+def key(ask: dict[str, Any]) -> str:
+    """A question as the browser's JSON.stringify writes it."""
+    return json.dumps(ask, separators=(",", ":"), ensure_ascii=False)
+
+
 def page(setup: dict[str, Any], view: dict[str, Any], answers: dict[str, Any], title: str, about: str) -> str:
     """The page as HTML: the widget's script and style, and the answers to its questions."""
     folder = Path(__file__).parent
@@ -129,8 +134,7 @@ def _page(explorer: Explorer, folder: Path | None) -> str:
                     (folder / file).write_bytes(buffers[place])
                 address = file if folder else f"data:{kind};base64,{_text(buffers[place])}"
                 content = content | {"media": content["media"] | {name: address}}
-            key = json.dumps(ask, separators=(",", ":"), ensure_ascii=False)
-            answers[key] = content, [] if "media" in content else [_text(data) for data in buffers]
+            answers[key(ask)] = content, [] if "media" in content else [_text(data) for data in buffers]
             show(number, "answering beforehand")
     named = [explorer.known[name] for name in filter(None, (explorer.view["method"], explorer.view["compare"]))]
     known = [entry | {"seeds": [explorer.view["seed"]]} for entry in named]

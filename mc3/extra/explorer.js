@@ -15,11 +15,12 @@ const VERTEX = `#version 300 es
 in vec2 place; in vec4 rgba; uniform vec3 view; uniform vec2 middle; uniform float size; out vec4 colour;
 void main() { gl_Position = vec4((place - view.xy) * view.z / middle, 0, 1); gl_PointSize = size; colour = rgba; }`;
 const FRAGMENT = `#version 300 es
-precision mediump float; in vec4 colour; uniform int shape; out vec4 ink;
+precision highp float; in vec4 colour; uniform int shape; uniform float size; out vec4 ink;
 void main() {
   vec2 p = abs(2.0 * gl_PointCoord - 1.0);
-  if ((shape == 0 ? length(p) : shape == 1 ? max(p.x, p.y) * 1.15 : p.x + p.y) > 1.0) discard;
-  ink = vec4(colour.rgb * colour.a, colour.a);
+  float r = shape == 0 ? length(p) : shape == 1 ? max(p.x, p.y) * 1.15 : p.x + p.y;
+  float a = colour.a * clamp((1.0 - r) * 0.5 * size + 0.5, 0.0, 1.0);
+  ink = vec4(colour.rgb * a, a);
 }`; // a circle, a square, a diamond: the first, second and third modality
 const SHAPES = ["●", "■", "◆"];
 
@@ -101,6 +102,7 @@ function plot(parent, events) {
   const map = { frame, caption, stage, marks, tip, xy: new Float32Array(), modalities: [], n: 0, visible: [] };
   let look = { x: 0, y: 0, zoom: 1 };
   let [cells, fit, asked, uniform] = [null, 1, 0, {}];
+  let [moving, coarse, last] = [0, 1, 0]; // while a map moves, slow graphics draw every second, fourth, ... point
   if (gl) {
     const program = gl.createProgram();
     for (const [kind, text] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
@@ -109,20 +111,17 @@ function plot(parent, events) {
       gl.compileShader(shader);
       gl.attachShader(program, shader);
     }
-    gl.linkProgram(program);
-    gl.useProgram(program);
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
-    for (const name of ["view", "middle", "size", "shape"]) uniform[name] = gl.getUniformLocation(program, name);
     map.buffers = ["place", "rgba"].map((name) => {
       const buffer = gl.createBuffer();
-      const at = gl.getAttribLocation(program, name);
-      gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
-      gl.enableVertexAttribArray(at);
-      if (name === "place") gl.vertexAttribPointer(at, 2, gl.FLOAT, false, 0, 0);
-      else gl.vertexAttribPointer(at, 4, gl.UNSIGNED_BYTE, true, 0, 0);
+      gl.bindAttribLocation(program, ["place", "rgba"].indexOf(name), name);
+      gl.enableVertexAttribArray(["place", "rgba"].indexOf(name));
       return buffer;
     });
+    gl.linkProgram(program);
+    gl.useProgram(program);
+    for (const name of ["view", "middle", "size", "shape"]) uniform[name] = gl.getUniformLocation(program, name);
   }
   const upload = (k, data) => {
     if (!gl) return;
@@ -156,16 +155,24 @@ function plot(parent, events) {
     map.draw();
   };
   map.draw = () => (asked ||= requestAnimationFrame(now));
+  const move = () => {
+    clearTimeout(moving);
+    moving = setTimeout(() => {
+      moving = last = 0;
+      map.draw();
+    }, 200);
+    map.draw();
+  };
   map.pan = (dx, dy) => {
     look = { ...look, x: look.x - dx / scale(), y: look.y + dy / scale() };
-    map.draw();
+    move();
   };
   map.zoom = (factor, x = marks.clientWidth / 2, y = marks.clientHeight / 2) => {
     const [before, kept] = [data(x, y), look.zoom];
     look.zoom = Math.min(200, Math.max(0.5, kept * factor));
     const after = data(x, y);
     look = { ...look, x: look.x + before[0] - after[0], y: look.y + before[1] - after[1] };
-    map.draw();
+    move();
   };
   map.nearest = (x, y) => {
     if (!cells) return -1;
@@ -193,8 +200,10 @@ function plot(parent, events) {
     }
     return [...found].sort((a, b) => a - b);
   };
-  function now() {
+  function now(time) {
     asked = 0;
+    if (moving && last && time - last > 60 && map.xy.length > 60000) coarse = Math.min(8, 2 * coarse);
+    last = time;
     const [width, height, density] = [stage.clientWidth, stage.clientHeight, window.devicePixelRatio || 1];
     if (!width || !cells) return;
     for (const layer of [canvas, marks]) {
@@ -210,9 +219,14 @@ function plot(parent, events) {
       gl.uniform3f(uniform.view, look.x, look.y, scale() * density);
       gl.uniform2f(uniform.middle, canvas.width / 2, canvas.height / 2);
       gl.uniform1f(uniform.size, size * density);
+      const step = moving ? coarse : 1;
       map.modalities.forEach((_, k) => {
         gl.uniform1i(uniform.shape, map.modalities.length > 1 ? k : 0);
-        gl.drawArrays(gl.POINTS, k * map.n, map.n);
+        gl.bindBuffer(gl.ARRAY_BUFFER, map.buffers[0]);
+        gl.vertexAttribPointer(0, 2, gl.FLOAT, false, 8 * step, 8 * k * map.n);
+        gl.bindBuffer(gl.ARRAY_BUFFER, map.buffers[1]);
+        gl.vertexAttribPointer(1, 4, gl.UNSIGNED_BYTE, true, 4 * step, 4 * k * map.n);
+        gl.drawArrays(gl.POINTS, 0, Math.floor(map.n / step));
       });
     }
     pen.setTransform(density, 0, 0, density, 0, 0);
@@ -541,6 +555,7 @@ function render({ model, el }) {
       pen.globalAlpha = 1;
     }
     for (const { from, to, row } of lines) {
+      if (map.modalities.length === 1 && map.modalities[0] !== from) continue;
       const [a, b] = [map.point(shown, from), map.point(row, to)];
       if (a >= 0 && b >= 0) map.line([map.position(a), map.position(b)], [3, 3]);
     }

@@ -43,9 +43,9 @@ Floats = NDArray[np.float32]
 class Explorer(anywidget.AnyWidget):
     """Maps of the validation and test clips as embedded by `method` of `seed`, and beside it by `compare`.
 
-    `method` is any row of Tables 2 and 3 or "align"; `modality` audio, video, text or "together"; `projection` pca,
-    tsne or umap (default: t-SNE up to `QUICK` clips, else PCA, which takes seconds at any size). `sample` restricts the
-    map and the neighbours to rows of `findings.clips`; projections and percentiles are always of all clips.
+    `method` is any row of Tables 2 and 3 or "align"; `modality` audio, video, text or "together" (default: video if
+    there is one); `projection` pca, tsne or umap (default: t-SNE up to `QUICK` clips, which takes seconds, else PCA). `sample`
+    restricts map and neighbours to rows of `findings.clips`; projections and percentiles are always of all clips.
 
     `selected` is a DataFrame of the clips that are selected in the browser; `observe(function, "selected")` follows it.
     Raises `ConfigError` if there is no such projection or modality, `DataError` if there are no embeddings.
@@ -59,7 +59,7 @@ class Explorer(anywidget.AnyWidget):
     selected = traitlets.Instance(pd.DataFrame)
 
     def __init__(
-        self, config: Config, method: str, seed: int, modality: str = "video", projection: str = "",
+        self, config: Config, method: str, seed: int, modality: str = "", projection: str = "",
         compare: str = "", sample: Sequence[int] | NDArray[np.integer] | None = None,
     ):  # fmt: skip
         self.config = config
@@ -76,6 +76,7 @@ class Explorer(anywidget.AnyWidget):
         self.cluster, self.clip = lru_cache(64)(self._cluster), lru_cache(64)(self._clip)
         self.known = self._known(*filter(None, (method, compare)))
         projection = projection or ("tsne" if len(every) <= QUICK else "pca")
+        modality = modality or self._shared(method, compare or method)
         for name in filter(None, (method, compare)):
             self._check(name, seed, modality, projection)
         view = {"method": method, "compare": compare, "seed": seed, "modality": modality, "projection": projection}
@@ -180,6 +181,13 @@ class Explorer(anywidget.AnyWidget):
                 found = store.modalities(self.config, name)
                 known[name] = {"name": name, "label": tables.label(name), "modalities": found, "seeds": seeds}
         return known
+
+    def _shared(self, *names: str) -> str:
+        """The modality that a map begins with: video, or else another that the checkpoints have, or else together."""
+        order = (
+            m for m in ("video", *methods.MODALITIES) if all(m in self.known[name]["modalities"] for name in names)
+        )
+        return next(order, TOGETHER)
 
     def _check(self, method: str, seed: int, modality: str, projection: str) -> None:
         if method not in self.known:
