@@ -193,14 +193,14 @@ def test_the_notebook_plays_a_clip_in_jupyterlab(filmed: Config, small: Config, 
     params = tmp_path / "params.yaml"
     text = (small.paths.work.parent / "params.yaml").read_text()
     params.write_text(text.replace(str(small.paths.raw), str(filmed.paths.raw)))
-    book = (ROOT / "notebooks" / "explore.ipynb").read_text()
-    (tmp_path / "explore.ipynb").write_text(book.replace("params.yaml", str(params)))
+    source = (ROOT / "notebooks" / "explore.ipynb").read_text()
+    (tmp_path / "explore.ipynb").write_text(source.replace("params.yaml", str(params)))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root",
                "--IdentityProvider.token=secret", f"--ServerApp.root_dir={tmp_path}",
-               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=", "--LabApp.check_for_updates_class="
+               "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class="
                "jupyterlab.NeverCheckForUpdate"]  # fmt: skip
     own = {name: str(tmp_path / "home") for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
     environment = os.environ | own | {"PYTHONPATH": str(ROOT)}
@@ -216,6 +216,9 @@ def test_the_notebook_plays_a_clip_in_jupyterlab(filmed: Config, small: Config, 
         with browser() as tab:
             tab.open(f"http://127.0.0.1:{port}/lab/tree/explore.ipynb?token=secret")
             tab.wait("!!document.querySelector('.jp-Notebook .jp-CodeCell') && !!window.jupyterapp", 60)
+            book = "[...jupyterapp.shell.widgets('main')][0]"
+            tab.wait(f"{book}?.context?.sessionContext?.session?.kernel?.status === 'idle'", 60)
+            tab.run(f"jupyterapp.shell.activateById({book}.id)")
             tab.run("void jupyterapp.commands.execute('notebook:run-all-cells')")
             tab.wait("document.querySelector('.mc3-status')?.textContent.includes('clips')", 90)
             tab.run("document.querySelector('.mc3-explorer').scrollIntoView()")

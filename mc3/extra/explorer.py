@@ -44,8 +44,8 @@ class Explorer(anywidget.AnyWidget):
     """Maps of the validation and test clips as embedded by `method` of `seed`, and beside it by `compare`.
 
     `method` is any row of Tables 2 and 3 or "align"; `modality` audio, video, text or "together" (default: video if
-    there is one); `projection` pca, tsne or umap (default: t-SNE up to `QUICK` clips, which takes seconds, else PCA). `sample`
-    restricts map and neighbours to rows of `findings.clips`; projections and percentiles are always of all clips.
+    there is one); `projection` pca, tsne or umap (default: t-SNE, which takes seconds, up to `QUICK` clips, else PCA).
+    `sample` restricts map and neighbours to rows of `findings.clips`; projections and percentiles are of all clips.
 
     `selected` is a DataFrame of the clips that are selected in the browser; `observe(function, "selected")` follows it.
     Raises `ConfigError` if there is no such projection or modality, `DataError` if there are no embeddings.
