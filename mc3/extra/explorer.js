@@ -149,11 +149,7 @@ function plot(parent, events) {
     look = { x: (x0 + x1) / 2, y: (y0 + y1) / 2, zoom: 1 };
     map.draw();
   };
-  map.paint = (colours, visible) => {
-    map.visible = visible;
-    upload(1, colours);
-    map.draw();
-  };
+  map.paint = (colours, visible) => { map.visible = visible; upload(1, colours); map.draw(); };
   map.draw = () => (asked ||= requestAnimationFrame(now));
   const move = () => {
     clearTimeout(moving);
@@ -163,10 +159,7 @@ function plot(parent, events) {
     }, 200);
     map.draw();
   };
-  map.pan = (dx, dy) => {
-    look = { ...look, x: look.x - dx / scale(), y: look.y + dy / scale() };
-    move();
-  };
+  map.pan = (dx, dy) => { look = { ...look, x: look.x - dx / scale(), y: look.y + dy / scale() }; move(); };
   map.zoom = (factor, x = marks.clientWidth / 2, y = marks.clientHeight / 2) => {
     const [before, kept] = [data(x, y), look.zoom];
     look.zoom = Math.min(200, Math.max(0.5, kept * factor));
@@ -243,11 +236,7 @@ function plot(parent, events) {
     pen.setLineDash([]);
   }
   map.line = (places, dash) => line(places, dash);
-  map.ring = (p, radius) => {
-    pen.beginPath();
-    pen.arc(...map.position(p), radius, 0, 7);
-    pen.stroke();
-  };
+  map.ring = (p, radius) => { pen.beginPath(); pen.arc(...map.position(p), radius, 0, 7); pen.stroke(); };
 
   let outline = [];
   let moved = false;
@@ -476,10 +465,7 @@ function render({ model, el }) {
       });
       paint();
       if (shown >= 0) about(shown);
-    } catch (error) {
-      if (mine !== turn) return;
-      status.textContent = error.message;
-    }
+    } catch (error) { if (mine !== turn) return; status.textContent = error.message; }
     root.classList.remove("mc3-busy");
   }
 
@@ -624,9 +610,7 @@ function render({ model, el }) {
       facts.textContent = answer.content.facts;
       screen.textContent = "";
       play(screen, answer);
-    } catch (error) {
-      if (shown === row) screen.textContent = error.message;
-    }
+    } catch (error) { if (shown === row) screen.textContent = error.message; }
   }
 
   function play(screen, answer) {
