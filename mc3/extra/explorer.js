@@ -195,7 +195,7 @@ function plot(parent, events) {
   };
   function now(time) {
     asked = 0;
-    if (moving && last && time - last > 60 && map.xy.length > 60000) coarse = Math.min(8, 2 * coarse);
+    if (moving && last && time - last > 40 && map.xy.length > 20000) coarse = Math.min(8, 2 * coarse);
     last = time;
     const [width, height, density] = [stage.clientWidth, stage.clientHeight, window.devicePixelRatio || 1];
     if (!width || !cells) return;
