@@ -344,7 +344,7 @@ function render({ model, el }) {
   const bar = element(left, "div", "mc3-bar");
   let view = { ...model.get("view") };
   let field = null; // {names, codes} or {scores}
-  let [turn, shown, focus, busy, active, lines, timer, lasso, paths] = [0, -1, { row: -1 }, 0, new Set(), [], 0, false, false];
+  let [turn, shown, focus, active, lines, timer, lasso, paths] = [0, -1, { row: -1 }, new Set(), [], 0, false, false];
 
   function choice(name, label, options) {
     const box = element(bar, "label", "", `${label} `);
@@ -469,9 +469,9 @@ function render({ model, el }) {
     root.classList.remove("mc3-busy");
   }
 
-  function colourOf(map, p) {
-    if (!field.scores) return field.codes ? field.codes[p % n] : Math.floor(p / map.n);
-    return Number.isNaN(field.scores[p % n]) ? -1 : 0;
+  function codeOf(map, p) {
+    if (field.scores) return Number.isNaN(field.scores[p % n]) ? -1 : 0;
+    return field.codes ? field.codes[p % n] : field.names.indexOf(map.modalities[Math.floor(p / n)]);
   }
   // Colours and visibility of all points, from the field, the search and the legend's filter.
   function paint() {
@@ -480,7 +480,6 @@ function render({ model, el }) {
     const hit = words ? Uint8Array.from(lower, (text) => text.includes(words)) : new Uint8Array(n).fill(1);
     const picked = new Set(selection());
     const inks = COLOURS.map(rgb);
-    const codeOf = (map, p) => (field.name === "modality" ? field.names.indexOf(map.modalities[Math.floor(p / n)]) : colourOf(map, p));
     const seen = new Set();
     for (const map of shownMaps()) {
       const size = map.xy.length / 2;
