@@ -266,6 +266,23 @@ def sweep(args: Arguments) -> int:
     return 0 if paper.sweep.run(args.name, args.settings, args.seeds, processes, args.hours) else 75  # EX_TEMPFAIL
 
 
+@EXPLORE.command("mc3 explore --html explorer --method mc3 --compare wo_consensus",
+    option("--html", type=Path, metavar="FOLDER", help="for index.html and a file a clip"),
+    option("--single", type=Path, metavar="FILE", help="instead: one file that holds everything, for few clips"),
+    option("--method", help="a row of Tables 2 and 3, or align (default: MC3)"),
+    option("--compare", metavar="METHOD", help="a second one, linked to it (default: without consensus)"), ONE_SEED,
+    option("--clips", type=float, default=500, metavar="N", help="how many, or a share below 1 (default: 500)"),
+)  # fmt: skip
+def explore(args: Arguments) -> None:
+    """Write the explorer of notebooks/explore.ipynb as a page that opens without Jupyter, with the clips it plays."""
+    if (args.html is None) == (args.single is None):
+        raise ConfigError("give either --html FOLDER or --single FILE")
+    method = args.method or methods.with_role("reference")
+    compare = methods.with_role("control") if args.compare is None and args.method is None else args.compare or ""
+    single = args.single is not None
+    extra.explore_html.write(args.settings, args.single or args.html, method, compare, args.seed, args.clips, single)
+
+
 @EXPLORE.command("mc3 transfer ESC-50",
     option("folder", type=Path, help="the top of ESC-50 or ESC-10, as published"),
     option("--seed", type=int, default=0, help="of the checkpoints (default: 0)"),
