@@ -18,9 +18,9 @@ from browser import Page, browser, needs_browser
 from conftest import ROOT
 
 from mc3.config import Config
+from mc3.data.cutting import mp4_of
 from mc3.data.encode import encode
 from mc3.extra import explore_html
-from mc3.extra.clips import mp4_of
 from mc3.paper import findings
 
 pytestmark = needs_browser

@@ -24,9 +24,9 @@ from sklearn.manifold import TSNE
 
 from mc3 import evaluate, methods, store
 from mc3.config import Config
+from mc3.data.cutting import mp4_of
 from mc3.data.shards import ClipDataset
 from mc3.errors import ConfigError, UserError
-from mc3.extra.clips import mp4_of
 from mc3.paper import findings, priors, tables
 
 TOGETHER = "together"  # all modalities of a checkpoint in one map

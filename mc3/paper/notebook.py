@@ -26,7 +26,8 @@ PIPELINES = (Path("dvc.yaml"), Path("experiments/dvc.yaml"))
 LOSSES = "mc3.objectives.*"  # imported by name
 STAGES = {"manifest": ("mc3.data.manifest",), "shards": ("mc3.data.prepare",), "pretrain": ("mc3.paper.pretrain",),
           "train": ("mc3.train", LOSSES), "embed": ("mc3.embed",), "probe": ("mc3.paper.probe",),
-          "report": ("mc3.paper.report",), "sweep": ("mc3.paper.sweep", LOSSES)}  # fmt: skip
+          "report": ("mc3.paper.report",), "sweep": ("mc3.paper.sweep", LOSSES),
+          "explorer": ("mc3.extra.explore_html",)}  # fmt: skip
 
 
 class OwnKernel(AsyncKernelManager):

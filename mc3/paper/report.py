@@ -48,6 +48,8 @@ page from `figures/` and [leaderboard.csv](leaderboard.csv). The two data sets c
    embeddings file can be fetched. We measure the file again; its SHA-256 is in the row.
 """
 
+EXPLORER = """- [Explorer: a map of the clips](explorer/index.html). Click a point to play the clip and to see its neighbours; w/o
+  consensus and MC3 side by side."""
 EARLIER = " **Made with earlier settings, to be run again.**"
 NOTES = """## How to read the pages
 
@@ -77,6 +79,8 @@ def write(config: Config, figures: Path = Path("figures"), docs: Path = Path("do
             contents.append(f"- [{title}]({name}.html). {sentence}{'' if current else EARLIER}")
         elif name in required:
             raise DataError(f"{figures}/report/{name}.html is missing; `dvc repro {name}` makes it")
+    if (figures / "report" / "explorer" / "index.html").exists():
+        contents.append(EXPLORER)
     overview = tables.overview(found["table2_discovery"], found["table3_retrieval"])
     overview.to_csv(figures / "overview.csv", index=False)
     here = f"here, on {'a generated world' if config.world else config.profile}"
