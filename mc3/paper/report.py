@@ -48,8 +48,8 @@ page from `figures/` and [leaderboard.csv](leaderboard.csv). The two data sets c
    embeddings file can be fetched. We measure the file again; its SHA-256 is in the row.
 """
 
-EXPLORER = """- [Explorer: a map of the clips](explorer/index.html). Click a point to play the clip and to see its neighbours; w/o
-  consensus and MC3 side by side."""
+EXPLORER = """- [Explorer: a map of the clips](explorer/index.html). Click a point to play the clip and to see its
+  neighbours; w/o consensus and MC3 side by side."""
 EARLIER = " **Made with earlier settings, to be run again.**"
 NOTES = """## How to read the pages
 
