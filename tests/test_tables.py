@@ -162,7 +162,7 @@ def test_a_table_of_one_seed_says_so_and_one_of_several_prints_deviations_also_r
 
 def test_html_is_well_formed_and_has_a_caption(work: Config) -> None:
     text = tables.to_html(tables.table2(work))
-    assert re.search(r"<table[^>]*>\s*<caption>2 seeds, 38 test clips, prevalence", text)
+    assert re.search(r"<table[^>]*>\s*<caption[^>]*>2 seeds, 38 test clips, prevalence", text)
     assert text.count("<tr") == text.count("</tr>") == 2 + len(methods.METHODS) + len(priors.LABELS)
 
 

@@ -4,6 +4,7 @@ The narration alone predicts much of whether its action sounds. The first three 
 hears it, but knows nothing of actions.
 """
 
+import io
 import re
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 
 from mc3 import store
 from mc3.config import Config
-from mc3.data.shards import ClipDataset
 
 PAPER = Path(__file__).parents[2] / "data" / "paper"
 LABELS = {
@@ -52,7 +52,7 @@ def scores(config: Config) -> pd.DataFrame:
         verb_prior=labelled["verb"].map(prior).fillna(overall),
         verb_rates=labelled["verb"].map(short).map(paper).fillna(paper.mean()),
         spacing=_spacing(every)[labelled["row"]],
-        loudness=loudness(config, labelled["row"]),
+        loudness=loudness(config, labelled),
     )
 
 
@@ -65,7 +65,12 @@ def _spacing(clips: pd.DataFrame) -> NDArray[np.float64]:
     return both.fillna(0.0).reindex(clips.index).to_numpy()
 
 
-def loudness(config: Config, rows: pd.Series) -> NDArray[np.float64]:
-    """The mean log-mel energy of each of `rows` of the embedded clips."""
-    dataset = ClipDataset(config.paths.shards, split="validation+test", modalities=("audio",))
-    return np.array([dataset.fbank(row).astype(np.float64).mean() for row in rows])
+def loudness(config: Config, clips: pd.DataFrame) -> NDArray[np.float64]:
+    """The mean log-mel energy of each of `clips`, rows of the shards' index, [N]."""
+    energies = []
+    for shard, offset, size in clips[["shard", "fbank_offset", "fbank_size"]].itertuples(index=False):
+        with (config.paths.shards / shard).open("rb") as file:
+            file.seek(offset)
+            fbank = np.load(io.BytesIO(file.read(size)), allow_pickle=False)
+        energies.append(fbank.astype(np.float64).mean())
+    return np.array(energies)
