@@ -15,7 +15,7 @@ help:
 	@echo 'make repro      all tables and figures of the paper, from the released weights: 4 minutes on two CPU cores'
 	@echo 'make retrain    trains all of it anew and compares: 22 minutes; make retrain SEEDS=0: one seed, 11 minutes'
 	@echo 'make study      when does consensus help? Worlds with other rates: at most 2 hours'
-	@echo 'make test       linters, types and the fast tests: about 8 minutes'
+	@echo 'make test       linters, types and the fast tests: about 10 minutes'
 	@echo 'make test-slow  all tests, the slow ones too: 20 to 60 minutes and 25 GB of disk'
 	@echo 'make lint       linters and types only'
 	@echo 'make lab        the notebooks in JupyterLab'
@@ -85,7 +85,7 @@ study: setup
 	@$(DVC) repro experiments/dvc.yaml:$@
 
 test: lint
-	@echo '== tests (about 7 minutes, in two processes)'
+	@echo '== tests (about 9 minutes, in two processes)'
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-slow: lint
