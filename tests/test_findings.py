@@ -217,3 +217,15 @@ def test_failures_are_the_clips_that_consensus_moved_furthest_to_the_wrong_side(
         others = moved[test["region"] == index["region"][row]]
         assert moved[row] == pytest.approx(others.min() if index["region"][row] == "I" else others.max())
         assert note.startswith(f"region {index['region'][row]}: ")
+
+
+def test_examples_have_a_clip_of_each_region_with_its_own_cosines(small: Config) -> None:
+    table, index = findings.examples(small, 0), findings.clips(small)
+    assert table["title"].tolist() == ["region I", "region II", "region III", "region IV"]
+    assert [f"region {region}" for region in index.loc[table["row"], "region"]] == table["title"].tolist()
+    assert set(index.loc[table["row"], "split"]) == {"test"}
+    for name, when in (("align", "before"), ("mc3", "after")):
+        found = store.embeddings(small, name, 0)
+        for pair, other in (("av", "video"), ("al", "text")):
+            own = [float(found["audio"][row] @ found[other][row]) for row in table["row"]]
+            np.testing.assert_allclose(table[f"{pair}_{when}"], own, atol=1e-6)

@@ -110,6 +110,20 @@ def similarities(config: Config, seed: int, names: Sequence[str] | None = None) 
     return pd.concat(frames, ignore_index=True)
 
 
+def examples(config: Config, seed: int) -> pd.DataFrame:
+    """The first test clip of each region, for `mc3.paper.plots.method`: row, title, cosines before and after."""
+    index, names = clips(config), ("align", methods.with_role("reference"))
+    points = similarities(config, seed, names)
+    before, after = (points[points["checkpoint"] == tables.label(name)].set_index("clip_id") for name in names)
+    chosen = before[before["region"].str.startswith("I")].groupby("region").head(1).sort_values("region")
+    table = pd.DataFrame({"row": index.reset_index().set_index("clip_id").loc[chosen.index, "index"].to_numpy()})
+    table["title"] = [f"region {region}" for region in chosen["region"]]
+    for pair in evaluate.DISCOVERY:
+        table[f"{pair}_before"] = before.loc[chosen.index, pair].to_numpy()
+        table[f"{pair}_after"] = after.loc[chosen.index, pair].to_numpy()
+    return table
+
+
 def failures(config: Config, seed: int) -> tuple[list[int], list[str]]:
     """Where consensus failed: the row of each region's test clip that it moved furthest to the wrong side, and a note.
 

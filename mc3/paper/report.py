@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -98,11 +99,23 @@ def write(config: Config, figures: Path = Path("figures"), docs: Path = Path("do
     cells = [
         new_markdown_cell(introduction),
         new_code_cell("", outputs=[new_output("display_data", image, metadata={"image/png": picture.metadata})]),
+        *drawing(figures / "method"),
         new_markdown_cell("\n".join([*contents, "", NOTES])),
     ]
     index = figures / "report" / "index.html"
     write_atomic(index, page.render(new_notebook(cells=cells), "contents of the report").encode())
     return index
+
+
+def drawing(stem: Path) -> list[Any]:
+    """The cell that shows the method on a clip of each region, as the consensus page drew it; none without it."""
+    picture = stem.with_suffix(".png")
+    if not picture.exists():
+        return []
+    alt = "The method on a clip of each region: the encoders' inputs, and similarities before and after refinement."
+    facts = {"image/png": {"alt": alt, "stem": stem.as_posix()}}
+    image = {"image/png": base64.b64encode(picture.read_bytes()).decode()}
+    return [new_code_cell("", outputs=[new_output("display_data", image, metadata=facts)])]
 
 
 def gain(differences: pd.DataFrame) -> str:

@@ -48,6 +48,36 @@ def clip_cards(clips: "ClipDataset", rows: Sequence[int], notes: Sequence[str]) 
 
 
 @styled
+def method(clips: "ClipDataset", examples: pd.DataFrame) -> Figure:
+    """The method on real clips: what the three encoders get, and the similarities before and after refinement.
+
+    `examples`, a row a clip: row (of `clips`), title, and for av and al the cosines {pair}_before and {pair}_after.
+    """
+    page = figure(PAGE, 1.12 * len(examples))
+    axes = page.subplots(len(examples), 4, squeeze=False, width_ratios=(1, 1, 1.2, 1.8))
+    ends = examples.filter(regex="_(before|after)$").to_numpy()
+    for (left, middle, words, right), clip in zip(axes, examples.to_dict("records"), strict=True):
+        frames = clips.frames(clip["row"])
+        _picture(left, frames[len(frames) // 2][None])
+        _spectrogram(middle, clips.fbank(clip["row"]))
+        bare(words)
+        words.text(0.5, 0.5, wrap(clips.index["text"].iloc[clip["row"]], 18, 4), ha="center", va="center")
+        for y, pair, colour in ((1, "av", YES), (0, "al", NO)):
+            before, after = clip[f"{pair}_before"], clip[f"{pair}_after"]
+            right.annotate(
+                "", (after, y), (before, y), arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 1.2}
+            )
+            right.plot(before, y, "o", color=colour, markersize=4)
+        right.set(xlim=(ends.min() - 0.05, ends.max() + 0.05), ylim=(-0.6, 1.6), yticks=[1, 0])
+        right.set_yticklabels(["audio-video", "audio-text"])
+        right.set_title(clip["title"], loc="left", fontweight="normal", color=GREY)
+    for ax, name in zip(axes[0], ("video encoder", "audio encoder", "text encoder"), strict=False):
+        ax.set_title(name)
+    axes[-1, 3].set_xlabel("cosine, from the align stage to MC3")
+    return page
+
+
+@styled
 def clusters(clips: "ClipDataset", members: pd.DataFrame) -> Figure:
     """Figure 6: middle frame, log-mel, narration. `members`: cluster, row (of `clips`), title; in the order drawn."""
     groups = [rows for _, rows in members.groupby("cluster", sort=False)]
