@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
 help:
 	@echo 'make repro      all tables and figures of the paper, from the released weights: 4 minutes on two CPU cores'
-	@echo 'make retrain    trains all of it anew and compares: 22 minutes; make retrain SEEDS=0: one seed, 11 minutes'
+	@echo 'make retrain    trains all of it anew and compares: 27 minutes; make retrain SEEDS=0: one seed, 13 minutes'
 	@echo 'make study      when does consensus help? Worlds with other rates: at most 2 hours'
 	@echo 'make test       linters, types and the fast tests: about 10 minutes'
 	@echo 'make test-slow  all tests, the slow ones too: 20 to 60 minutes and 25 GB of disk'
