@@ -4,27 +4,42 @@ from pathlib import Path
 from typing import Any
 
 from mc3 import methods
-from mc3.cli.parser import Arguments, Group, Lazy, check_exists, check_name, option
+from mc3.cli.parser import Arguments, Group, Lazy, check_count, check_exists, check_name, check_positive, option
 from mc3.errors import ConfigError
 from mc3.files import write_atomic
 
 core, data, paper, extra = map(Lazy, ("mc3", "mc3.data", "mc3.paper", "mc3.extra"))
 ONE_SEED = option("--seed", type=int, default=0, help="of a --method (default: 0)")
+CHECKPOINT = option("--checkpoint", help="a checkpoint's folder, or owner/name of the Hugging Face hub "
+                    "(default: MC3 of the first seed)")  # fmt: skip
+ROOT = option("--root", type=Path, metavar="FOLDER", help="where a table's relative paths begin (default: paths.raw)")
 LEVEL: dict[str, Any] = {"type": int, "metavar": "N"}
 FOLDERS = {  # commands that have commands, and their help
     "data": "What a data set's publisher ships: what of it is needed, and whether it is whole.",
     "data ego4d": "Ego4D's videos: `plan` before the download, `check` after it.",
     "data epic-sounds": "EPIC-Sounds' sound: whose is needed, and whether it fits.",
 }
+
+
+def checkpoint_of(args: Arguments) -> str | Path:
+    """The checkpoint that a command is to use: the one given, which is checked if it is a path, or MC3's."""
+    if args.checkpoint is None:
+        return args.settings.paths.final(methods.with_role("reference"), args.settings.seeds[0])
+    if args.checkpoint.count("/") != 1 or args.checkpoint.startswith((".", "/", "~")):
+        check_exists(Path(args.checkpoint))
+    return args.checkpoint
+
+
 USE, REPRODUCE, DATA, EXPLORE = GROUPS = list(map(Group, ("use a model", "reproduce the paper", "data", "experiments")))
 
 
 @USE.command("mc3 discover my_video.mp4 --page moments.html",
-    option("video", nargs="+", help="video files with sound, or folders of them"),
-    option("--checkpoint", type=Path, help="a checkpoint's folder (default: MC3 of the first seed)"),
+    option("video", nargs="+", help="video files with sound, or folders of them"), CHECKPOINT,
     option("--every", type=float, default=0.5, metavar="SEC", help="step between windows (default: 0.5)"),
     option("--window", type=float, default=1.5, metavar="SEC", help="length of a window (default: 1.5)"),
     option("--text", action="append", default=[], help="compare the sound with this too; may be repeated"),
+    option("--narrations", type=Path, metavar="FILE", help="compare the sound with the narration in each window; "
+           "Ego4D's narration.json, or a table video_uid, narration_time, clip_text; video_uid is the file's name"),
     option("--top", type=int, default=10, help="how many moments of each video (default: 10)"),
     option("--out", type=Path, metavar="FILE", help="write all windows there, as .csv or .json"),
     option("--page", type=Path, metavar="HTML", help="write a page that plays the moments by click"),
@@ -35,18 +50,80 @@ def discover(args: Arguments) -> int:
     Each window's sound and pictures are compared with re-paired ones of the same video: z and p. Exit code 3: a file
     could not be read; the others are done.
     """
-    for name in ("every", "window"):
-        if not 0 < getattr(args, name) < float("inf"):
-            raise ConfigError(f"--{name} {getattr(args, name)}: give more than 0 seconds")
-    if args.top < 1:
-        raise ConfigError(f"--top {args.top}: give 1 or more")
-    if args.checkpoint:
-        check_exists(args.checkpoint)
-    files = extra.own_video.files_of(args.video)
-    extra.own_video.check_targets(args.out, args.page, args.extract)
-    folder = args.checkpoint or args.settings.paths.final(methods.with_role("reference"), args.settings.seeds[0])
-    scoring = (args.every, args.window, args.text, args.top)
-    return extra.own_video.run(args.settings, folder, files, *scoring, args.out, args.page, args.extract)
+    check_positive(every=args.every, window=args.window)
+    check_count(top=args.top)
+    if args.narrations:
+        check_exists(args.narrations)
+    own = extra.own_video
+    files = own.files_of(args.video)
+    own.check_targets(out=(args.out, own.WRITERS), page=(args.page, [".html"]), extract=(args.extract, []))
+    scoring = (args.every, args.window, args.text, args.top, args.narrations)
+    return own.run(args.settings, checkpoint_of(args), files, *scoring, args.out, args.page, args.extract)
+
+
+@USE.command("mc3 index my_videos sounds.txt --out my_index",
+    option("source", nargs="+", help="media files, folders of them, tables of clips (CSV, Parquet: path, start_sec, "
+           "end_sec, perhaps text), or texts, a line each (.txt)"), CHECKPOINT, ROOT,
+    option("--every", type=float, metavar="SEC", help="step between windows (default: a window's length)"),
+    option("--out", type=Path, required=True, metavar="FOLDER", help="where to write the index"),
+    option("--approximate", action="store_true", help="add a graph for fast search in millions (pip install "
+           "faiss-cpu)"))  # fmt: skip
+def index(args: Arguments) -> int:
+    """Index clips by their embeddings, for `mc3 retrieve`.
+
+    Exit code 3: a file could not be read; the others are done.
+    """
+    if args.every is not None:
+        check_positive(every=args.every)
+    extra.own_video.check_targets(out=(args.out, []))
+    places = (args.source, args.root or args.settings.paths.raw, args.every, args.out, args.approximate)
+    return extra.search.make(args.settings, checkpoint_of(args), *places)
+
+
+@USE.command("mc3 retrieve my_index 'chops an onion' --page found.html",
+    option("index", type=Path, metavar="INDEX", help="a folder that `mc3 index` wrote"),
+    option("query", help="a media file, or a text"), CHECKPOINT,
+    option("--by", default="", help="which of the query counts: video, audio or text (default: the pictures of a file "
+           "that has some)"),
+    option("--to", default="", help="what is compared with it: video, audio or text (default: audio; video for sound)"),
+    option("--part", type=float, nargs=2, metavar=("START", "END"), help="only this part of the file, in seconds"),
+    option("--top", type=int, default=10, help="how many (default: 10)"),
+    option("--approximate", action="store_true", help="search the graph of `mc3 index --approximate`"),
+    option("--out", type=Path, metavar="FILE", help="write what was found there, as .csv or .json"),
+    option("--page", type=Path, metavar="HTML", help="write a page that plays what was found"),
+    option("--mux", type=Path, metavar="VIDEO", help="write the query's pictures with the best sound"))  # fmt: skip
+def retrieve(args: Arguments) -> None:
+    """Search an index: sounds for a video, videos for a sound, either for a text, or texts for either."""
+    check_count(top=args.top)
+    own = extra.own_video
+    own.check_targets(out=(args.out, own.WRITERS), page=(args.page, [".html"]), mux=(args.mux, extra.search.MUXED))
+    query = (args.query, args.by, args.to, args.part, args.top, args.approximate)
+    extra.search.run(args.settings, checkpoint_of(args), args.index, *query, args.out, args.page, args.mux)
+
+
+@USE.command("mc3 filter clips.csv --keep 0.3 --out sounding.csv",
+    option("table", type=Path, metavar="CLIPS", help="a table of clips: CSV or Parquet with path, start_sec, end_sec; "
+           "the pipeline's manifest, for example"), CHECKPOINT, ROOT,
+    option("--out", type=Path, required=True, metavar="FILE", help="the table with a column `score`, .csv or .parquet"),
+    option("--keep", type=float, metavar="SHARE", help="keep this share of the clips, the best (default: all)"),
+    option("--threshold", type=float, metavar="SCORE", help="keep the clips from this score on"),
+    option("--split", help="score and filter only this split's clips; the others stay"),
+    option("--rank", type=int, metavar="R", help="score only what falls to process R of ..."),
+    option("--world", type=int, metavar="W", help="... W processes; without --rank `mc3 filter` then joins them"),
+)  # fmt: skip
+def filter(args: Arguments) -> int:
+    """Score a table of clips by how well sound and pictures agree, and keep the best: mines sounding actions.
+
+    `mc3 shards --manifest` reads a filtered manifest. Exit code 3: a file could not be read; its clips are left out.
+    """
+    if args.keep is not None and (args.threshold is not None or not 0 < args.keep <= 1):
+        raise ConfigError(f"--keep {args.keep}: give a share above 0 and up to 1, and no --threshold beside it")
+    if (args.rank is None) != (args.world is None):
+        raise ConfigError("--rank and --world go together: rank R of a world of W processes")
+    extra.own_video.check_targets(out=(args.out, (".csv", ".parquet")))
+    places = (args.table, args.out, args.root or args.settings.paths.raw)
+    chosen = (args.split, args.keep, args.threshold, args.rank, args.world or 1)
+    return extra.mine.run(args.settings, checkpoint_of(args), *places, *chosen)
 
 
 @USE.command("mc3 evaluate mine.safetensors --row mine",
@@ -208,6 +285,7 @@ DATA.call("mc3 manifest", "data.manifest.write", "Read the publishers' annotatio
     option("--rank", type=int, metavar="R", help="cut only what falls to process R of ..."),
     option("--world", type=int, metavar="W", help="... W processes; `mc3 shards` then joins what they cut"),
     option("--submit", type=int, metavar="N", help="cut as N SLURM tasks (here, without SLURM), then join"),
+    option("--manifest", type=Path, metavar="FILE", help="instead of the pipeline's, e.g. of `mc3 filter`"),
     option("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="sbatch's parameters for the tasks"),
 )  # fmt: skip
 def shards(args: Arguments) -> None:
@@ -219,14 +297,16 @@ def shards(args: Arguments) -> None:
     if args.submit is not None and (args.submit < 1 or args.rank is not None):
         raise ConfigError("--submit takes how many tasks, one or more, and makes their ranks itself")
     pairs = [pair.partition("=") for pair in args.slurm]
+    if args.submit is not None and args.manifest:
+        raise ConfigError("--manifest does not go with --submit; give it with --rank and --world")
     if args.slurm and (args.submit is None or not all(name and value for name, _, value in pairs)):
         raise ConfigError("--slurm takes KEY=VALUE and goes with --submit, e.g. --submit 16 --slurm partition=cpu")
     if args.submit is not None:
         extra.submit.submit(args.settings, args.submit, {name: yaml.safe_load(value) for name, _, value in pairs})
     elif args.rank is not None:
-        data.prepare.write_share(args.settings, args.rank, args.world)
+        data.prepare.write_share(args.settings, args.rank, args.world, args.manifest)
     else:
-        data.prepare.write(args.settings)
+        data.prepare.write(args.settings, args.manifest)
 
 
 @DATA.command("mc3 clips --export exported --split test",

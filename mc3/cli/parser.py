@@ -120,6 +120,20 @@ def check_exists(*paths: Path) -> None:
         raise DataError(f"no file {missing[0]}")
 
 
+def check_positive(**seconds: float) -> None:
+    """Raise `ConfigError` for an option that is not a length of time."""
+    for name, value in seconds.items():
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"--{name} {value}: give more than 0 seconds")
+
+
+def check_count(**counts: int) -> None:
+    """Raise `ConfigError` for an option that is not a number from 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ConfigError(f"--{name} {value}: give 1 or more")
+
+
 def check_name(kind: str, name: str, folder: str, known: Sequence[str]) -> None:
     """Raise `ConfigError` if `name` is not one of the `known` files of `folder`, and name the nearest."""
     if name not in known:

@@ -6,9 +6,10 @@ any rate. Portrait pictures are cut to their central square, as `media.upright` 
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -75,6 +76,48 @@ def _mp4(
     buffer = io.BytesIO()
     encode(buffer, even, fps, sound, rate, part=part, crf=crf)
     return buffer.getvalue()
+
+
+def with_sound(pictures: Path, sound: Iterable[np.ndarray], rate: int, out: Path, ending: str) -> None:
+    """Write `out`: the pictures of a file, not encoded again, with mono `sound` (parts, float32 [S], at `rate`) as AAC.
+
+    `ending` (".mp4", ".mkv") chooses the container; `DataError` if it cannot hold these pictures.
+    """
+    forms = {".mp4": "mp4", ".mov": "mov", ".m4v": "mp4", ".mkv": "matroska"}
+    try:
+        with (
+            av.open(str(pictures), metadata_errors="replace") as source,
+            av.open(str(out), "w", format=forms[ending]) as target,
+        ):
+            video: Any = source.streams.video[0]
+            copy, audio = target.add_stream_from_template(video), target.add_stream("aac", rate=rate, layout="mono")
+            zero = float((video.start_time or 0) * video.time_base)
+            written, parts = 0, iter(sound)
+            for packet in source.demux(video):
+                if packet.dts is None:
+                    continue
+                time = float(packet.dts * packet.time_base) - zero
+                while written <= time * rate and (part := next(parts, None)) is not None:  # in step with the pictures
+                    written = _sound(target, audio, part, rate, written)
+                packet.stream = copy
+                if packet.pts is not None:
+                    packet.pts -= video.start_time or 0
+                packet.dts -= video.start_time or 0
+                target.mux(packet)
+            for part in parts:
+                written = _sound(target, audio, part, rate, written)
+            target.mux(audio.encode(None))
+    except (av.error.FFmpegError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        held = f"{ending} cannot hold the pictures of {pictures} ({reason})"
+        raise DataError(f"{held}; give a name that ends in .mkv") from error
+
+
+def _sound(target: Any, audio: Any, part: np.ndarray, rate: int, written: int) -> int:
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part[None]), format="fltp", layout="mono")
+    frame.sample_rate, frame.pts = rate, written
+    target.mux(audio.encode(frame))
+    return written + len(part)
 
 
 def wav(sound: np.ndarray, rate: int) -> bytes:

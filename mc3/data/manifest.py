@@ -50,10 +50,10 @@ def write(config: Config) -> Path:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a manifest. Raises `DataError` if it is missing or has other columns."""
+    """Read a manifest; it may have more columns after its own. Raises `DataError` if it is missing or lacks columns."""
     if not path.exists():
         raise DataError(f"no manifest at {path}; `mc3 manifest` writes it")
     manifest = pd.read_parquet(path)
-    if list(manifest.columns) != list(COLUMNS):
+    if list(manifest.columns)[: len(COLUMNS)] != list(COLUMNS):
         raise DataError(f"{path} has other columns than a manifest; `mc3 manifest` writes it again")
     return manifest.astype(COLUMNS)

@@ -75,8 +75,8 @@ class ShardJob:
         return total
 
 
-def write(config: Config) -> Path:
-    """Cut every clip of `work/manifest.parquet` into `paths.shards`, with index and tokenizer; returns that folder.
+def write(config: Config, source: Path | None = None) -> Path:
+    """Cut every clip of a manifest (by default `work/manifest.parquet`) into `paths.shards`, with index and tokenizer; returns that folder.
 
     The bytes do not depend on the number of processes. Shards that an earlier call or `write_share` finished are kept.
     Videos that cannot be decoded are left out and listed in `work/shards_report.json`. Time and memory, projected to
@@ -84,7 +84,7 @@ def write(config: Config) -> Path:
     more than 1 % of the videos (and more than one) fail.
     """
     folder, work, partial = config.paths.shards, config.paths.work, config.paths.work / "shards.partial"
-    table = manifest.read(work / "manifest.parquet")
+    table = manifest.read(source or work / "manifest.parquet")
     jobs = plan(table, config, partial)
     done = _run(jobs, config.clips.workers)
     failures = [failure for facts in done for failure in facts["failures"]]
@@ -120,12 +120,13 @@ def write(config: Config) -> Path:
     return folder
 
 
-def write_share(config: Config, rank: int, world: int) -> None:
+def write_share(config: Config, rank: int, world: int, source: Path | None = None) -> None:
     """Cut the share of process `rank` of `world`, for `write` to join; `ConfigError` for a wrong rank."""
     if not 0 <= rank < world:
         raise ConfigError(f"rank {rank} is not one of a world of {world}; ranks count from 0 to {world - 1}")
     work = config.paths.work
-    jobs = share(plan(manifest.read(work / "manifest.parquet"), config, work / "shards.partial"), rank, world)
+    table = manifest.read(source or work / "manifest.parquet")
+    jobs = share(plan(table, config, work / "shards.partial"), rank, world)
     started = time.monotonic()
     done = _run(jobs, config.clips.workers)
     failures, elapsed = [failure for each in done for failure in each["failures"]], time.monotonic() - started

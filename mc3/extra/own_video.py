@@ -5,9 +5,10 @@ import hashlib
 import html
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -15,6 +16,8 @@ import pandas as pd
 from PIL import Image
 
 from mc3.config import Config
+from mc3.data import ego4d
+from mc3.data.annotations import Report
 from mc3.data.audio import fbank
 from mc3.data.cutting import mp4_of
 from mc3.data.media import probe, waveforms_of
@@ -22,23 +25,26 @@ from mc3.errors import ConfigError, DataError
 from mc3.files import is_safe_id, write_atomic
 from mc3.progress import bar
 
+if TYPE_CHECKING:
+    from mc3.pretrained import Model
+
+FAILED = 3  # exit code where some file could not be read
 VIDEOS = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".3gp", ".flv", ".wmv"}
 WRITERS = (".csv", ".json")
 RATE, MEL_BINS, MOST_COLUMNS = 16000, 64, 1000  # of the page's spectrogram
-FAILED = 3  # exit code where some file could not be read
 
 
-def files_of(paths: Sequence[str]) -> list[Path]:
-    """The videos named, and those directly in the folders named, in order; `DataError` for what is neither."""
+def files_of(paths: Sequence[str], endings: Collection[str] = VIDEOS) -> list[Path]:
+    """The files named, and those in the folders named, with one of `endings`; `DataError` for what is neither."""
     found: list[Path] = []
     for name in paths:
         path = Path(name)
         if "://" in name:
             raise DataError(f"{name} is an address; download the video and give its file")
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in VIDEOS)
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in endings)
             if not inside:
-                raise DataError(f"folder {path} has no video; known endings: {', '.join(sorted(VIDEOS))}")
+                raise DataError(f"folder {path} has no such file; known endings: {', '.join(sorted(endings))}")
             found += inside
         elif path.is_file():
             found.append(path)
@@ -47,44 +53,72 @@ def files_of(paths: Sequence[str]) -> list[Path]:
     return found
 
 
-def check_targets(out: Path | None, page: Path | None, extract: Path | None) -> None:
-    """Raise `ConfigError` before any work for what could not be written after it."""
-    for option, path, endings in (("--out", out, WRITERS), ("--page", page, (".html",))):
-        if path is not None and path.suffix not in endings:
-            raise ConfigError(f"{option} {path}: give a name that ends in {' or '.join(endings)}")
-    for option, path in (("--out", out), ("--page", page), ("--extract", extract)):
+def check_targets(**targets: tuple[Path | None, Sequence[str]]) -> None:
+    """Raise `ConfigError` before any work for an option's path that could not be written after it.
+
+    By option: the path, and the endings that it may have (any, if there are none).
+    """
+    for option, (path, endings) in targets.items():
+        if path is not None and endings and path.suffix not in endings:
+            raise ConfigError(f"--{option} {path}: give a name that ends in {' or '.join(endings)}")
         if path is not None and not path.absolute().parent.is_dir():
-            raise ConfigError(f"{option} {path}: there is no folder {path.absolute().parent}; make it first")
+            raise ConfigError(f"--{option} {path}: there is no folder {path.absolute().parent}; make it first")
 
 
-def about_checkpoint(config: Config, folder: Path) -> str:
-    """Which checkpoint scores, and what it was trained on, as far as that is known."""
-    own = folder.resolve().is_relative_to(config.paths.work.resolve())
-    trained = "its training data is not recorded here"
-    if own and config.world:
+def open_model(config: Config, checkpoint: str | Path) -> "Model":
+    """The model of a folder or of the Hugging Face hub; its `about` names it and what it was trained on, if known."""
+    from mc3.pretrained import UNRECORDED, load  # slow to import: a wrong option is told before
+
+    model, folder = load(checkpoint), Path(checkpoint)
+    if model.about != UNRECORDED:
+        trained = f"trained on {model.about}"
+    elif not folder.resolve().is_relative_to(config.paths.work.resolve()):
+        trained = "its training data is not recorded here"
+    elif config.world:
         trained = "it learned a generated world of drawings: on real video its scores show the tool, not what sounds"
-    elif own:
+    else:
         trained = f"it was trained with the settings of the profile {config.profile}"
-    return f"checkpoint {folder}: {trained}"
+    model.about = f"checkpoint {checkpoint}: {trained}"
+    return model
+
+
+def read_narrations(path: Path, files: Sequence[Path]) -> dict[Path, pd.DataFrame]:
+    """The narrations of each file (columns time_sec, text), whose name without ending is the `video_uid` in `path`.
+
+    In Ego4D's or EgoClip's format; prints what cannot be used, and which of the files have none.
+    """
+    report, by_stem = Report(path.parent), {file.stem: file for file in files}
+    found = {file: pd.DataFrame(columns=["time_sec", "text"]) for file in files}
+    for uid, rows in ego4d.read_narrations(path, report):
+        if uid in by_stem:
+            kept = [(time, text) for _, time, narration in rows if (text := ego4d.clean(narration))]
+            found[by_stem[uid]] = pd.DataFrame(kept, columns=["time_sec", "text"]).sort_values("time_sec")
+    for reason, count in report.by_reason().items():
+        print(f"{path}: {count} narrations left out: {reason}")
+    if silent := [file.name for file, own in found.items() if own.empty]:
+        print(f"{path}: no narrations of {', '.join(silent)}")
+    return found
 
 
 def run(
-    config: Config, folder: Path, files: Sequence[Path], every_sec: float, window_sec: float, texts: Sequence[str],
-    top: int, out: Path | None = None, page: Path | None = None, extract: Path | None = None,
+    config: Config, checkpoint: str | Path, files: Sequence[Path], every_sec: float, window_sec: float,
+    texts: Sequence[str], top: int, narrations: Path | None = None, out: Path | None = None, page: Path | None = None,
+    extract: Path | None = None,
 ) -> int:  # fmt: skip
-    """Score the files with the checkpoint in `folder`, print the best moments and write what is asked for.
+    """Score the files with a checkpoint, print the best moments and write what is asked for.
 
     Returns the exit code: `FAILED` if a file could not be read; the others are done all the same.
     """
-    from mc3.discover import moments  # slow to import: a wrong name is told before
-    from mc3.model import MC3
-
-    model, tables, failed = MC3.load(folder), dict[Path, pd.DataFrame](), list[str]()
-    print(about_checkpoint(config, folder))
+    told = read_narrations(narrations, files) if narrations else {}
+    model, tables, failed = open_model(config, checkpoint), dict[Path, pd.DataFrame](), list[str]()
+    print(model.about)
     for file in files:
         try:
             with bar(100, 0, main=True) as show:
-                tables[file] = moments(model, file, every_sec, window_sec, texts, partial(_percent, show, file.name))
+                tables[file] = model.discover(
+                    file, every_sec=every_sec, window_sec=window_sec, texts=texts, narrations=told.get(file),
+                    show=partial(_percent, show, file.name),
+                )  # fmt: skip
         except DataError as error:
             failed.append(str(error))
     for file, table in tables.items():
@@ -94,17 +128,36 @@ def run(
         print(best(table, top).round(3).to_string(index=False))
     if tables and out is not None:
         every = pd.concat([table.assign(file=str(file)) for file, table in tables.items()], ignore_index=True)
-        text = every.to_json(orient="records", indent=1) if out.suffix == ".json" else None
-        write_atomic(out, (text or every.to_csv(index=False, float_format="%.6f")).encode())
+        write_table(every, out)
         print(f"\n{len(every)} windows in {out}")
     if tables and page is not None:
-        write_atomic(page, render(tables, top, about_checkpoint(config, folder), page).encode())
+        write_atomic(page, render(tables, top, model.about, page).encode())
         print(f"open {page}")
     if extract is not None:
         print(f"{sum(_extract(file, table, top, extract) for file, table in tables.items())} clips in {extract}")
     for sentence in failed:
         print(f"left out: {sentence}")
     return FAILED if failed else 0
+
+
+def write_table(table: pd.DataFrame, out: Path) -> None:
+    """Write a table as CSV or, by the name's ending, JSON."""
+    text = table.to_json(orient="records", indent=1) if out.suffix == ".json" else None
+    write_atomic(out, (text or table.to_csv(index=False, float_format="%.6f")).encode())
+
+
+def address(file: Path, page: Path) -> str:
+    """The address of a media file as seen from a page, escaped for HTML: relative, or absolute on another drive."""
+    try:
+        return html.escape(quote(Path(os.path.relpath(file.resolve(), page.absolute().parent)).as_posix()))
+    except ValueError:
+        return html.escape(file.resolve().as_uri())
+
+
+def fill(template: str, style: str, script: str, **parts: str) -> str:
+    """A page that may run `script` and nothing else; `parts` are HTML."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return template.format(digest=digest, script=script, style=style, **parts)
 
 
 def _percent(show: Callable[[int, str], None], name: str, done: int, total: int) -> None:
@@ -119,16 +172,11 @@ def best(table: pd.DataFrame, top: int) -> pd.DataFrame:
 def render(tables: dict[Path, pd.DataFrame], top: int, about: str, page: Path) -> str:
     """One page: for each video the player, its curve, its spectrogram and its peaks, which play on click."""
     parts = [_section(number, file, table, top, page) for number, (file, table) in enumerate(tables.items())]
-    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    return PAGE.format(digest=digest, script=SCRIPT, style=STYLE, about=html.escape(about), body="\n".join(parts))
+    return fill(PAGE, STYLE, SCRIPT, about=html.escape(about), body="\n".join(parts))
 
 
 def _section(number: int, file: Path, table: pd.DataFrame, top: int, page: Path) -> str:
     shown, length = best(table, top), float(table["end_sec"].max())
-    try:
-        address = quote(Path(os.path.relpath(file.resolve(), page.absolute().parent)).as_posix())
-    except ValueError:  # on another drive
-        address = file.resolve().as_uri()
     score = table["z"].fillna(table["similarity"]).to_numpy()
     low, high = float(score.min()), float(max(score.max(), score.min() + 1e-6))
     middle = (table["start_sec"] + table["end_sec"]).to_numpy() / 2
@@ -138,11 +186,12 @@ def _section(number: int, file: Path, table: pd.DataFrame, top: int, page: Path)
                     for a, b in zip(shown["start_sec"], shown["end_sec"], strict=True))  # fmt: skip
     rows = "".join(
         f'<tr><td><button type="button" data-from="{row.start_sec}" data-to="{row.end_sec}">{_clock(row.start_sec)}'
-        f"</button></td><td>{_number(row.z)}</td><td>{_number(row.p)}</td><td>{row.similarity:.3f}</td></tr>"
+        f"</button></td><td>{_number(row.z)}</td><td>{_number(row.p)}</td><td>{row.similarity:.3f}</td>"
+        f"<td>{html.escape(str(getattr(row, 'narration', '')))}</td></tr>"
         for row in shown.itertuples()
     )
     name = html.escape(file.name)
-    return SECTION.format(number=number, name=name, address=html.escape(address), length=length,
+    return SECTION.format(number=number, name=name, address=address(file, page), length=length,
                           curve=curve, marks=marks, rows=rows, picture=_spectrogram(file, length),
                           low=f"{low:.2f}", high=f"{high:.2f}")  # fmt: skip
 
@@ -214,7 +263,7 @@ SECTION = """<section data-length="{length}"><h2>{name}</h2>
 <polyline points="{curve}"/>{marks}</svg>
 <img src="{picture}" alt="Spectrogram of the sound"><span class="head"></span></div>
 <table><caption>The best moments; the curve is z, from {low} to {high}. Click a time to play it.</caption>
-<thead><tr><th>at</th><th>z</th><th>p</th><th>cosine</th></tr></thead><tbody>{rows}</tbody></table></section>"""
+<thead><tr><th>at</th><th>z</th><th>p</th><th>cosine</th><th></th></tr></thead><tbody>{rows}</tbody></table></section>"""
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
