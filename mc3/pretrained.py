@@ -256,7 +256,7 @@ class Model(
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", *, offline: bool = False) -> Model:
-    """A trained model: a checkpoint's folder, or else "owner/name" of the Hugging Face hub (`offline`: its cache alone).
+    """A trained model: a checkpoint's folder, or else "owner/name" of the Hugging Face hub (`offline`: its cache).
 
     Nothing of a checkpoint is executed. `DataError` if there is neither, or if it is damaged.
     """

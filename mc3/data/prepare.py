@@ -76,11 +76,12 @@ class ShardJob:
 
 
 def write(config: Config, source: Path | None = None) -> Path:
-    """Cut every clip of a manifest (by default `work/manifest.parquet`) into `paths.shards`, with index and tokenizer; returns that folder.
+    """Cut every clip of a manifest into `paths.shards`, with index and tokenizer; returns that folder.
 
-    The bytes do not depend on the number of processes. Shards that an earlier call or `write_share` finished are kept.
-    Videos that cannot be decoded are left out and listed in `work/shards_report.json`. Time and memory, projected to
-    the paper's number of clips, go to `work/runs/prepare/summary.json`. Raises `DataError` if there is no manifest, or
+    `source` is the manifest, by default `work/manifest.parquet`. The bytes do not depend on the number of processes.
+    Shards that an earlier call or `write_share` finished are kept. Videos that cannot be decoded are left out and
+    listed in `work/shards_report.json`. Time and memory, projected to the paper's number of clips, go to
+    `work/runs/prepare/summary.json`. Raises `DataError` if there is no manifest, or
     more than 1 % of the videos (and more than one) fail.
     """
     folder, work, partial = config.paths.shards, config.paths.work, config.paths.work / "shards.partial"
