@@ -43,7 +43,7 @@ def read_clips(path: Path) -> pd.DataFrame:
     if wrong.any():
         where = f"{path}, row {int(np.flatnonzero(wrong)[0]) + 1}"
         raise DataError(f"{where}: needs a path, and start_sec before end_sec ({wrong.sum()} such rows); correct them")
-    return table.assign(**times, path=table["path"].astype(str))
+    return table.assign(**times, path=table["path"].astype(str)).reset_index(drop=True)
 
 
 def run(

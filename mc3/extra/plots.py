@@ -73,3 +73,25 @@ def narrated(scores: pd.DataFrame, verbs: pd.DataFrame, at_least: int = 50) -> F
     handles = [*left.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
     page.legend(handles=handles, loc="outside upper center", ncols=4)
     return page
+
+
+@styled
+def hits(table: pd.DataFrame, chance: str, reference: str) -> Figure:
+    """The share of sounding actions among the moments that each scorer finds, with intervals over videos.
+
+    `table`: scorer, share, share_low, share_high, best first; lines mark the scorers `chance` and `reference`.
+    """
+    page = figure(PAGE * 0.75, 0.25 * len(table) + 0.95)
+    ax = page.subplots()
+    y = np.arange(len(table))
+    ax.hlines(y, table["share_low"], table["share_high"], color=PALETTE[0], linewidth=0.9)
+    ax.plot(table["share"], y, "o", color=PALETTE[0], markersize=3.6)
+    for name, colour, style in ((reference, "black", "-"), (chance, GREY, DOTTED)):
+        own = float(table.loc[table["scorer"] == name, "share"].iloc[0])
+        ax.axvline(own, color=colour, linewidth=0.9, linestyle=style, label=name)
+    ax.set_yticks(y, list(table["scorer"]))
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set(xlim=(0, 1), xlabel="share of sounding actions; bars: 95 % interval over videos")
+    ax.grid(axis="y", visible=False)
+    page.legend(handles=ax.get_legend_handles_labels()[0], loc="outside lower center", ncols=2)
+    return page
