@@ -18,10 +18,11 @@ import av
 def repeat(source: Path, out: Path, seconds: float) -> float:
     """Write a video's packets again and again, one after the other; returns how long the result is."""
     with av.open(str(source)) as file, av.open(str(out), "w") as target:
-        length = file.duration / av.time_base
         copies = {stream.index: target.add_stream_from_template(stream) for stream in file.streams}
         packets = [packet for packet in file.demux() if packet.dts is not None]
         shown = [(bytes(p), p.stream.index, p.pts, p.dts, p.duration, p.time_base, p.is_keyframe) for p in packets]
+        ends = [float((p.dts + p.duration) * p.time_base) for p in packets]
+        length = max(ends) - min(float(p.dts * p.time_base) for p in packets)
         turns = int(seconds / length) + 1
         for turn in range(turns):
             for data, index, pts, dts, duration, unit, key in shown:

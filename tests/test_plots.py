@@ -124,6 +124,11 @@ FIGURES = {
               **{f"within_verb{end}": [0.5, np.nan] for end in ENDS}),
         table(verb=["take $x$", "turn-off", "rare"], narrations=[1900, 50, 49], sounding=[0.9, 0.0, 1.0],
               shifted=[0.1, 0.0, 0.1])),
+    "hits": lambda: extra_plots.hits(
+        table(scorer=["MC3", "onset", "chance"], share=[0.6, 0.5, 0.3], share_low=[0.5, 0.4, 0.2],
+              share_high=[0.7, 0.6, 0.4]), "chance", "onset"),
+    "mined": lambda: extra_plots.mined(
+        table(method=["MC3", "MC3", "CMC", "CMC"], keep=[0.1, 1.0] * 2, sounding=[0.8, 0.5, 0.6, 0.5])),
     "training": lambda: plots.training(
         table(method=["CMC", "CMC", "MC3", "MC3"], metric="AV ROC", step=[1, 2, 1, 2], value=[0.5, 0.6, 0.5, 0.7])),
     "scatter": lambda: plots.scatter(table(x=[0.0, 1], y=[0.0, 1], group=["cut", "wash"]), "a $ map"),

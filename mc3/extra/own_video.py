@@ -185,7 +185,7 @@ def _section(number: int, file: Path, table: pd.DataFrame, top: int, page: Path)
     marks = "".join(f'<circle cx="{1000 * (a + b) / 2 / length:.1f}" cy="6" r="4"/>'
                     for a, b in zip(shown["start_sec"], shown["end_sec"], strict=True))  # fmt: skip
     rows = "".join(
-        f'<tr><td><button type="button" data-from="{row.start_sec}" data-to="{row.end_sec}">{_clock(row.start_sec)}'
+        f'<tr><td><button type="button" data-from="{row.start_sec}" data-to="{row.end_sec}">{clock(row.start_sec)}'
         f"</button></td><td>{_number(row.z)}</td><td>{_number(row.p)}</td><td>{row.similarity:.3f}</td>"
         f"<td>{html.escape(str(getattr(row, 'narration', '')))}</td></tr>"
         for row in shown.itertuples()
@@ -222,7 +222,8 @@ def _extract(file: Path, table: pd.DataFrame, top: int, folder: Path) -> int:
     return min(top, int((table["peak"] > 0).sum()))
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as minutes:seconds with one decimal."""
     return f"{int(seconds) // 60}:{seconds % 60:04.1f}"
 
 

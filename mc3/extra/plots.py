@@ -95,3 +95,21 @@ def hits(table: pd.DataFrame, chance: str, reference: str) -> Figure:
     ax.grid(axis="y", visible=False)
     page.legend(handles=ax.get_legend_handles_labels()[0], loc="outside lower center", ncols=2)
     return page
+
+
+@styled
+def mined(table: pd.DataFrame) -> Figure:
+    """The share of sounding clips among the best ones of each method, by how many are kept.
+
+    `table`: method, keep, sounding; each method has a row that keeps all, which is the base rate.
+    """
+    page = figure(PAGE * 0.6, 2.2)
+    ax = page.subplots()
+    for (name, own), colour in zip(table.groupby("method", sort=False), PALETTE, strict=False):
+        ax.plot(own["keep"], own["sounding"], color=colour, label=str(name))
+    ax.axhline(
+        float(table.loc[table["keep"] == 1, "sounding"].iloc[0]), color=GREY, linestyle=DOTTED, label="all clips"
+    )
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of the clips kept", ylabel="share that sounds")
+    page.legend(handles=ax.get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
+    return page

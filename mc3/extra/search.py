@@ -74,7 +74,7 @@ def run(
     if out is not None:
         own_video.write_table(table, out)
     if page is not None:
-        page.write_text(render(table, query, model.about, page), "utf-8")
+        page.write_text(render(table, query, part, model.about, page), "utf-8")
         print(f"open {page}")
     if mux is not None:
         best = table[table["file"] != ""].iloc[:1]
@@ -98,23 +98,28 @@ def put_sound(pictures: Path, sound: Path, start: float, out: Path) -> None:
         cutting.with_sound(pictures, media.waveforms_of(sound, windows, rate), rate, own, out.suffix)
 
 
-def render(table: pd.DataFrame, query: str, about: str, page: Path) -> str:
+def render(table: pd.DataFrame, query: str, part: Sequence[float] | None, about: str, page: Path) -> str:
     """One page: the query and the rows found, which play."""
     rows = "".join(
         f"<tr><td>{row.rank}</td><td>{row.similarity:.3f}</td>"
         f"<td>{_player(Path(row.file), row.start_sec, row.end_sec, page) if row.file else ''}</td>"
-        f"<td>{html.escape(Path(row.file).name)}<br>{html.escape(row.text)}</td></tr>"
+        f"<td>{_place(row.file, row.start_sec, row.end_sec)}{html.escape(row.text)}</td></tr>"
         for row in table.itertuples()
     )
-    asked = _player(Path(query), None, None, page) if Path(query).is_file() else ""
-    return own_video.fill(
-        PAGE, STYLE, "", about=html.escape(about), query=html.escape(Path(query).name if asked else query),
-        player=asked, rows=rows,
-    )  # fmt: skip
+    start, end = part or (None, None)
+    asked = _player(Path(query), start, end, page) if Path(query).is_file() else ""
+    name = _place(query, start, end).removesuffix("<br>") if asked else html.escape(query)
+    return own_video.fill(PAGE, STYLE, "", about=html.escape(about), query=name, player=asked, rows=rows)
+
+
+def _place(file: str, start: float | None, end: float | None) -> str:
+    """A file's name and the part of it, and a line break; "" without a file."""
+    part = "" if start is None or end is None else f", {own_video.clock(start)} to {own_video.clock(end)}"
+    return f"{html.escape(Path(file).name)}{part}<br>" if file else ""
 
 
 def _player(file: Path, start: float | None, end: float | None, page: Path) -> str:
-    part = "" if start is None else f"#t={start:.2f},{end:.2f}"
+    part = "" if start is None or end is None else f"#t={start:.2f},{end:.2f}"
     kind = "audio" if file.suffix.lower() in SOUNDS else "video"
     name = html.escape(file.name)
     return f'<{kind} src="{own_video.address(file, page)}{part}" controls preload="metadata" title="{name}"></{kind}>'
@@ -122,6 +127,7 @@ def _player(file: Path, start: float | None, end: float | None, page: Path) -> s
 
 STYLE = """body { font: 16px/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 64rem; padding: 0 1rem;
   color-scheme: light dark; } video { height: 9rem; max-width: 100%; background: #000; }
+caption { text-align: left; white-space: nowrap; }
 table { border-collapse: collapse; } th, td { padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; }
 td { overflow-wrap: anywhere; }"""
 
