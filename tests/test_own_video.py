@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from browser import browser, needs_browser
+from PIL import Image
 from raw_files import clicks, numbered, write_media, write_raw
 
 import mc3
@@ -80,7 +81,9 @@ def test_a_folder_with_bad_files_does_the_rest_lists_them_and_has_an_exit_code_o
 
 
 def test_the_moments_are_cut_out_with_their_sound(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
-    discover(folder, checkpoint, "--extract", str(tmp_path / "clips"), "--top", "2")
+    picture = tmp_path / "timeline.png"
+    discover(folder, checkpoint, "--extract", str(tmp_path / "clips"), "--top", "2", "--picture", str(picture))
+    assert Image.open(picture).width > 900
     files = sorted((tmp_path / "clips").iterdir())
     assert len(files) == 4
     for file in files:
@@ -106,7 +109,7 @@ def test_what_a_checkpoint_learned_is_said(mini_config: Config, checkpoint: Path
      (["--window", "-1"], "--window -1.0: give more"), (["--top", "-1"], "--top -1: give 1 or more"),
      (["--out", "x.txt"], "give a name that ends in .csv or .json"), (["--page", "x.txt"], "ends in .html"),
      (["--narrations", "none.csv"], "no file none.csv"), (["--out", "none/x.csv"], "there is no folder"),
-     (["--extract", "none/clips"], "there is no folder")],
+     (["--picture", "x.gif"], "ends in .png or .svg or .pdf"), (["--extract", "none/clips"], "there is no folder")],
 )  # fmt: skip
 def test_options_are_checked_before_any_work(folder: Path, capsys, arguments: list[str], message: str) -> None:
     assert main(["discover", str(folder), *arguments]) == 1
@@ -329,6 +332,34 @@ def test_shards_are_cut_from_a_filtered_manifest(mini_config: Config, checkpoint
     index = read_index(mini_config.paths.shards)
     assert set(index["clip_id"]) <= set(kept["clip_id"])
     assert index.loc[(index["dataset"] == "ego4d") & (index["split"] == "train"), "score"].notna().all()
+
+
+def test_each_command_runs_on_real_recordings(shared_data: Path, checkpoint: Path, tmp_path: Path, capsys) -> None:
+    """Of the three videos one has sound; of ESC-10 a folder of sounds."""
+    videos, common = shared_data / "video", ["--checkpoint", str(checkpoint)]
+    table, out = tmp_path / "all.csv", tmp_path / "found.json"
+    assert main(["discover", str(videos), "--out", str(table), *common]) == own_video.FAILED
+    left = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    assert len(left) == len([f for f in videos.iterdir() if f.suffix in own_video.VIDEOS]) - 1
+    assert all("has no sound" in line for line in left)
+    assert {Path(name).name for name in pd.read_csv(table)["file"]} == {"mmaction2_test.avi"}
+    sounds = next(folder for folder in sorted((shared_data / "audio" / "esc10").iterdir()) if folder.is_dir())
+    assert main(["index", str(videos), str(sounds), "--out", str(tmp_path / "index"), *common]) == 0
+    silent, mux = videos / "mmaction2_test_noaudio.mp4", tmp_path / "mux.mp4"
+    found = ["--out", str(out), "--mux", str(mux), "--page", str(tmp_path / "page.html")]
+    assert main(["retrieve", str(tmp_path / "index"), str(silent), *found, *common]) == 0
+    assert len(json.loads(out.read_text())) == 10
+    with av.open(str(mux)) as file:
+        assert (len(file.streams.video), len(file.streams.audio)) == (1, 1)
+    clips = pd.DataFrame({"path": ["mmaction2_test.avi"] * 3, "start_sec": [0.0, 2.0, 4.0], "end_sec": [1.5, 3.5, 5.5]})
+    clips.to_csv(tmp_path / "clips.csv", index=False)
+    kept = tmp_path / "kept.csv"
+    root = ["--root", str(videos), "--keep", "0.34", "--out", str(kept)]
+    assert main(["filter", str(tmp_path / "clips.csv"), *root, *common]) == 0
+    windows = pd.read_csv(table).set_index("start_sec")["similarity"][[0.0, 2.0, 4.0]]
+    assert pd.read_csv(kept)[["start_sec", "score"]].to_numpy().tolist() == [
+        [windows.idxmax(), pytest.approx(windows.max(), abs=1e-4)]
+    ]
 
 
 @needs_browser

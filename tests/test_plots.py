@@ -86,6 +86,11 @@ def trials() -> pd.DataFrame:
     return made.assign(**scores, **{f"{name}_std": [0.01, np.nan, np.nan] for name in scores})
 
 
+def windows_of() -> pd.DataFrame:
+    starts = 0.5 * np.arange(40)
+    return table(start_sec=starts, end_sec=starts + 1.5, similarity=0.1 * np.sin(starts), z=np.sin(starts))
+
+
 def table(**columns: object) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
@@ -127,6 +132,9 @@ FIGURES = {
     "hits": lambda: extra_plots.hits(
         table(scorer=["MC3", "onset", "chance"], share=[0.6, 0.5, 0.3], share_low=[0.5, 0.4, 0.2],
               share_high=[0.7, 0.6, 0.4]), "chance", "onset"),
+    "timeline": lambda: extra_plots.timeline({
+        name: (moments.head(2), moments, np.random.default_rng(0).normal(size=(64, 90)))
+        for name, moments in (("a_$1$.mp4", windows_of()), ("b.mp4", windows_of().assign(z=np.nan)))}),
     "mined": lambda: extra_plots.mined(
         table(method=["MC3", "MC3", "CMC", "CMC"], keep=[0.1, 1.0] * 2, sounding=[0.8, 0.5, 0.6, 0.5])),
     "training": lambda: plots.training(

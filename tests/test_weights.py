@@ -18,8 +18,10 @@ from safetensors.torch import load_file, save_file
 from timm.models.deit import VisionTransformerDistilled
 from transformers import DistilBertConfig, DistilBertModel
 
+import mc3
 from mc3 import cli
 from mc3.config import AudioConfig, ModelConfig, TextConfig, VideoConfig
+from mc3.data import tokenizer
 from mc3.encoders.audio import AudioEncoder
 from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import VideoEncoder
@@ -427,3 +429,41 @@ def test_the_command_writes_the_same_files_for_a_profile_each_time(path, tmp_pat
     assert cli.main(["weights", "convert", "--kind", "deit", "egovlp.pth", "--out", "c"]) == 1
     assert capsys.readouterr().err.startswith("mc3: egovlp.pth")
     assert not Path("c").exists()
+
+
+def test_converted_folders_join_to_a_checkpoint_that_computes_their_encoders(
+    tmp_path, mini_settings, monkeypatch, capsys
+):
+    words = tokenizer.train(["washes a plate", "opens a door"], 30)
+    (tmp_path / "words").mkdir()
+    words.save(str(tmp_path / "words" / "tokenizer.json"))
+    mini_settings["model"] = asdict(replace(CONFIG, text=replace(CONFIG.text, tokenizer="words", vocab_size=64)))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(mini_settings))
+    monkeypatch.chdir(tmp_path)
+    states = {"av": audio_state() | video_state(16), "al": audio_state() | text_state(), "deit": image_model()}
+    states["al"]["text_model.embeddings.word_embeddings.weight"] = random(64, DIM)
+    for name, state in states.items():
+        torch.save(
+            {"state_dict" if name != "deit" else "model": parallel(state) if name != "deit" else state}, f"{name}.pth"
+        )
+        kind = "deit" if name == "deit" else "soundingactions"
+        assert cli.main(["weights", "convert", "--kind", kind, f"{name}.pth", "--out", name]) == 0
+    assert cli.main(["weights", "join", "av", "al", "--out", "model"]) == 0
+    assert "audio of av.pth" in capsys.readouterr().out
+    model = mc3.load("model")
+    assert "text of al.pth (soundingactions, not stated by its publisher" in model.about
+    for modality, name in (("audio", "av"), ("video", "av"), ("text", "al")):
+        known = load_file(f"{name}/{modality}.safetensors")
+        own = model.encoders[modality].state_dict()
+        assert all(torch.equal(own[key], tensor) for key, tensor in known.items())
+        assert own.keys() == known.keys()
+    assert model.embed(text="washes a plate", audio=(np.zeros(24000), 16000))["audio"].shape == (1, WIDTH)
+    for folders, message in (
+        (["av"], "no text.safetensors in av"),
+        (["deit", "av", "al"], "deit/audio.safetensors has no"),
+    ):
+        assert cli.main(["weights", "join", *folders, "--out", "other"]) == 1
+        assert message in capsys.readouterr().err
+    assert cli.main(["weights", "convert", "av.pth", "--out", "other"]) == 1
+    assert "takes one file and its --kind" in capsys.readouterr().err
+    assert not Path("other").exists()

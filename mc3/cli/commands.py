@@ -43,6 +43,7 @@ USE, REPRODUCE, DATA, EXPLORE = GROUPS = list(map(Group, ("use a model", "reprod
     option("--top", type=int, default=10, help="how many moments of each video (default: 10)"),
     option("--out", type=Path, metavar="FILE", help="write all windows there, as .csv or .json"),
     option("--page", type=Path, metavar="HTML", help="write a page that plays the moments by click"),
+    option("--picture", type=Path, metavar="FILE", help="draw z, spectrogram and moments, as .png, .svg or .pdf"),
     option("--extract", type=Path, metavar="FOLDER", help="cut the moments out as MP4 with sound"))  # fmt: skip
 def discover(args: Arguments) -> int:
     """Find the moments of a video whose sound comes from the action in the picture.
@@ -56,9 +57,10 @@ def discover(args: Arguments) -> int:
         check_exists(args.narrations)
     own = extra.own_video
     files = own.files_of(args.video)
-    own.check_targets(out=(args.out, own.WRITERS), page=(args.page, [".html"]), extract=(args.extract, []))
+    own.check_targets(out=(args.out, own.WRITERS), page=(args.page, [".html"]),
+                      picture=(args.picture, own.PICTURES), extract=(args.extract, []))  # fmt: skip
     scoring = (args.every, args.window, args.text, args.top, args.narrations)
-    return own.run(args.settings, checkpoint_of(args), files, *scoring, args.out, args.page, args.extract)
+    return own.run(args.settings, checkpoint_of(args), files, *scoring, args.out, args.page, args.picture, args.extract)
 
 
 @USE.command("mc3 index my_videos sounds.txt --out my_index",
@@ -146,15 +148,23 @@ def evaluate(args: Arguments) -> None:
 
 
 @USE.command("mc3 weights convert --kind egovlp egovlp.pth --out weights/egovlp",
-    option("action", choices=["convert"], help="what to do with the file"),
-    option("file", type=Path, help="the checkpoint as published"),
-    option("--kind", required=True, help="egovlp, lavila, soundingactions, deit, ast or ssast"),
-    option("--out", required=True, type=Path, metavar="FOLDER", help="for MODALITY.safetensors, card.json"),
+    option("action", choices=["convert", "join"], help="convert a file, or join converted folders to a checkpoint"),
+    option("source", type=Path, nargs="+", help="the checkpoint as published; to join: folders, the first that has a "
+           "modality counts"),
+    option("--kind", help="to convert: egovlp, lavila, soundingactions, deit, ast or ssast"),
+    option("--out", required=True, type=Path, metavar="FOLDER", help="for MODALITY.safetensors, card.json; when joined "
+           "for a checkpoint that --checkpoint takes"),
 )  # fmt: skip
 def weights(args: Arguments) -> None:
-    """Convert a published checkpoint into weights that a profile's `init` can name."""
-    check_exists(args.file)
-    print(*extra.weights.write(args.file, args.kind, args.settings.model, args.out), sep="\n")
+    """Convert a published checkpoint into weights that a profile's `init` can name, and join such to a checkpoint."""
+    check_exists(*args.source)
+    if args.action == "join":
+        about = extra.weights.join(args.source, args.settings.model, args.out)
+        print(f"{args.out}: {about}")
+    elif args.kind is None or len(args.source) != 1:
+        raise ConfigError("mc3 weights convert takes one file and its --kind, e.g. --kind egovlp egovlp.pth")
+    else:
+        print(*extra.weights.write(args.source[0], args.kind, args.settings.model, args.out), sep="\n")
 
 
 @REPRODUCE.command("mc3 repro -- --force manifest",

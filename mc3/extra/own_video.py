@@ -5,7 +5,7 @@ import hashlib
 import html
 import io
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from mc3.data.audio import fbank
 from mc3.data.cutting import mp4_of
 from mc3.data.media import probe, waveforms_of
 from mc3.errors import ConfigError, DataError
-from mc3.files import is_safe_id, write_atomic
+from mc3.files import atomic, is_safe_id, write_atomic
 from mc3.progress import bar
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FAILED = 3  # exit code where some file could not be read
 VIDEOS = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".3gp", ".flv", ".wmv"}
-WRITERS = (".csv", ".json")
+WRITERS, PICTURES = (".csv", ".json"), (".png", ".svg", ".pdf")
 RATE, MEL_BINS, MOST_COLUMNS = 16000, 64, 1000  # of the page's spectrogram
 
 
@@ -103,7 +103,7 @@ def read_narrations(path: Path, files: Sequence[Path]) -> dict[Path, pd.DataFram
 def run(
     config: Config, checkpoint: str | Path, files: Sequence[Path], every_sec: float, window_sec: float,
     texts: Sequence[str], top: int, narrations: Path | None = None, out: Path | None = None, page: Path | None = None,
-    extract: Path | None = None,
+    picture: Path | None = None, extract: Path | None = None,
 ) -> int:  # fmt: skip
     """Score the files with a checkpoint, print the best moments and write what is asked for.
 
@@ -133,6 +133,15 @@ def run(
     if tables and page is not None:
         write_atomic(page, render(tables, top, model.about, page).encode())
         print(f"open {page}")
+    if tables and picture is not None:
+        from mc3.extra.plots import timeline
+
+        drawn = timeline(
+            {f.name: (best(t, top), t, energy_of(f, float(t["end_sec"].max()))) for f, t in tables.items()}
+        )
+        with atomic(picture) as own:
+            drawn.savefig(own, format=picture.suffix[1:], dpi=150)
+        print(f"timeline in {picture}")
     if extract is not None:
         print(f"{sum(_extract(file, table, top, extract) for file, table in tables.items())} clips in {extract}")
     for sentence in failed:
@@ -196,15 +205,17 @@ def _section(number: int, file: Path, table: pd.DataFrame, top: int, page: Path)
                           low=f"{low:.2f}", high=f"{high:.2f}")  # fmt: skip
 
 
-def _spectrogram(file: Path, length: float) -> str:
-    """The log-mel energies of the whole sound, at most `MOST_COLUMNS` wide, as a data URI."""
+def energy_of(file: Path, length: float) -> np.ndarray:
+    """The log-mel energies of the whole sound, float32 [mel, time], lowest band first, at most `MOST_COLUMNS` wide."""
     step = max(0.1, length / MOST_COLUMNS)
     windows = [(t, t + step) for t in np.arange(0.0, min(length, probe(file.resolve()).duration_sec) - step, step)]
-    sounds: Iterator[np.ndarray] = waveforms_of(file.resolve(), windows, RATE)
-    columns = [fbank(sound, RATE, MEL_BINS).mean(axis=0) for sound in sounds]
-    if not columns:
-        return ""
-    energy = np.stack(columns, axis=1)[::-1]
+    columns = [fbank(sound, RATE, MEL_BINS).mean(axis=0) for sound in waveforms_of(file.resolve(), windows, RATE)]
+    return np.stack(columns, axis=1) if columns else np.zeros((MEL_BINS, 1), np.float32)
+
+
+def _spectrogram(file: Path, length: float) -> str:
+    """`energy_of` as a picture, a data URI."""
+    energy = energy_of(file, length)[::-1]
     low, high = np.quantile(energy, [0.02, 0.995])
     grey = np.uint8(255 - 255 * np.clip((energy - low) / max(high - low, 1e-6), 0, 1))
     buffer = io.BytesIO()

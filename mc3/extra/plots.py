@@ -1,6 +1,6 @@
 """Figures of the experiments beyond the paper, in `mc3.paper.plots`' style."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,4 +112,28 @@ def mined(table: pd.DataFrame) -> Figure:
     )
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of the clips kept", ylabel="share that sounds")
     page.legend(handles=ax.get_legend_handles_labels()[0], loc="outside lower center", ncols=3)
+    return page
+
+
+@styled
+def timeline(videos: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, np.ndarray]]) -> Figure:
+    """Along each video, the curve of z (or of the cosine) with the best moments, above the spectrogram.
+
+    By file name: the best moments and all windows (`mc3.discover.moments`), and log-mel energies [mel, time].
+    """
+    page = figure(PAGE, 2.1 * len(videos))
+    for row, (name, (best, windows, energy)) in zip(
+        page.subfigures(len(videos), 1, squeeze=False), videos.items(), strict=True
+    ):
+        above, below = row[0].subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        column = "z" if windows["z"].notna().any() else "similarity"
+        middle = (windows["start_sec"] + windows["end_sec"]) / 2
+        above.plot(middle, windows[column], color=PALETTE[0], linewidth=0.9)
+        above.plot((best["start_sec"] + best["end_sec"]) / 2, best[column], "o", color=PALETTE[1], markersize=3.6)
+        above.set(ylabel="z" if column == "z" else "cosine")
+        above.set_title(name.replace("$", r"\$"), loc="left")
+        span = (0.0, float(windows["end_sec"].max()), 0, len(energy))
+        below.imshow(energy, aspect="auto", origin="lower", cmap="Greys", extent=span)
+        below.set(xlabel="seconds", ylabel="mel band", xlim=span[:2])
+        below.grid(visible=False)
     return page

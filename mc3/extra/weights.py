@@ -8,16 +8,18 @@ error that names it. Checkpoints are pickles: torch's weights-only loader reads 
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from mc3.config import ModelConfig
+from mc3.data import tokenizer
 from mc3.encoders.audio import fit_grid, patch_grid
 from mc3.encoders.video import fit_frames
 from mc3.errors import ConfigError, DataError
@@ -62,6 +64,36 @@ def write(source: str | Path, kind: str, config: ModelConfig, out: str | Path) -
     for name, data in content.items():
         write_atomic(Path(out, name), data)
     return [Path(out, name) for name in content]
+
+
+def join(folders: Sequence[Path], config: ModelConfig, out: Path) -> str:
+    """Write a checkpoint folder for `mc3.load` of converted weights; returns what its card says of their origin.
+
+    Each modality is of the first of `folders` that has it. `DataError` if none has, if it lacks the projection onto the
+    common sphere (ImageNet's weights do), or does not fit `config`; `ConfigError` for a tokenizer that is yet to learn.
+    """
+    found = {m: next((f for f in folders if (f / f"{m}.safetensors").is_file()), None) for m in ENCODERS}
+    if missing := [modality for modality, folder in found.items() if folder is None]:
+        where = f"no {missing[0]}.safetensors in {', '.join(map(str, folders))}"
+        raise DataError(f"{where}; add a folder of `mc3 weights convert` that has it")
+    if config.text.tokenizer == "train":
+        raise ConfigError("model.text.tokenizer is `train`; give a profile with a published one by --config")
+    from mc3.pretrained import Model
+
+    origins = []
+    for modality, folder in found.items():
+        assert folder is not None
+        with safe_open(folder / f"{modality}.safetensors", "pt") as file:
+            if not any(name.startswith("projection.") for name in file.keys()):  # noqa: SIM118, it is no dictionary
+                lacks = f"{folder}/{modality}.safetensors has no projection onto the common sphere"
+                raise DataError(f"{lacks}; take it from a checkpoint that was trained with the others, or train it")
+        card = json.loads((folder / "card.json").read_text())
+        origins.append(f"{modality} of {card['source']} ({card['kind']}, {card['licence']})")
+    model = Model(config, tokenizer.make(config.text, []))
+    model.init_from({modality: Path(f"{folder}/{modality}.safetensors") for modality, folder in found.items()})
+    model.about = f"its publishers' data: {', '.join(origins)}"
+    model.save_pretrained(out)
+    return model.about
 
 
 def convert(source: str | Path, kind: str, config: ModelConfig) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
