@@ -52,6 +52,12 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def reserve(file: int) -> None:
+    """Give an open sparse file its space: a full disk is an error now, not a crash when a mapped page is written."""
+    if hasattr(os, "posix_fallocate") and (size := os.fstat(file).st_size):  # not on macOS
+        os.posix_fallocate(file, 0, size)
+
+
 def lock(path: Path, busy: str) -> IO[str]:
     """Lock a file until the returned one is closed or this process ends; `DataError(busy)` if another process has."""
     file = path.open("a")
