@@ -26,7 +26,6 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset, Subset
 
 from mc3.config import Config, ModelConfig, as_dict, build
-from mc3.data import batches
 from mc3.encoders import text
 from mc3.encoders.audio import AudioEncoder
 from mc3.encoders.text import TextEncoder
@@ -35,6 +34,7 @@ from mc3.encoders.video import VideoEncoder, fit_frames
 from mc3.errors import ConfigError, DataError
 from mc3.files import swapped
 from mc3.methods import MODALITIES
+from mc3.pools import load
 
 ENCODERS: dict[str, Any] = {"video": VideoEncoder, "audio": AudioEncoder, "text": TextEncoder}
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
@@ -143,7 +143,7 @@ def embed_clips(
     found: dict[str, list[Tensor]] = {m: [] for m in MODALITIES if m in modalities}
     rows = list(range(len(dataset)))  # type: ignore[arg-type]  # map-style
     with state.split_between_processes(rows) as mine, torch.inference_mode():
-        loader = batches.load(Subset(dataset, mine), workers, batch_size=batch_size)
+        loader = load(Subset(dataset, mine), workers, batch_size=batch_size)
         steps = -(-len(mine) // batch_size)
         for batch in track(loader, title, steps, disable=not (title and state.is_main_process)):
             for m, embedding in model({m: batch[m].to(device) for m in found}).items():

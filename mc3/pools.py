@@ -1,4 +1,4 @@
-"""Pools of processes that end with the process that started them, and say so if one of theirs is killed."""
+"""Processes beside this one: they end with it, and that one of them was killed or hangs is an error with a name."""
 
 import multiprocessing
 import os
@@ -8,8 +8,11 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from typing import Any
 
 from mc3.errors import DataError
+
+HANGING_SEC = 1800  # a worker that sends no batch for so long will send none
 
 
 @contextmanager
@@ -52,3 +55,16 @@ def follow(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def load(clips: Any, workers: int, **settings: Any) -> Iterator[Any]:
+    """The batches of a `DataLoader`; `DataError` if one of its processes is killed or hangs."""
+    from torch.utils.data import DataLoader
+
+    try:
+        yield from DataLoader(clips, num_workers=workers, timeout=HANGING_SEC if workers else 0, **settings)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader"):
+            raise
+        fault = f"the processes that read clips ({workers}, train.workers) sent nothing more: {error}"
+        raise DataError(f"{fault}; the same command continues from what was saved") from error

@@ -37,6 +37,7 @@ from mc3.errors import ConfigError
 from mc3.files import code_identity, sha256
 from mc3.methods import Method
 from mc3.model import MC3, embed_clips, freeze, recompute, use_precision
+from mc3.pools import load
 
 STOPPED = 75  # sysexits.h EX_TEMPFAIL
 Values = dict[str, Any]  # a row of metrics.jsonl, or a saved state
@@ -287,7 +288,7 @@ class Trainer:
 
         rows, workers = map(items, range(first, len(self.plans[k]))), self.config.train.workers
         pinned = self.accelerator.device.type == "cuda"
-        return batches.load(self.clips, workers, batch_sampler=rows, pin_memory=pinned)
+        return load(self.clips, workers, batch_sampler=rows, pin_memory=pinned)
 
     def collect(self, pending: list[tuple[Values, Tensors]], stop: list[int]) -> tuple[list[Values], bool]:
         """Rows of metrics with numbers for tensors, in one transfer, and whether any process received SIGTERM."""

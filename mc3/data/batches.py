@@ -5,18 +5,13 @@ together, never from the state of a generator. So a run can resume from any step
 """
 
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
-from torch.utils.data import DataLoader, Dataset
 
-from mc3.errors import ConfigError, DataError
-
-HANGING_SEC = 1800  # a worker that sends no batch for so long will send none
+from mc3.errors import ConfigError
 
 
 def seed_of(*parts: int) -> int:
@@ -42,17 +37,6 @@ def shares(size: int, processes: int) -> list[np.ndarray]:
         fault = f"train.batch_size is {size}, which {processes} processes cannot share"
         raise ConfigError(f"{fault}; make it at least the number of processes, or start fewer, one or more")
     return np.array_split(np.arange(size), processes)
-
-
-def load(clips: Dataset, workers: int, **settings: Any) -> Iterator[Any]:
-    """The batches of a `DataLoader`; `DataError` if one of its processes is killed or hangs."""
-    try:
-        yield from DataLoader(clips, num_workers=workers, timeout=HANGING_SEC if workers else 0, **settings)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader"):
-            raise
-        fault = f"the processes that read clips ({workers}, train.workers) sent nothing more: {error}"
-        raise DataError(f"{fault}; the same command continues from what was saved") from error
 
 
 def sample_frames(count: int, stored: int, taken: int, seed: int, stage: int, step: int) -> np.ndarray:
