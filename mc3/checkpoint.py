@@ -118,7 +118,8 @@ class Run:
                 sync(part)
             except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
                 part.unlink(missing_ok=True)
-                raise error if isinstance(error, OSError) else OSError(0, str(error).splitlines()[0]) from error
+                cause = error if isinstance(error, OSError) else error.__context__
+                raise cause if isinstance(cause, OSError) else OSError(0, str(error).splitlines()[0]) from error
             sync(self.metrics)  # its lines must be on disk before the state is
             part.replace(self.folder / f"state-{steps:08d}-{sha256(part)}.pt")
             sync(self.folder)
