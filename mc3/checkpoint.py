@@ -8,9 +8,7 @@ All randomness in training is drawn from numbers that name its position (`mc3.da
 generators and does not depend on the number of processes.
 """
 
-import fcntl
 import json
-import os
 import re
 import shutil
 import signal
@@ -21,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from mc3.config import Config
 from mc3.errors import DataError
-from mc3.files import sha256, write_atomic
+from mc3.files import link_or_copy, lock, sha256, swapped, sync, write_atomic
 from mc3.model import MC3
 
 STATE = re.compile(r"state-\d{8,}-[0-9a-f]{64}\.pt")  # the hash is of its bytes, so that a truncated one is recognised
@@ -37,19 +34,17 @@ class Run:
 
     def __init__(self, config: Config, method: str, seed: int, fingerprint: str, main: bool) -> None:
         self.target, self.folder = config.paths.checkpoint(method, seed), config.paths.run(method, seed)
+        self.made = config.paths.made("train", method, seed)
         self.output = self.folder / "output"
         self.metrics = self.output / "metrics.jsonl"
         self.fingerprint, self.main = fingerprint, main
         if main:
             with self.writing():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self.lock_file = (self.folder / "lock").open("a")
-                try:
-                    fcntl.lockf(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which workers forked later do not hold
-                except (BlockingIOError, PermissionError):
-                    several = "accelerate launch, or on the CPU by torchrun with ACCELERATE_USE_CPU=true"
-                    raise DataError(f"another process is training {self.folder.name}; wait for it or stop it. Several "
-                                    f"processes of one training are started by {several}") from None  # fmt: skip
+                several = "accelerate launch, or on the CPU by torchrun with ACCELERATE_USE_CPU=true"
+                busy = f"another process is training {self.folder.name}; wait for it or stop it. "
+                busy += f"Several processes of one training are started by {several}"
+                self.lock_file = lock(self.folder / "lock", busy)
 
     def states(self) -> list[Path]:
         """The states on disk, newest first."""
@@ -91,10 +86,10 @@ class Run:
         """Turn a full disk or a read-only folder into a `DataError`."""
         try:
             yield
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             states = self.states()
             kept = f"{states[0]} is intact, and the same command resumes from it" if states else "nothing was saved yet"
-            place = f"{self.folder} ({getattr(error, 'strerror', None) or error})"
+            place = f"{error.filename or self.folder} ({error.strerror or error})"
             raise DataError(f"cannot write to {place}; free some space or fix its permissions: {kept}") from error
 
     def log(self, rows: list[dict[str, Any]], timing: dict[str, float] | None = None) -> None:
@@ -103,12 +98,13 @@ class Run:
             return
         timings = [] if timing is None else [{"step": rows[-1]["step"], **timing}]
         for file, lines, prefix in ((self.metrics, rows, ""), (self.folder / "timings.jsonl", timings, "time/")):
-            with self.writing(), file.open("a") as stream:
-                stream.writelines(json.dumps(line) + "\n" for line in lines)
-            for line in lines:
-                for key, value in line.items():
-                    if isinstance(value, float):
-                        self.writer.add_scalar(prefix + key, value, line["step"])
+            with self.writing():
+                with file.open("a") as stream:
+                    stream.writelines(json.dumps(line) + "\n" for line in lines)
+                for line in lines:
+                    for key, value in line.items():
+                        if isinstance(value, float):
+                            self.writer.add_scalar(prefix + key, value, line["step"])
 
     def save(self, steps: int, **state: Any) -> None:
         """Write the state after `steps` steps, and keep the `KEPT_STATES` newest; all of them if the disk is full."""
@@ -122,7 +118,8 @@ class Run:
                 sync(part)
             except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
                 part.unlink(missing_ok=True)
-                raise error if isinstance(error, OSError) else OSError(0, str(error).splitlines()[0]) from error
+                cause = error if isinstance(error, OSError) else error.__context__
+                raise cause if isinstance(cause, OSError) else OSError(0, str(error).splitlines()[0]) from error
             sync(self.metrics)  # its lines must be on disk before the state is
             part.replace(self.folder / f"state-{steps:08d}-{sha256(part)}.pt")
             sync(self.folder)
@@ -130,32 +127,19 @@ class Run:
                 old.unlink()
 
     def finish(self, model: MC3, stored: str) -> None:
-        """Write final/ and move the whole output to work/checkpoints, in place of an older one."""
+        """Write final/, put the whole output in place of an older one in work/checkpoints, and record it as made."""
         if not self.main:
             return
         with self.writing():
             self.writer.close()
             model.save(self.output / "final", stored)
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            old = self.folder / "old"
-            shutil.rmtree(old, ignore_errors=True)  # of a run that was killed here
-            if self.target.exists():
-                self.target.rename(old)
-            self.output.rename(self.target)
-            sync(self.target.parent)
-            for state in self.states():
+            with swapped(self.target) as new:
+                shutil.copytree(self.output, new, copy_function=link_or_copy, dirs_exist_ok=True)
+            write_atomic(self.made, self.fingerprint.encode())
+            for state in self.states():  # after a kill before this line, the newest is resumed, and this done again
                 state.unlink()
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(self.output)
         self.lock_file.close()
-
-
-def sync(path: Path) -> None:
-    """Wait until the content of a file, or the names in a folder, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
-"""Files: atomic writes of files and folders, ids that are safe in a path, and hashes of content and of code."""
+"""Files: atomic writes of files and folders, locks, ids that are safe in a path, hashes of content and of code."""
 
 import ast
+import fcntl
 import hashlib
 import json
 import os
@@ -11,12 +12,13 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from mc3.errors import DataError
+from mc3.errors import DataError, UserError
 
 PACKAGE = Path(__file__).parent
 TRACKED = {"mc3.methods": ("PRETRAIN", "ALIGN", "SSAST", "METHODS", "OTHERS")}  # literals that are DVC's parameters
+SYSTEM_ERROR = re.compile(r"(?i:errno =? ?|os error )(\d+)")  # as HDF5, safetensors and shutil report a full disk
 SAFE_ID = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,200}")
 MARKER = ".mc3-written"  # in a folder that this program wrote as a whole: its files, as `sha256sum` lists them
 
@@ -27,14 +29,76 @@ def is_safe_id(value: Any) -> bool:
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path`, of this process alone; the file written to it becomes `path` if no error occurs."""
-    own = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
+def naming(path: Path) -> Iterator[None]:
+    """Make a system's error that names no file, as a full disk's, an `OSError` that names `path`."""
     try:
-        yield own
-        own.replace(path)
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = error.filename or str(path)
+        elif found := SYSTEM_ERROR.search(str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        raise
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def reserve(file: int) -> None:
+    """Give an open sparse file its space: a full disk is an error now, not a crash when a mapped page is written."""
+    if hasattr(os, "posix_fallocate") and (size := os.fstat(file).st_size):  # not on macOS
+        os.posix_fallocate(file, 0, size)
+
+
+def lock(path: Path, busy: str) -> IO[str]:
+    """Lock a file until the returned one is closed or this process ends; `DataError(busy)` if another process has."""
+    file = path.open("a")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which processes forked later do not hold
+    except (BlockingIOError, PermissionError):
+        file.close()
+        raise DataError(busy) from None
+    return file
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path`, of this process alone; the file written to it becomes `path` if no error occurs.
+
+    It is on disk when the block ends. Files of killed processes of this machine are removed.
+    """
+    begin, end = f".{path.name}.{socket.gethostname()}.", ".partial"
+    own = path.with_name(f"{begin}{os.getpid()}{end}")
+    try:
+        with naming(path):
+            yield own
+            sync(own)
+            own.replace(path)
+            sync(path.parent)
     finally:
         own.unlink(missing_ok=True)
+    for left in path.parent.iterdir():
+        pid = left.name.removeprefix(begin).removesuffix(end)
+        if pid.isdigit() and left.name == f"{begin}{pid}{end}" and not _is_running(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -54,6 +118,45 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def link_or_copy(source: str, target: str) -> None:
+    """Make `target` a hard link to `source`, or a copy of it where that is on another disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@contextmanager
+def swapped(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder that takes the place of `folder` when the block ends without an error; a link stays one.
+
+    It is on disk then. What a killed process left of its own is removed. `DataError` if another is writing `folder`.
+    """
+    folder = folder.resolve()
+    partial = folder.with_name(f".{folder.name}.mc3-partial")
+    new, old = partial / "new", partial / "old"
+    with naming(folder):
+        partial.mkdir(parents=True, exist_ok=True)
+        with lock(partial / "lock", f"another process is writing {folder}; wait for it or stop it"):
+            try:
+                if old.exists() and not folder.exists():  # killed between the two renames below
+                    old.rename(folder)
+                for left in (new, old):
+                    shutil.rmtree(left, ignore_errors=True)
+                new.mkdir()
+                yield new
+                for path in (*new.rglob("*"), new):
+                    sync(path)
+                if folder.exists():
+                    folder.rename(old)
+                new.rename(folder)
+                sync(folder.parent)
+            finally:
+                if old.exists() and not folder.exists():
+                    old.rename(folder)
+                shutil.rmtree(partial, ignore_errors=True)
+
+
 @contextmanager
 def replace_folder(folder: Path, command: str, setting: str) -> Iterator[Path]:
     """Yields an empty folder that takes the place of `folder` when the block ends without an error.
@@ -61,23 +164,14 @@ def replace_folder(folder: Path, command: str, setting: str) -> Iterator[Path]:
     A file `MARKER` in it lists what was written. `DataError`, which names `command` and the `setting` that chose the
     folder, before and after the block if `folder` holds anything that its marker does not list or that has changed.
     """
-    folder = folder.resolve()  # a link to a folder stays one
+    folder = folder.resolve()
     _refuse_foreign_files(folder, command, setting)
-    partial = folder.with_name(f".{folder.name}.mc3-partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    new = partial / "new"
-    new.mkdir(parents=True)
-    try:
+    with swapped(folder) as new:
         yield new
         files = sorted(path for path in new.rglob("*") if path.is_file())
         listing = "".join(f"{sha256(path)}  {path.relative_to(new).as_posix()}\n" for path in files)
         (new / MARKER).write_text(f"# `{command}` wrote these files and may replace this folder\n{listing}")
         _refuse_foreign_files(folder, command, setting)
-        if folder.exists():
-            folder.rename(partial / "old")
-        new.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _refuse_foreign_files(folder: Path, command: str, setting: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
@@ -24,7 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from mc3.config import Config, ModelConfig, as_dict, build
 from mc3.encoders import text
@@ -33,7 +32,9 @@ from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import Block as VideoBlock
 from mc3.encoders.video import VideoEncoder, fit_frames
 from mc3.errors import ConfigError, DataError
+from mc3.files import swapped
 from mc3.methods import MODALITIES
+from mc3.pools import load
 
 ENCODERS: dict[str, Any] = {"video": VideoEncoder, "audio": AudioEncoder, "text": TextEncoder}
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
@@ -90,23 +91,11 @@ class MC3(nn.Module):
 
     def save(self, folder: str | Path, stored: str = "float32") -> None:
         """Write a checkpoint folder, weights as `stored`; an older one is replaced once the new one is complete."""
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-            new, old = Path(scratch, "new"), Path(scratch, "old")
-            new.mkdir()
+        with swapped(Path(folder)) as new:
             state = {name: tensor.to(getattr(torch, stored)).contiguous() for name, tensor in self.state_dict().items()}
             save_file(state, new / WEIGHTS, metadata={"format": "pt"})
             (new / CONFIG).write_text(json.dumps(as_dict(self.config), indent=2) + "\n")
             (new / TOKENIZER).write_text(self.tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
-            if folder.exists():
-                folder.rename(old)
-            try:
-                new.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)  # before the scratch folder takes it along
-                raise
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> MC3:
@@ -154,8 +143,9 @@ def embed_clips(
     found: dict[str, list[Tensor]] = {m: [] for m in MODALITIES if m in modalities}
     rows = list(range(len(dataset)))  # type: ignore[arg-type]  # map-style
     with state.split_between_processes(rows) as mine, torch.inference_mode():
-        loader = DataLoader(Subset(dataset, mine), batch_size, num_workers=workers)
-        for batch in track(loader, title, disable=not (title and state.is_main_process)):
+        loader = load(Subset(dataset, mine), workers, batch_size=batch_size)
+        steps = -(-len(mine) // batch_size)
+        for batch in track(loader, title, steps, disable=not (title and state.is_main_process)):
             for m, embedding in model({m: batch[m].to(device) for m in found}).items():
                 found[m].append(embedding.float().cpu())
     # Shares are consecutive and gathered in the order of the processes, so each clip occurs once and in its position.

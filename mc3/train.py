@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from mc3 import cost, evaluate, methods, objectives, progress
 from mc3.checkpoint import Run, sigterm
@@ -34,9 +34,10 @@ from mc3.data import batches
 from mc3.data.audio import log_mel
 from mc3.data.shards import ClipDataset, open_clips
 from mc3.errors import ConfigError
-from mc3.files import code_identity, sha256, write_atomic
+from mc3.files import code_identity, sha256
 from mc3.methods import Method
 from mc3.model import MC3, embed_clips, freeze, recompute, use_precision
+from mc3.pools import load
 
 STOPPED = 75  # sysexits.h EX_TEMPFAIL
 Values = dict[str, Any]  # a row of metrics.jsonl, or a saved state
@@ -128,6 +129,7 @@ class Trainer:
 
     def __init__(self, config: Config, recipe: Method, seed: int, accelerator: Accelerator, model: MC3, files: Run):
         self.config, self.recipe, self.seed = config, recipe, seed
+        processes = batches.shares(config.train.batch_size, accelerator.num_processes)
         self.accelerator, self.model, self.files = accelerator, model, files
         other = {"audio": "sound"} if config.train.log_mel == "device" else {}
         self.members = {m: other.get(m, m) for m in recipe.modalities}  # of the shards, by what they become
@@ -137,7 +139,6 @@ class Trainer:
         epochs = [config.train.length(stage.epochs) for stage in recipe.stages]
         self.plans = [batches.draw(count, size, n, seed, k) for k, n in enumerate(epochs)]
         self.epoch_steps = count // size
-        processes = np.array_split(np.arange(size), accelerator.num_processes)
         self.rows, self.mine = [len(part) for part in processes], processes[accelerator.process_index]
         self.best = -math.inf
         peak = cost.peak_flops(accelerator.device, accelerator.mixed_precision)
@@ -181,7 +182,7 @@ class Trainer:
         model = self.accelerator.prepare_model(self.objective.module(self.model))
         pending: list[tuple[Values, Tensors]] = []
         clock, waited = time.perf_counter(), 0.0
-        loader = iter(self.loader(k, done))
+        loader = self.loader(k, done)
         for step in range(done, len(plan)):
             requested = time.perf_counter()
             batch = next(loader)
@@ -277,7 +278,7 @@ class Trainer:
                 parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
         return parts
 
-    def loader(self, k: int, first: int = 0) -> DataLoader:
+    def loader(self, k: int, first: int = 0) -> Iterator[Tensors]:
         """This process's part of every batch of stage `k` from step `first` on, in order."""
         size, stored, taken = self.config.train.batch_size, self.config.clips.frames, self.config.model.video.frames
 
@@ -287,7 +288,7 @@ class Trainer:
 
         rows, workers = map(items, range(first, len(self.plans[k]))), self.config.train.workers
         pinned = self.accelerator.device.type == "cuda"
-        return DataLoader(self.clips, batch_sampler=rows, num_workers=workers, pin_memory=pinned)
+        return load(self.clips, workers, batch_sampler=rows, pin_memory=pinned)
 
     def collect(self, pending: list[tuple[Values, Tensors]], stop: list[int]) -> tuple[list[Values], bool]:
         """Rows of metrics with numbers for tensors, in one transfer, and whether any process received SIGTERM."""
@@ -344,7 +345,5 @@ def run(config: Config, method: str, seed: int) -> Path:
     with sigterm() as stop:
         Trainer(config, recipe, seed, accelerator, model, files).fit(stop)
     files.finish(model, config.train.stored)
-    if accelerator.is_main_process:
-        write_atomic(config.paths.made("train", method, seed), files.fingerprint.encode())
     accelerator.wait_for_everyone()
     return files.target

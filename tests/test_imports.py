@@ -5,7 +5,7 @@ from conftest import ROOT
 from mc3.files import parse_module
 
 LAYERS = (
-    ("errors", "files", "progress"),
+    ("errors", "files", "progress", "pools"),
     ("config", "methods", "losses", "evaluate"),
     ("encoders", "model"),
     ("store", "objectives", "data", "checkpoint", "cost", "windows", "discover", "index",
@@ -53,7 +53,7 @@ def test_readers_do_not_import_makers_and_nothing_but_the_command_line_imports_w
         assert room == "cli" or {o for o in others if o.split(".")[0] != room} == set(), name
         if room == "world":
             below = {o.split(".")[0] for o in own - {"data", "data.encode"}}  # its MP4 writer, and the package of that
-            assert below <= {"world", "errors", "files", "progress", "config"}, name
+            assert below <= {"world", "errors", "files", "progress", "pools", "config"}, name
 
 
 def test_there_is_no_circle():

@@ -125,11 +125,11 @@ def test_a_share_killed_at_any_moment_goes_on_and_ends_with_the_same_bytes(writt
     assert contents(prepare.write(again)) == contents(written.paths.shards)
 
 
-def test_workers_end_when_their_parent_is_killed():
-    script = "import multiprocessing, os, time; from concurrent.futures import ProcessPoolExecutor as Pool\n"
-    script += "from mc3.data import prepare; fork = multiprocessing.get_context('fork')\n"
-    script += "pool = Pool(2, mp_context=fork, initializer=prepare._start_worker, initargs=(os.getpid(),))\n"
-    script += "print(pool.submit(os.getpid).result(), flush=True); time.sleep(60)"
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_end_when_their_parent_is_killed(start: str):
+    script = "import os, time; from mc3.pools import pool\n"
+    script += f"with pool(2, {start!r}) as executor:\n"
+    script += "    print(executor.submit(os.getpid).result(), flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         worker = int(parent.stdout.readline())
         os.kill(worker, 0)  # it is there

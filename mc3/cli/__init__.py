@@ -1,8 +1,10 @@
-"""The `mc3` command: a user error is a line on stderr and exit code 1; anything else is a bug, with a traceback."""
+"""The `mc3` command: an error of the user or the machine is a line on stderr and exit code 1; others are bugs."""
 
 import argparse
+import errno
 import gc
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +12,15 @@ from mc3 import __version__
 from mc3.cli.commands import FOLDERS, GROUPS
 from mc3.cli.parser import Arguments, Parser
 from mc3.errors import UserError
+
+PERMISSION = "fix its permissions, or set another folder in params.yaml"
+REMEDIES = {
+    errno.ENOSPC: "free some space on its disk", errno.EDQUOT: "free some of your quota on its disk",
+    errno.EROFS: "make its disk writable, or set another folder in params.yaml", errno.EACCES: PERMISSION,
+    errno.EPERM: PERMISSION, errno.EMFILE: "allow more open files, for example by `ulimit -n 4096`",
+    errno.EFBIG: "allow larger files, for example by `ulimit -f unlimited`",
+}  # fmt: skip
+FROM_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\..*\n[\w.]+: (?=[^\n]*$)", re.DOTALL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,12 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, `head` for example, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (UserError, FileNotFoundError) as error:
-        if args.debug:
+    except (UserError, OSError) as error:
+        known = isinstance(error, UserError | FileNotFoundError) or error.errno in REMEDIES
+        if args.debug or not known:
             raise
-        message = str(error)
+        message = FROM_LOADER.sub("", str(error).rstrip())
         if isinstance(error, FileNotFoundError) and error.errno is not None:
             message = f"{error.filename} is missing; --debug shows where it was needed"
+        elif isinstance(error, OSError) and error.errno in REMEDIES:
+            fault = f"{error.filename or 'a file'} cannot be written or read ({error.strerror})"
+            message = f"{fault}; {REMEDIES[error.errno]}, and run the same command again"
         print(f"mc3: {' '.join(message.split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

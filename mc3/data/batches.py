@@ -31,6 +31,14 @@ def draw(clips: int, size: int, epochs: int, seed: int, stage: int) -> np.ndarra
     return np.concatenate(orders).reshape(-1, size)
 
 
+def shares(size: int, processes: int) -> list[np.ndarray]:
+    """The rows of a batch of `size` clips that each process embeds; `ConfigError` if one would have none."""
+    if not 1 <= processes <= size:
+        fault = f"train.batch_size is {size}, which {processes} processes cannot share"
+        raise ConfigError(f"{fault}; make it at least the number of processes, or start fewer, one or more")
+    return np.array_split(np.arange(size), processes)
+
+
 def sample_frames(count: int, stored: int, taken: int, seed: int, stage: int, step: int) -> np.ndarray:
     """One frame, at random, of each of `taken` equal segments of `count` clips of `stored` frames: [count, taken]."""
     rng = np.random.default_rng([seed, stage, step, taken])

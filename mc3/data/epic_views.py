@@ -29,7 +29,7 @@ from mc3.data.epic_sounds import RATE
 from mc3.data.shards import ClipDataset, read_index, rows_of
 from mc3.encoders.audio import FBANK_MEAN
 from mc3.errors import DataError
-from mc3.files import atomic, write_atomic
+from mc3.files import atomic, reserve, write_atomic
 from mc3.progress import bar
 
 CROP = round(1.999 * RATE)  # samples of a view
@@ -175,6 +175,8 @@ def _cut(config: Config, split: str, index: pd.DataFrame) -> list[NDArray[np.int
 def _write_sound(config: Config, times: pd.DataFrame, offsets: NDArray[np.int64], file: Path) -> None:
     with atomic(file) as own, bar(len(times), 0, main=True) as show:
         samples = np.lib.format.open_memmap(own, "w+", np.int16, (int(offsets[-1]),))
+        with own.open("r+b") as opened:
+            reserve(opened.fileno())
         done = 0
         for (path, video), events in times.sort_values("start", kind="stable").groupby(["path", "video_uid"]):
             windows = list(zip(events["start"], events["stop"], strict=True))

@@ -1,21 +1,18 @@
 """Cutting the manifest's clips into the shards that `mc3.data.shards` reads, with any number of processes.
 
-Finished shards lie in `work/shards.partial` beside done markers, so any process that sees it can cut any shard.
+Finished shards lie in a folder `shards.partial` beside the shards' own, beside done markers, so any process that sees
+it can cut any shard.
 """
 
 import hashlib
 import io
 import json
-import multiprocessing
-import os
 import resource
 import shutil
 import socket
-import threading
 import time
 import wave
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from tarfile import BLOCKSIZE, GNU_FORMAT, TarFile, TarInfo
@@ -23,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from PIL import Image
 
 from mc3.config import Clips, Config
@@ -30,13 +28,15 @@ from mc3.data import epic_sounds, manifest, media, tokenizer
 from mc3.data.audio import fbank
 from mc3.data.shards import MEMBERS, rows_of
 from mc3.errors import ConfigError, DataError
-from mc3.files import atomic, write_atomic
+from mc3.files import atomic, link_or_copy, swapped, write_atomic
+from mc3.pools import completed, pool
 from mc3.progress import bar
 
 FAILED_VIDEOS = 0.01  # if a larger share of the videos fails (and more than one), the download is broken
 RUN_UP_SEC = 2.0  # of video decoded before a clip that stands alone: half of a common key frame interval
 EVENT_COST_SEC = 0.05  # a clip without pictures takes as long as decoding this much video
 PAPER_CLIPS = 250_000  # Sec. 5
+PATIENCE_SEC, PATIENCE_SEC_PER_CLIP = 600.0, 5.0  # a process that needs longer for a shard hangs
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def write(config: Config, source: Path | None = None) -> Path:
     `work/runs/prepare/summary.json`. Raises `DataError` if there is no manifest, or
     more than 1 % of the videos (and more than one) fail.
     """
-    folder, work, partial = config.paths.shards, config.paths.work, config.paths.work / "shards.partial"
+    folder, work, partial = config.paths.shards, config.paths.work, partial_folder(config)
     table = manifest.read(source or work / "manifest.parquet")
     jobs = plan(table, config, partial)
     done = _run(jobs, config.clips.workers)
@@ -97,13 +97,12 @@ def write(config: Config, source: Path | None = None) -> Path:
     records = pd.DataFrame([record for facts in done for record in facts["records"]])
     index = table.merge(records, on="clip_id", how="inner", validate="one_to_one")
     words = tokenizer.make(config.model.text, rows_of(table, "ego4d", "train")["text"])
-    for other in set(partial.iterdir()) - {job.path for job in jobs}:  # done markers, leftovers of killed runs
-        other.unlink()
-    words.save(str(partial / "tokenizer.json"))
-    index.to_parquet(partial / "index.parquet", index=False)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.replace(folder)
+    with swapped(folder) as new:
+        for job in jobs:
+            link_or_copy(str(job.path), str(new / job.path.name))
+        words.save(str(new / "tokenizer.json"))
+        index.to_parquet(new / "index.parquet", index=False)
+    shutil.rmtree(partial, ignore_errors=True)  # another process may still be at work on its share
     report = {"shards": len(jobs), "clips": len(index), "bytes": sum(facts["bytes"] for facts in done),
               "dropped_clips": len(table) - len(index), "failed_videos": failures}  # fmt: skip
     write_atomic(work / "shards_report.json", (json.dumps(report, indent=1) + "\n").encode())
@@ -127,7 +126,7 @@ def write_share(config: Config, rank: int, world: int, source: Path | None = Non
         raise ConfigError(f"rank {rank} is not one of a world of {world}; ranks count from 0 to {world - 1}")
     work = config.paths.work
     table = manifest.read(source or work / "manifest.parquet")
-    jobs = share(plan(table, config, work / "shards.partial"), rank, world)
+    jobs = share(plan(table, config, partial_folder(config)), rank, world)
     started = time.monotonic()
     done = _run(jobs, config.clips.workers)
     failures, elapsed = [failure for each in done for failure in each["failures"]], time.monotonic() - started
@@ -136,6 +135,12 @@ def write_share(config: Config, rank: int, world: int, source: Path | None = Non
     path = work / "runs" / "prepare" / f"rank-{rank}.json"
     write_atomic(path, (json.dumps(facts, indent=1) + "\n").encode())
     print(f"rank {rank} of {world}: {facts['clips']} clips in {len(jobs)} shards; {path}")
+
+
+def partial_folder(config: Config) -> Path:
+    """Where shards lie until all are finished: beside `paths.shards`, behind a link too, so on the same disk."""
+    folder = config.paths.shards.resolve()
+    return folder.with_name(f"{folder.name}.partial")
 
 
 def plan(table: pd.DataFrame, config: Config, folder: Path) -> list[ShardJob]:
@@ -171,34 +176,24 @@ def _run(jobs: Sequence[ShardJob], workers: int) -> list[dict[str, Any]]:
     # forked, so that torch is imported once; a pool for one worker too, so that their number cannot matter
     import torchaudio  # noqa: F401
 
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(max(1, workers), context, _start_worker, (os.getpid(),)) as pool:
+    patience = PATIENCE_SEC + PATIENCE_SEC_PER_CLIP * max((len(job.rows) for job in jobs), default=0)
+    with pool(workers, "fork") as cutters:
         # largest first, so that no process is left alone with it
-        results = {pool.submit(write_shard, job): job for job in sorted(jobs, key=lambda job: -job.cost)}
+        results = {cutters.submit(write_shard, job): job for job in sorted(jobs, key=lambda job: -job.cost)}
         done, clips = {}, 0
         with bar(sum(len(job.rows) for job in jobs), 0, main=True) as show:
-            for result in as_completed(results):
+            for result in completed({each: str(job.path) for each, job in results.items()}, patience):
                 done[results[result].path] = result.result()
                 clips += len(results[result].rows)
                 show(clips, "cutting clips")
     return [done[job.path] for job in jobs]
 
 
-def _start_worker(parent: int) -> None:
+def write_shard(job: ShardJob) -> dict[str, Any]:
+    """Write one shard and its done marker, unless both are there and fit the job; returns the marker's content."""
     import torch
 
     torch.set_num_threads(1)
-
-    def follow() -> None:  # a killed parent cannot stop its workers, which would wait for work for ever
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def write_shard(job: ShardJob) -> dict[str, Any]:
-    """Write one shard and its done marker, unless both are there and fit the job; returns the marker's content."""
     key = job.key
     if job.done_marker.exists() and job.path.exists():
         facts = json.loads(job.done_marker.read_text())
@@ -233,8 +228,12 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
         with atomic(job.done_marker) as own:
             own.write_text(json.dumps(facts))
     except FileNotFoundError:
-        folder = job.path.parent
-        raise DataError(f"{folder} was finished and moved by another `mc3 shards`; nothing is left to do") from None
+        if (folder := job.path.parent).exists():
+            raise
+        finished = folder.with_suffix("")
+        if finished.exists() and finished.stat().st_mtime > psutil.Process().create_time():
+            raise DataError(f"{folder} was finished and moved by another `mc3 shards`; nothing is left to do") from None
+        raise DataError(f"{folder} was removed while its shards were cut; run `mc3 shards` again") from None
     return facts
 
 

@@ -1,8 +1,5 @@
 """The clips of a split as MP4 and WAV files, cut from the raw videos, so that other models can be run on them."""
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from mc3.data import cutting, epic_sounds, media
 from mc3.data.shards import read_index, rows_of
 from mc3.errors import ConfigError, DataError
 from mc3.files import is_safe_id, replace_folder, write_atomic
+from mc3.pools import pool
 from mc3.progress import bar
 
 COLUMNS = ["clip_id", "split", "video_uid", "start_sec", "end_sec", "text", "mp4", "wav"]
@@ -44,12 +42,10 @@ def export(
     lengths = (rows["end_sec"] - rows["start_sec"]).round(3).where(rows["dataset"] == "ego4d", 0.0)
     jobs = [own for _, own in rows.sort_values("start_sec", kind="stable").groupby([rows["video_uid"], lengths])]
     cut, workers = partial(_write, raw=config.paths.raw, rate=rate), config.clips.workers
-    pool = ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn"))  # of no process as yet
-    with replace_folder(folder, "mc3 clips", "--export") as new, ExitStack() as stack:
-        stack.callback(pool.shutdown, cancel_futures=True)
+    with replace_folder(folder, "mc3 clips", "--export") as new, pool(workers) as cutters:
         written: dict[str, tuple[str, str]] = {}
         with bar(len(rows), 0, main=True) as show:
-            for names in (pool.map if workers > 1 else map)(partial(cut, folder=new), jobs):
+            for names in (cutters.map if workers > 1 else map)(partial(cut, folder=new), jobs):
                 written |= names
                 show(len(written), "writing clips")
         files = pd.DataFrame([written[name] for name in rows["clip_id"]], columns=["mp4", "wav"])

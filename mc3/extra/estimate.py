@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mc3 import methods
 from mc3.config import Config
 from mc3.cost import forward_flops, inputs, peak_flops, tokens, training_flops
+from mc3.data import batches
 from mc3.data.shards import read_index
 from mc3.methods import Stage
 from mc3.model import freeze, make_encoders, recompute
@@ -61,6 +62,7 @@ def plan(config: Config, method: str, processes: int, peak_tflops: float | None)
     `processes` share the batch, a device each. `peak_tflops`: by default those of the GPU here; no hours if unknown.
     """
     recipe, train = methods.get(method), config.train
+    share = len(batches.shares(train.batch_size, processes)[0])  # the largest
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peak = 1e12 * peak_tflops if peak_tflops else peak_flops(device, train.precision)
     try:
@@ -72,8 +74,7 @@ def plan(config: Config, method: str, processes: int, peak_tflops: float | None)
     with torch.device("meta"):
         encoders = make_encoders(config.model)
     sizes = {m: sum(weight.numel() for weight in encoder.parameters()) for m, encoder in encoders.items()}
-    steps, share = clips // train.batch_size, -(-train.batch_size // processes)
-    microbatch = min(train.microbatch_size or share, share)
+    steps, microbatch = clips // train.batch_size, min(train.microbatch_size or share, share)
     lines = [f"{method} ({recipe.label}): {clips:,} clips ({source}), {processes} process{'es' * (processes > 1)}"]
     lines += [f"  {'encoder':8}{'parameters':>14}{'tokens':>9}{'GFLOP':>9}  a clip, forward"]
     lines += [f"  {m:8}{sizes[m]:>14,}{count[m]:>9,}{forward[m] / 1e9:>9.2f}" for m in encoders]

@@ -21,7 +21,7 @@ def submit(config: Config, tasks: int, slurm: dict[str, Any]) -> Path:
     import submitit
 
     work = config.paths.work
-    jobs = prepare.plan(manifest.read(work / "manifest.parquet"), config, work / "shards.partial")
+    jobs = prepare.plan(manifest.read(work / "manifest.parquet"), config, prepare.partial_folder(config))
     executor = submitit.AutoExecutor(folder=work / "runs" / "prepare" / "logs")
     try:
         executor.update_parameters(name="mc3-shards", timeout_min=LIMIT_MIN, cpus_per_task=config.clips.workers)

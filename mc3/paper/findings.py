@@ -13,7 +13,7 @@ import pandas as pd
 
 from mc3 import evaluate, methods, store
 from mc3.config import Config
-from mc3.errors import DataError
+from mc3.errors import ConfigError, DataError
 from mc3.paper import priors, tables
 from mc3.paper.priors import short
 
@@ -215,7 +215,12 @@ def retrieved(config: Config, method: str, seed: int) -> pd.DataFrame:
     """Figure 7: random queries with a correct clip among the first `DEPTH` (two of a direction) and without (one).
 
     Columns: direction, query and retrieved (rows; also their _clip, _text), rank, correct, first_correct, share_hit.
+    `ConfigError` for a method without one of the modalities.
     """
+    if lacking := set(methods.MODALITIES) - set(store.modalities(config, method)):
+        whole = [row for row in store.rows(config) if set(store.modalities(config, row)) == set(methods.MODALITIES)]
+        fault = f"{method} has no {' and no '.join(sorted(lacking))}, which Figure 7 compares"
+        raise ConfigError(f"{fault}; rows with all modalities: {', '.join(whole)}")
     index, found = clips(config), store.embeddings(config, method, seed)
     groups, split = store.retrieval_split(config)
     cases = dict(evaluate.retrieval_directions(found, groups, split))

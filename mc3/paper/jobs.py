@@ -20,6 +20,7 @@ from mc3 import embed, methods, store, train
 from mc3.config import Config, override
 from mc3.errors import ConfigError, DataError
 from mc3.paper import foreign, probe, repro
+from mc3.pools import follow
 from mc3.progress import Forecast
 
 Job = Callable[[int], None]  # takes its number of threads
@@ -147,6 +148,7 @@ def _in_worker(name: str, job: Job, threads: int, in_pool: bool) -> str | None:
     """
     if in_pool:  # whose own way to start processes does not serve a DataLoader's workers
         multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
+        follow(os.getppid())
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(train.STOPPED))
     try:
         job(threads)

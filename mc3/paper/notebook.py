@@ -15,10 +15,11 @@ from typing import Any
 from ipykernel.kernelspec import make_ipkernel_cmd
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from traitlets import Unicode
 
 from mc3.config import Config, load
 from mc3.errors import ConfigError, DataError, NotebookError
-from mc3.files import code_identity, is_safe_id, write_atomic
+from mc3.files import code_identity, is_safe_id, lock, naming, write_atomic
 from mc3.paper import page, provenance
 
 FIGURES = Path("figures")
@@ -145,11 +146,16 @@ def run(name: str, config: Config, values: Mapping[str, Any]) -> Path:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    class Kernel(OwnKernel):
+        connection_file = Unicode(str(executed.with_name(f".{name}.kernel.json")))  # which the next run replaces
+
+    running = executed.with_name(f".{name}.lock")
     try:
-        papermill.execute_notebook(
-            copy, executed, dict(values), kernel_name="python3", kernel_manager_class=OwnKernel, cwd=Path.cwd(),
-            progress_bar=sys.stderr.isatty(),
-        )  # fmt: skip
+        with naming(executed), lock(running, f"another process is executing {executed}; wait for it or stop it"):
+            papermill.execute_notebook(
+                copy, executed, dict(values), kernel_name="python3", kernel_manager_class=Kernel, cwd=Path.cwd(),
+                progress_bar=sys.stderr.isatty(),
+            )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         failed = f"failed at In [{error.exec_count}] with {error.ename}: {error.evalue}"
         raise NotebookError(f"notebook {name} {failed}; see {executed}") from None

@@ -19,7 +19,7 @@ from mc3 import train
 from mc3.config import Config, as_dict, override
 from mc3.data import manifest, prepare
 from mc3.errors import DataError
-from mc3.files import write_atomic
+from mc3.files import swapped, write_atomic
 from mc3.methods import MODALITIES
 from mc3.model import MC3, TOKENIZER
 
@@ -40,12 +40,11 @@ def write(config: Config) -> Path:
     })  # fmt: skip
     cut(own, own_source=True)
     model = MC3.load(train.run(own, "pretrain", seed=0) / "final")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for modality in ("video", "text"):
-        weights = {name: grid(tensor).half() for name, tensor in model.encoders[modality].state_dict().items()}
-        save_file(weights, folder / f"{modality}.safetensors", {"format": "pt"})
-    write_atomic(folder / TOKENIZER, (own.paths.shards / TOKENIZER).read_bytes())
+    with swapped(folder) as new:
+        for modality in ("video", "text"):
+            weights = {name: grid(tensor).half() for name, tensor in model.encoders[modality].state_dict().items()}
+            save_file(weights, new / f"{modality}.safetensors", {"format": "pt"})
+        (new / TOKENIZER).write_bytes((own.paths.shards / TOKENIZER).read_bytes())
     shutil.rmtree(work)
     return folder
 
@@ -68,7 +67,7 @@ def cut(config: Config, own_source: bool) -> None:
     with contextlib.redirect_stdout(io.StringIO()):  # the pipeline's run said what was dropped
         table = manifest.write(config)
         clips = manifest.read(table)
-        clips[clips["dataset"] == "ego4d"].to_parquet(table, index=False)
+        write_atomic(table, clips[clips["dataset"] == "ego4d"].to_parquet(index=False))
         prepare.write(config)
     if own_source and (failed := json.loads((config.paths.work / "shards_report.json").read_text())["failed_videos"]):
         lost = f"video {failed[0]['video_uid']}, generated in {config.paths.raw}, is damaged"

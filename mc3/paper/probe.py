@@ -32,7 +32,7 @@ from mc3.data import epic_views
 from mc3.data.epic_views import Views
 from mc3.encoders.audio import FBANK_MEAN, AudioEncoder, fit_grid, patch_grid
 from mc3.errors import ConfigError
-from mc3.files import code_identity, sha256, write_atomic
+from mc3.files import code_identity, naming, reserve, sha256, write_atomic
 from mc3.model import MC3, use_precision
 
 ALL = "all"  # stands for a method where a probe is named: those of a seed are made together
@@ -228,8 +228,10 @@ def _empty(shape: tuple[int, ...], scratch: Path | None) -> NDArray[np.float32]:
     """An array in memory, or in an unnamed file on the disk of `scratch`, which the system frees even after a kill."""
     if scratch is None:
         return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(dir=scratch) as file:
-        return np.memmap(file, np.float32, "w+", shape=shape)
+    with naming(scratch), tempfile.TemporaryFile(dir=scratch) as file:
+        array = np.memmap(file, np.float32, "w+", shape=shape)
+        reserve(file.fileno())
+        return array
 
 
 def _fit(

@@ -83,7 +83,7 @@ def write(config: Config, figures: Path = Path("figures"), docs: Path = Path("do
     if (figures / "report" / "explorer" / "index.html").exists():
         contents.append(EXPLORER)
     overview = tables.overview(found["table2_discovery"], found["table3_retrieval"])
-    overview.to_csv(figures / "overview.csv", index=False)
+    write_atomic(figures / "overview.csv", overview.to_csv(index=False).encode())
     here = f"here, on {'a generated world' if config.world else config.profile}"
     caption = "The main columns of Tables 2 and 3: ours above, the paper's below; a grey line is chance."
     picture = plots.show(plots.overview(overview, here), figures / "overview", caption)

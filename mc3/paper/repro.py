@@ -1,5 +1,6 @@
 """`dvc repro` with the number of the running stage, the elapsed time and the time left, from DVC's own output."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 
+import psutil
 import yaml
 
 from mc3.config import Config
-from mc3.errors import ConfigError
-from mc3.files import write_atomic
+from mc3.errors import ConfigError, DataError
+from mc3.files import lock, write_atomic
 from mc3.paper import provenance
 from mc3.progress import Forecast, format_duration
 
@@ -49,7 +52,10 @@ class Progress(Forecast):
 
 
 def run(config: Config, arguments: list[str]) -> int:
-    """Run `dvc repro ARGUMENTS`; returns its exit code. `ConfigError` where DVC has no stages or can track nothing."""
+    """Run `dvc repro ARGUMENTS`; returns its exit code.
+
+    `ConfigError` where DVC has no stages or can track nothing, `DataError` while another runs.
+    """
     if not Path("dvc.yaml").exists():
         raise ConfigError("no dvc.yaml here; run `mc3 repro` at the repository's top")
     if not config.paths.work.resolve().is_relative_to(Path.cwd()):
@@ -59,6 +65,29 @@ def run(config: Config, arguments: list[str]) -> int:
     # DVC uses git only to find what is tracked; an unpacked archive gets a repository of DVC's own.
     if provenance.output("git", "rev-parse", "--git-dir") is None and not Path(".dvc/config.local").exists():
         write_atomic(Path(".dvc/config.local"), b"[core]\n    no_scm = true\n")
+    locks = Path(".dvc/tmp")
+    locks.mkdir(parents=True, exist_ok=True)
+    with lock(locks / "mc3-repro.lock", "another `mc3 repro` runs here; wait for it or stop it"):
+        _check_free(locks / "rwlock")
+        return _reproduce(config, arguments)
+
+
+def _check_free(rwlock: Path) -> None:
+    """Raise `DataError` if another DVC is at work here; remove what a killed one left, which would stop the next."""
+    try:
+        held = json.loads(rwlock.read_text())
+        holders = [*held["write"].values(), *chain.from_iterable(held["read"].values())]
+    except (FileNotFoundError, ValueError, KeyError):
+        holders = []
+    for holder in holders:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "dvc" in " ".join(psutil.Process(holder["pid"]).cmdline()):
+                running = f"`{holder['cmd']}` (process {holder['pid']}) runs here"
+                raise DataError(f"{running}; wait for it or stop it, then run the same command again")
+    rwlock.unlink(missing_ok=True)
+
+
+def _reproduce(config: Config, arguments: list[str]) -> int:
     fetched = _pull_released(config)
     typical = typical_seconds(config) | ({"pretrain": 0.0, "train": 0.0} if fetched else {})
     progress = Progress({name: typical.get(name, 0.0) for name in stages()})

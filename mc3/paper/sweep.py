@@ -8,7 +8,6 @@ a stopped sweep continues, and DVC can push and pull them.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +23,7 @@ import yaml
 from mc3 import cost, methods, objectives
 from mc3.config import Config, as_dict, build, override
 from mc3.errors import ConfigError, DataError
-from mc3.files import code_identity, sha256, write_atomic
+from mc3.files import code_identity, link_or_copy, sha256, write_atomic
 from mc3.paper import jobs, measure, pretrain, provenance, repro
 
 FOLDER, FIGURES = Path("experiments"), Path("figures")
@@ -263,14 +262,7 @@ def _link_align(trial: Trial) -> None:
         raise DataError(f"{source} is missing; `dvc repro` makes it")
     if not target.exists() or sha256(target) != sha256(source):
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target, copy_function=_link)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+        shutil.copytree(source, target, copy_function=link_or_copy)
 
 
 def _seconds(config: Config, trial: Trial) -> float:

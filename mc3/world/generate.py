@@ -4,10 +4,7 @@
 """
 
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from mc3.config import Config, Ego4DFiles, EpicSoundsFiles, World
 from mc3.data.encode import encode
 from mc3.errors import ConfigError
 from mc3.files import replace_folder
+from mc3.pools import pool
 from mc3.progress import bar
 from mc3.world import epic
 from mc3.world.picture import frames
@@ -37,10 +35,8 @@ def write(config: Config) -> None:
     world = config.world
     if world is None:
         raise ConfigError(f"profile {config.profile} has no `world` to generate; `mc3 profile mini` has one")
-    pool = ProcessPoolExecutor(max(world.workers, 1), multiprocessing.get_context("spawn"))  # of no process as yet
-    with replace_folder(config.paths.raw, "mc3 world", "paths.raw") as folder, ExitStack() as stack:
-        stack.callback(pool.shutdown, cancel_futures=True)
-        mapped = partial(_mapped, pool.map if world.workers > 1 else map)
+    with replace_folder(config.paths.raw, "mc3 world", "paths.raw") as folder, pool(world.workers) as workers:
+        mapped = partial(_mapped, workers.map if world.workers > 1 else map)
         for path in (config.ego4d.metadata, config.ego4d.narrations, config.ego4d.videos / "any"):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
         videos = plan_videos(world)
@@ -143,7 +139,9 @@ def _write_epic_sounds(raw: Path, files: EpicSoundsFiles, world: World, mapped: 
     recordings = epic.plan_recordings(world)
     for split, path in files.annotations.items():
         _write_table(raw / path, epic.annotation_rows(recordings, split))
-    with h5py.File(raw / files.audio, "w", libver=("v110", "v110"), track_order=False) as file:
+    # In memory until it is closed: a full disk would crash HDF5 at any write before.
+    memory: Any = {"driver": "core", "block_size": 1 << 24}
+    with h5py.File(raw / files.audio, "w", libver=("v110", "v110"), track_order=False, **memory) as file:
         signals = mapped(epic.render_recording, recordings, "EPIC-Sounds audio")
         storage = {"chunks": (65536,), "compression": "lzf", "shuffle": True, "track_times": False}
         for recording, signal in zip(recordings, signals, strict=True):
