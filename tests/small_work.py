@@ -32,7 +32,8 @@ NOUNS = ("carrot", "plate", "door", "cup")
 HOSTILE = (  # text that must stay text; obeyed, it would set window.ran
     "<script>window.ran = 1</script>", '"><img src=x onerror="window.ran = 1">',
     "</script></style></title><script>window.ran = 1</script>", "' onmouseover='window.ran = 1",
-    "[x](javascript:window.ran=1)", "\u202emorf ylno\u202c \u2066 \u200b", "<!-- ]]> &lt;script&gt; `${window.ran = 1}`",
+    "[x](javascript:window.ran=1)", "\u202emorf ylno\u202c \u2066 \u200b",
+    "<!-- ]]> &lt;script&gt; `${window.ran = 1}`",
     "<svg onload=window.ran=1>", "<a href=' javascript:window.ran=1'>",
 )  # fmt: skip
 
