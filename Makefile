@@ -2,13 +2,16 @@
 # .venv is built with the newest of PYTHONS on PATH. To choose another: make PYTHON=/path/to/python3.12
 PYTHONS = 3.13 3.12 3.11
 UV_VERSION = 0.13.9
+# Tools of `make sbom`, which uv runs from environments of their own
+CYCLONEDX = cyclonedx-bom==7.5.0
+PIP_LICENSES = pip-licenses==5.5.5
 PY = .venv/bin/python
 
 # Compiled bytecode halves the time of every import, so the variable that forbids it must not reach
 # the recipes; the others would let packages from outside .venv in.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: help setup repro retrain study test test-slow lint lab drivers docs clean
+.PHONY: help setup repro retrain study test test-slow lint lab drivers docs sbom clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +24,7 @@ help:
 	@echo 'make lab        the notebooks in JupyterLab'
 	@echo 'make drivers    only let git show and merge notebooks by nbdime, and commit them without outputs'
 	@echo 'make docs       the documentation site in build/site: half a minute'
+	@echo 'make sbom       the packages of .venv and their licences: build/sbom.json (CycloneDX), build/licences.csv'
 	@echo 'make setup      only build .venv from requirements.lock: 6 GB, 1 to 10 minutes depending on your network'
 	@echo 'make clean      remove .venv and the caches of the tools; data and figures stay'
 	@echo
@@ -118,6 +122,12 @@ drivers: setup
 docs: setup
 	@$(PY) -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/site
 	@echo 'open build/site/index.html'
+
+sbom: setup
+	@mkdir -p build
+	@uv=uv; command -v uv >/dev/null 2>&1 || uv=.venv/bin/uv; \
+	$$uv tool run --from $(CYCLONEDX) cyclonedx-py environment --pyproject pyproject.toml -o build/sbom.json $(PY); \
+	$$uv tool run $(PIP_LICENSES) --python $(PY) --from mixed --with-urls --format csv --output-file build/licences.csv
 
 clean:
 	rm -rf .venv build .pytest_cache .ruff_cache .mypy_cache .hypothesis mc3.egg-info

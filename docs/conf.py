@@ -46,6 +46,8 @@ docs/real_audio
 docs/notebooks
 docs/training
 docs/glossary
+docs/reliability
+SECURITY
 LOG
 benchmarks/README
 data/release/README

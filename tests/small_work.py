@@ -2,7 +2,7 @@
 
 Clips of region I have audio, video and text embeddings around their action group's direction; in
 region II the text, in III the audio, in IV the video points elsewhere. So it is known what each
-figure must show. Narrations hold what HTML and matplotlib would take for markup.
+figure must show. Narrations hold what HTML, scripts, Markdown and matplotlib would take for markup.
 """
 
 from __future__ import annotations
@@ -29,6 +29,13 @@ from mc3.model import MC3
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = ("cut", "wash", "close", "hold", "lift", "stir")
 NOUNS = ("carrot", "plate", "door", "cup")
+HOSTILE = (  # text that must stay text; obeyed, it would set window.ran
+    "<script>window.ran = 1</script>", '"><img src=x onerror="window.ran = 1">',
+    "</script></style></title><script>window.ran = 1</script>", "' onmouseover='window.ran = 1",
+    "[x](javascript:window.ran=1)", "\u202emorf ylno\u202c \u2066 \u200b",
+    "<!-- ]]> &lt;script&gt; `${window.ran = 1}`",
+    "<svg onload=window.ran=1>", "<a href=' javascript:window.ran=1'>",
+)  # fmt: skip
 
 
 def text_of(name: str) -> str:
@@ -132,7 +139,8 @@ def _clips(rng: np.random.Generator, clips: int, events: int) -> tuple[pd.DataFr
         "clip_id": [f"{v}_{round(1000 * t):09d}" for v, t in zip(video, time, strict=True)],
         "dataset": "ego4d", "split": split, "video_uid": video, "narration_time": time,
         "start_sec": time - 0.5, "end_sec": time + 1.0,
-        "text": [f"C {v}s the {n} with the left hand $1 <{i}>" for i, v, n in zip(number, verb, noun, strict=True)],
+        "text": [f"C {v}s the {n} with the left hand $1 <{i}> {HOSTILE[i % len(HOSTILE)]}"
+                 for i, v, n in zip(number, verb, noun, strict=True)],
         "verb": verb, "noun": noun, "action_group": [f"{v} {n}" for v, n in zip(verb, noun, strict=True)],
         "positive": pd.array(np.where(labelled, region == "I", None), dtype="Int8"),
         "votes": np.where(labelled, np.where(region == "I", "1,1,0", "0,0,1"), ""),

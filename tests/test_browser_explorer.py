@@ -57,6 +57,7 @@ def page(folder: Path) -> Iterator[Page]:
         tab.open((folder / "index.html").as_uri())
         tab.wait(READY)
         yield tab
+        assert tab.run("typeof window.ran") == "undefined"  # no narration of `small_work.HOSTILE` was obeyed
         assert tab.errors == []
         assert tab.outside() == []
 

@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
+from markup import obeyed
 from PIL import Image
 from scipy.io import wavfile
 from scipy.stats import percentileofscore
@@ -274,4 +275,5 @@ def test_the_same_input_gives_the_same_page_and_no_narration_is_markup_in_it(sma
     text = pages[0].decode()
     assert r"left hand $1 \u003c" in text
     assert text.count("<script") == text.count("</script>") == 2
+    assert obeyed(text, scripts=2) == []
     assert "default-src 'none'" in text

@@ -117,6 +117,7 @@ def test_every_target_that_help_names_exists():
         "lab",
         "drivers",
         "docs",
+        "sbom",
         "setup",
         "clean",
     ]

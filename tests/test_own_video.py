@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from browser import browser, needs_browser
+from markup import obeyed
 from PIL import Image
 from raw_files import clicks, numbered, write_media, write_raw
 
@@ -26,7 +27,7 @@ from mc3.extra import mine, own_video
 from mc3.model import MC3
 
 HEADER = "path,start_sec,end_sec\n"
-NAME = "a: <b>häuser & #1.mp4"
+NAME = """a: <b>häuser & "><img src=x onerror='window.ran=1'> \u202e#1.mp4"""
 
 
 @pytest.fixture(scope="module")
@@ -367,6 +368,7 @@ def test_each_command_runs_on_real_recordings(shared_data: Path, checkpoint: Pat
 def test_the_page_escapes_names_and_a_click_plays_the_moment_with_sound(folder, checkpoint, tmp_path) -> None:
     page = tmp_path / "page.html"
     discover(folder, checkpoint, "--page", str(page), "--top", "2")
+    assert obeyed(page.read_text()) == []
     assert "<b>" not in page.read_text()
     with browser() as tab:
         tab.open(page.as_uri())
@@ -380,6 +382,7 @@ def test_the_page_escapes_names_and_a_click_plays_the_moment_with_sound(folder, 
         assert tab.run("document.querySelector('video').webkitAudioDecodedByteCount") > 0
         tab.wait("document.querySelector('video').paused")  # at the end of the moment
         assert tab.run("document.querySelector('video').currentTime") < start + 2.5
+        assert tab.run("typeof window.ran") == "undefined"
         assert tab.errors == []
         assert tab.outside() == []
 

@@ -4,11 +4,13 @@ import html
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import ROOT
+from markup import obeyed
 
 from mc3 import config, methods
 from mc3.config import Config
@@ -71,6 +73,12 @@ def test_the_contents_list_every_page_and_say_of_what_they_are_and_which_claims_
     first = {path: path.read_bytes() for path in figures.rglob("*") if path.is_file()}
     report.write(small, figures)  # again, with the same bytes
     assert {path: path.read_bytes() for path in figures.rglob("*") if path.is_file()} == first
+
+
+def test_no_profile_or_title_of_a_page_is_markup_in_the_contents(small: Config, figures: Path) -> None:
+    profile = "`<script>window.ran=1</script>`"
+    assert "window.ran" in (page := report.write(replace(small, profile=profile), figures).read_text())
+    assert obeyed(page) == []
 
 
 @pytest.mark.parametrize("missing", ["table3_retrieval.csv", "report/discovery.html"])

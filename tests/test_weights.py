@@ -2,7 +2,6 @@ import json
 import os
 import pickle
 import re
-import subprocess
 import zipfile
 from dataclasses import asdict, replace
 from itertools import product
@@ -13,6 +12,7 @@ import published
 import pytest
 import torch
 import yaml
+from payloads import bombs
 from raw_files import contents
 from safetensors.torch import load_file, save_file
 from timm.models.deit import VisionTransformerDistilled
@@ -370,24 +370,6 @@ def test_another_kind_a_missing_and_a_truncated_file_are_errors_that_name_it(pat
     torch.save([1, 2], path)
     with pytest.raises(DataError, match=r"no state_dict"):
         weights.convert(path, "egovlp", CONFIG)
-
-
-class Bomb:
-    """An object that is pickled as a call of `function`."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
-def bombs(target):
-    write = f"open({str(target)!r}, 'w').close()"
-    return {
-        "os.system": Bomb(os.system, f"touch {target}"), "exec": Bomb(exec, write), "eval": Bomb(eval, write),
-        "popen": Bomb(subprocess.check_call, ["touch", str(target)]), "path": Bomb(Path.touch, Path(target)),
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(bombs("")))

@@ -19,14 +19,15 @@ from mc3.paper import provenance
 TEMPLATE, SCRIPT = (Path(__file__).with_name(f"page.{kind}") for kind in ("html.j2", "js"))
 INK, PAPER = "#e6e6e6", "#161618"  # of a page in dark mode
 LARGEST = 300 * 1024  # bytes of an SVG in a page; a larger one is shown as a bitmap
-TAGS = {"a", "b", "br", "caption", "code", "div", "em", "i", "li", "p", "strong", "sub", "sup", "table", "tbody",
-        "td", "tfoot", "th", "thead", "tr", "ul", "video"}  # fmt: skip
+TAGS = {"a", "b", "blockquote", "br", "caption", "code", "div", "em", "h1", "h2", "h3", "h4", "hr", "i", "li", "ol",
+        "p", "pre", "strong", "sub", "sup", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul",
+        "video"}  # fmt: skip
 PLAIN = {"alt", "aria-label", "class", "colspan", "height", "width"}
 MEDIA = {  # which values the attributes of a video may have
     "src": r"(\.\./figures/report/)?clips/[\w-]+/[\w.-]+\.mp4",
     "poster": r"data:image/(webp|png);base64,[\w+/=]+", "controls": "|controls", "preload": "none", "role": "img",
 }  # fmt: skip
-BESIDE = re.compile(r"(?<=[\"(])\.\./figures/(report/)?")  # a notebook's link to results, which lie above its page
+BESIDE = re.compile(r"(?<=[\"'(])\.\./figures/(report/)?")  # a notebook's link to results, which lie above its page
 OWN = re.compile(r"\n+\[[^\]]*\]\(\.\./figures/report/[\w-]+\.html\)\.?\s*$")  # a notebook's link to its page
 
 
@@ -39,7 +40,7 @@ def render(book: Any, title: str, **about: Any) -> str:
 
     script = SCRIPT.read_text().strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    filters = {"picture": picture, "clean": clean, "words": words, "block": block, "own": partial(OWN.sub, ""),
+    filters = {"picture": picture, "clean": clean, "block": block, "own": partial(OWN.sub, ""),
                "json": partial(json.dumps, indent=1, sort_keys=True)}  # fmt: skip
     exporter = HTMLExporter(exclude_anchor_links=True, filters=filters)
     exporter.raw_template = TEMPLATE.read_text()
@@ -49,11 +50,11 @@ def render(book: Any, title: str, **about: Any) -> str:
 
 
 def clean(text: str) -> str:
-    """HTML of an output with the elements and attributes that a page may have, links relative to the page."""
+    """HTML with the elements, attributes and kinds of links that a page may have, links relative to the page."""
     import bleach
 
-    allowed = bleach.clean(text, tags=TAGS, attributes=_allowed, protocols={"http", "https", "mailto", "data"})
-    return words(allowed).replace("<th>", '<th scope="col">')
+    allowed = bleach.clean(words(text), tags=TAGS, attributes=_allowed, protocols={"http", "https", "mailto", "data"})
+    return allowed.replace("<th>", '<th scope="col">')
 
 
 def block(text: str) -> str:

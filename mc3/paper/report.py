@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ page from `figures/` and [leaderboard.csv](leaderboard.csv). The two data sets c
    embeddings file can be fetched. We measure the file again; its SHA-256 is in the row.
 """
 
+LINK = r"https?://[\w.~:/?#@!$&'*+,;=%-]+"  # of a model card
 EXPLORER = """- [Explorer: a map of the clips](explorer/index.html). Click a point to play the clip and to see its
   neighbours; w/o consensus and MC3 side by side."""
 EARLIER = " **Made with earlier settings, to be run again.**"
@@ -162,25 +164,33 @@ def leaderboard(found: dict[str, pd.DataFrame], profile: str, submitted: pd.Data
     paper = both[["label", *(f"paper_{m}" for m in tables.BOARD)]].rename(columns=lambda c: c.removeprefix("paper_"))
     paper = paper[paper[list(tables.BOARD)].notna().any(axis=1)].assign(source="the paper")
     sent = submitted.assign(label=submitted["row"])
-    link = ("[card](" + sent["card"].astype(str) + "), " + sent["date"].astype(str)).map(html.escape)
+    cards = [f"[card]({c})" if re.fullmatch(LINK, c) else _plain(c) for c in sent["card"].astype(str)]
+    link = [f"{card}, {_plain(date)}" for card, date in zip(cards, sent["date"], strict=True)]
+    sent = sent.assign(source=link)
     boards = [
         f"## Generated world, profile `{profile}`",
-        _board(pd.concat([ours, sent[sent["profile"] == profile].assign(source=link)])),
+        _board(pd.concat([ours, sent[sent["profile"] == profile]])),
     ]
-    boards += ["## Ego4D", _board(pd.concat([paper, sent[sent["profile"] != profile].assign(source=link)]))]
+    boards += ["## Ego4D", _board(pd.concat([paper, sent[sent["profile"] != profile]]))]
     return "\n\n".join([BOARD_TEXT.strip(), *boards]) + "\n"
 
 
 def _board(rows: pd.DataFrame) -> str:
-    """Rows as a Markdown table, the highest AV ROC first; foreign text is escaped."""
+    """Rows as a Markdown table, the highest AV ROC first; labels are shown as text."""
     rows = rows.sort_values(["av_roc", "al_roc"], ascending=False, kind="stable", na_position="last")
     lines = [["Row", *map(tables.header, tables.BOARD), "Source"], ["---"] * (len(tables.BOARD) + 2)]
     for row in rows.to_dict("records"):
         cells = [
             "–" if pd.isna(row[m]) else f"{row[m]:.{3 if m.endswith(('roc', 'pr')) else 1}f}" for m in tables.BOARD
         ]
-        lines.append([html.escape(str(row["label"]), quote=False).replace("|", r"\|"), *cells, row["source"]])
+        lines.append([_plain(row["label"]), *cells, row["source"]])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(value: Any) -> str:
+    """A cell of a Markdown table that shows `value` as text: no element, link, picture, code or further cell."""
+    shown = "".join(letter if letter.isprintable() else " " for letter in str(value))
+    return re.sub(r"[\\`|\[\]]", r"\\\g<0>", html.escape(shown, quote=False))
 
 
 def readme_table(figures: Path = Path("figures")) -> str:
