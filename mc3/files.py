@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mc3.errors import DataError
+from mc3.errors import DataError, UserError
 
 PACKAGE = Path(__file__).parent
 TRACKED = {"mc3.methods": ("PRETRAIN", "ALIGN", "SSAST", "METHODS", "OTHERS")}  # literals that are DVC's parameters
@@ -24,6 +24,24 @@ MARKER = ".mc3-written"  # in a folder that this program wrote as a whole: its f
 def is_safe_id(value: Any) -> bool:
     """Whether an id read from a file may become part of a path: no separator, no leading dot."""
     return isinstance(value, str) and SAFE_ID.fullmatch(value) is not None
+
+
+@contextmanager
+def reading(path: Path, remedy: str, kind: type[UserError] = DataError) -> Iterator[None]:
+    """Turns whatever a library raises while it reads `path` into one error: "PATH is damaged (why); REMEDY".
+
+    It is an error too, before anything is read, if `path` is missing or no regular file: a pipe would wait for ever.
+    """
+    try:
+        if not path.is_file():
+            raise kind(f"{path} is {'no regular file' if path.exists() else 'missing'}; {remedy}")
+        yield
+    except (UserError, ImportError):
+        raise
+    except Exception as error:  # of any kind: damage reaches every line of a parser
+        fault = "cannot be read" if isinstance(error, OSError) and error.errno else "is damaged"
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise kind(f"{path} {fault} ({why}); {remedy}") from error
 
 
 @contextmanager
@@ -50,6 +68,8 @@ def sha256(path: Path) -> str:
         files = sorted(file for file in path.rglob("*") if file.is_file())
         listing = "".join(f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files)
         return hashlib.sha256(listing.encode()).hexdigest()
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no regular file; remove it")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
