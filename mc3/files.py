@@ -39,9 +39,9 @@ def reading(path: Path, remedy: str, kind: type[UserError] = DataError) -> Itera
     except (UserError, ImportError):
         raise
     except Exception as error:  # of any kind: damage reaches every line of a parser
-        fault = "cannot be read" if isinstance(error, OSError) and error.errno else "is damaged"
-        why = " ".join(str(error).split())[:300] or type(error).__name__
-        raise kind(f"{path} {fault} ({why}); {remedy}") from error
+        system = error.strerror if isinstance(error, OSError) else None
+        why = " ".join(str(system or error).split())[:300] or type(error).__name__
+        raise kind(f"{path} {'cannot be read' if system else 'is damaged'} ({why}); {remedy}") from error
 
 
 @contextmanager
