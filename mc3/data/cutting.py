@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 
-import av
 import numpy as np
 from scipy.io import wavfile
 
@@ -49,7 +48,7 @@ def cuts(
     if not facts.width:
         yield from ((b"", wav(sound, rate)) for sound in sounds if sound is not None)
         return
-    with av.open(str(path), metadata_errors="replace") as file:
+    with media.open_file(path) as file:
         context = file.streams.video[0].codec_context
         short, long = sorted((context.width, context.height))
     firsts = [math.floor(start * fps + 1e-6) for start, _ in windows]  # pictures on screen as the windows begin
