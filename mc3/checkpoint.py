@@ -22,7 +22,7 @@ import torch
 
 from mc3.config import Config
 from mc3.errors import DataError
-from mc3.files import link_or_copy, lock, sha256, swapped, sync, write_atomic
+from mc3.files import link_or_copy, lock, reading, sha256, swapped, sync, write_atomic
 from mc3.model import MC3
 
 STATE = re.compile(r"state-\d{8,}-[0-9a-f]{64}\.pt")  # the hash is of its bytes, so that a truncated one is recognised
@@ -48,7 +48,8 @@ class Run:
 
     def states(self) -> list[Path]:
         """The states on disk, newest first."""
-        return sorted((f for f in self.folder.glob("state-*.pt") if STATE.fullmatch(f.name)), reverse=True)
+        files = self.folder.glob("state-*.pt")
+        return sorted((f for f in files if STATE.fullmatch(f.name) and f.is_file()), reverse=True)
 
     def resume(self) -> dict[str, Any] | None:
         """The newest intact state, or None if there is none or it belongs to other settings or data."""
@@ -56,8 +57,9 @@ class Run:
             return None
         for file in self.states():
             if sha256(file) in file.name:
-                state = torch.load(file, map_location="cpu", weights_only=True)
-                return state if state["fingerprint"] == self.fingerprint else None
+                with reading(file, "delete it, and the same command resumes from an earlier state"):
+                    state = torch.load(file, map_location="cpu", weights_only=True)
+                    return state if state["fingerprint"] == self.fingerprint else None
             if self.main:
                 print(f"{file} is damaged; resuming from an earlier state", file=sys.stderr)
         return None
@@ -76,8 +78,11 @@ class Run:
                 if int(state.name.split("-")[1]) > steps:  # damaged
                     state.unlink()
             for file in (self.metrics, self.folder / "timings.jsonl"):
-                lines = file.read_text().splitlines() if file.exists() else []
-                whole = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
+                whole = []
+                if file.exists():
+                    with reading(file, f"delete {self.folder} to begin again"):
+                        lines = file.read_text().splitlines()
+                        whole = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
                 write_atomic(file, "".join(line + "\n" for line in whole).encode())
             self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=steps + 1)
 

@@ -4,9 +4,14 @@
 """
 
 import json
+import math
+import re
+import reprlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partialmethod
+from itertools import chain
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
@@ -14,8 +19,21 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 import yaml
 
 from mc3.errors import ConfigError, suggest
+from mc3.files import reading
 
 RENAMED = {"train.chunk": "train.microbatch_size"}  # settings of the last release, for the error message
+LONGEST = 200_000  # bytes of a file of settings, of which ours have a tenth
+# Between what numbers a setting is, by its name or its group's; others are above 0 and at most `LARGEST`.
+LARGEST = 1e30
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("seed", "seeds", "sampling_seed"), (0, 2**63 - 1)),
+    **dict.fromkeys(("videos", "silent_videos", "epic_events", "train_clips", "sounding", "before_sec", "after_sec",
+                     "consensus_weight", "alpha", "epochs", "learning_rate", "weight_decay", "warmup_steps",
+                     "warmup_epochs", "milestones", "factors", "workers"), (0, LARGEST)),
+    **dict.fromkeys(("unseen", "heard_unseen", "on_screen", "off_screen", "misnarrated", "momentum"), (0, 1)),
+    "dropout": (0, 1),
+    "signal_db": (-200, 200), "depth": (1, 1000),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,10 @@ class Source:
     command: str
     code: str
     out: Path
+
+    def __post_init__(self) -> None:
+        if self.command.split()[:1] in ([], ["source"], ["repro"], ["retrain"]):
+            raise ConfigError(f"source.command is {self.command!r}; it must be a command that makes or checks raw data")
 
 
 @dataclass(frozen=True)
@@ -235,9 +257,9 @@ class Train:
     log_every: int
 
     def __post_init__(self) -> None:
-        size, scale = self.microbatch_size, self.crop_scale
-        if size is not None and size < 1:
-            raise ConfigError(f"train.microbatch_size is {size}; it must be a number of clips, or null for all")
+        scale = self.crop_scale
+        if lost := {"align", "refine"} - self.epochs.keys():
+            raise ConfigError(f"missing setting train.epochs.{min(lost)}")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
             raise ConfigError(f"train.crop_scale must be two shares of the area, [smallest, largest], not {scale}")
 
@@ -315,7 +337,7 @@ class Config:
 def build(cls: type, data: Any, where: str = "") -> Any:
     """Build dataclass `cls` from the mapping at `where`, checking keys and types; `ConfigError` names what is wrong."""
     if not isinstance(data, dict):
-        raise ConfigError(f"{where or 'the file'} must be a mapping, not {data!r}")
+        raise ConfigError(f"{where or 'the file'} must be a mapping, not {reprlib.repr(data)}")
     known = get_type_hints(cls)
     prefix = f"{where}." if where else ""
     if unknown := [key for key in data if key not in known]:
@@ -339,13 +361,60 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return [_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value)]
     if origin is dict and isinstance(value, dict):
         return {_convert(args[0], k, where): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if (hint, type(value)) in ((Path, str), (float, int)):
-        return hint(value)
-    if origin is None and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if hint in (int, float) and type(value) in (int, hint):
+        return hint(_in_range(value, where))
+    if hint is Path and isinstance(value, str):
+        if not value or value.startswith("~") or "\0" in value:
+            raise ConfigError(f"{where} is {reprlib.repr(value)}; write a path out, from the present folder or from /")
+        return Path(value)
+    if hint in (str, bool) and isinstance(value, hint):
         return value
     if origin is Literal:
-        raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(args)}")
-    raise ConfigError(f"{where} must be {hint.__name__ if origin is None else hint}, not {value!r}")
+        raise ConfigError(f"{where} is {reprlib.repr(value)}; it must be one of {', '.join(args)}")
+    raise ConfigError(f"{where} must be {hint.__name__ if origin is None else hint}, not {reprlib.repr(value)}")
+
+
+def _in_range(value: float, where: str) -> float:
+    low, high = next((RANGES[name] for name in re.split(r"[.\[]", where) if name in RANGES), (math.ulp(0.0), LARGEST))
+    if not low <= value <= high:
+        bounds = f"from {low:g} to {high:g}" if low != math.ulp(0.0) else f"above 0 and at most {high:g}"
+        raise ConfigError(f"{where} is {reprlib.repr(value)}; it must be {bounds}")
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, and aliases by which a small file holds any number of values."""
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None and _values(node, {}) > LONGEST:
+            raise yaml.MarkedYAMLError(None, None, "its aliases hold each other", node.start_mark)
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, count in keys.most_common(1):
+            if count > 1:
+                raise yaml.MarkedYAMLError(None, None, f"the key {key!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _values(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for when its aliases are written out; infinite if it is within itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        within = chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_values(n, known) for n in within if isinstance(n, yaml.Node))
+    return known[id(node)]
+
+
+def read_yaml(path: Path) -> Any:
+    """What a file of settings holds: plain values, each key once. `ConfigError` names the file and the place in it."""
+    with reading(path, "correct it", ConfigError):
+        if (size := path.stat().st_size) > LONGEST:
+            raise ConfigError(f"{path} has {size:,} bytes, but settings have at most {LONGEST:,}; correct it")
+        with path.open(encoding="utf-8") as file:
+            return yaml.load(file, _Loader)  # noqa: S506, it is a SafeLoader
 
 
 def load(path: str | Path = "params.yaml") -> Config:
@@ -353,9 +422,10 @@ def load(path: str | Path = "params.yaml") -> Config:
     path = Path(path)
     if not path.exists():
         raise ConfigError(f"no settings at {path}; `mc3 profile mini` writes the default ones")
+    data = read_yaml(path)
     try:
-        return build(Config, yaml.safe_load(path.read_text()))
-    except (ConfigError, yaml.YAMLError) as error:
+        return build(Config, data)
+    except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
@@ -371,6 +441,8 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
         *groups, key = name.split(".")
         at = data
         for group in groups:
-            at = at.setdefault(group, {})
+            at = at.setdefault(group, {}) if isinstance(at, dict) else None
+        if not isinstance(at, dict):
+            raise ConfigError(f"unknown setting {name}")
         at[key] = value
     return build(Config, data)

@@ -29,6 +29,24 @@ def is_safe_id(value: Any) -> bool:
 
 
 @contextmanager
+def reading(path: Path, remedy: str, kind: type[UserError] = DataError) -> Iterator[None]:
+    """Turns whatever a library raises while it reads `path` into one error: "PATH is damaged (why); REMEDY".
+
+    It is an error too, before anything is read, if `path` is missing or no regular file: a pipe would wait for ever.
+    """
+    try:
+        if not path.is_file():
+            raise kind(f"{path} is {'no regular file' if path.exists() else 'missing'}; {remedy}")
+        yield
+    except (UserError, ImportError):
+        raise
+    except Exception as error:  # of any kind: damage reaches every line of a parser
+        system = error.strerror if isinstance(error, OSError) else None
+        why = " ".join(str(system or error).split())[:300] or type(error).__name__
+        raise kind(f"{path} {'cannot be read' if system else 'is damaged'} ({why}); {remedy}") from error
+
+
+@contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Make a system's error that names no file, as a full disk's, an `OSError` that names `path`."""
     try:
@@ -114,6 +132,8 @@ def sha256(path: Path) -> str:
         files = sorted(file for file in path.rglob("*") if file.is_file())
         listing = "".join(f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files)
         return hashlib.sha256(listing.encode()).hexdigest()
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no regular file; remove it")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

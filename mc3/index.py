@@ -19,11 +19,12 @@ from safetensors import safe_open
 
 from mc3 import windows
 from mc3.errors import ConfigError, DataError
-from mc3.files import replace_folder
+from mc3.files import reading, replace_folder
 from mc3.methods import MODALITIES
 from mc3.model import MC3
 from mc3.store import write_tensors
 
+AGAIN = "`mc3 index` makes it again"
 ROWS, TENSORS = "rows.parquet", "index.safetensors"
 COLUMNS = ["file", "start_sec", "end_sec", "text"]
 BLOCK = 65_536  # rows that are compared at a time
@@ -58,15 +59,13 @@ class Index:
         for name in (ROWS, TENSORS):
             if not (folder / name).is_file():
                 raise DataError(f"no index at {folder} ({name} is missing); `mc3 index FOLDER --out {folder}` makes it")
-        try:
+        with reading(folder / ROWS, AGAIN):
             rows = pd.read_parquet(folder / ROWS)[COLUMNS]
-            with safe_open(folder / TENSORS, "numpy") as file:
-                model = (file.metadata() or {})["model"]
-                embeddings = {name: file.get_tensor(name) for name in MODALITIES if name in file.keys()}  # noqa: SIM118
-        except Exception as error:  # each library has its own
-            raise DataError(f"the index at {folder} is damaged ({error}); `mc3 index` makes it again") from error
-        if any(own.ndim != 2 or len(own) != len(rows) for own in embeddings.values()):
-            raise DataError(f"the index at {folder} has other embeddings than rows; `mc3 index` makes it again")
+        with reading(folder / TENSORS, AGAIN), safe_open(folder / TENSORS, "numpy") as file:
+            model = (file.metadata() or {})["model"]
+            embeddings = {name: file.get_tensor(name) for name in MODALITIES if name in file.keys()}  # noqa: SIM118
+            if any(own.ndim != 2 or len(own) != len(rows) for own in embeddings.values()):
+                raise ValueError(f"it has other embeddings than the rows of {ROWS}")
         return cls(rows, embeddings, model, folder)
 
     def search(self, query: ArrayLike, modality: str, top: int = 10, approximate: bool = False) -> pd.DataFrame:

@@ -17,7 +17,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ from mc3.encoders.text import TextEncoder
 from mc3.encoders.video import Block as VideoBlock
 from mc3.encoders.video import VideoEncoder, fit_frames
 from mc3.errors import ConfigError, DataError
-from mc3.files import swapped
+from mc3.files import reading, swapped
 from mc3.methods import MODALITIES
 from mc3.pools import load
 
@@ -57,7 +56,8 @@ class MC3(nn.Module):
         if not tokenizer.exists():
             raise DataError(f"no tokenizer at {tokenizer}; `dvc repro shards` makes it")
         torch.manual_seed(seed)
-        model = cls(config.model, tokenizer)
+        with reading(tokenizer, "`dvc repro shards` makes it again"):
+            model = cls(config.model, tokenizer)
         model.init_from(config.init)
         return model
 
@@ -82,12 +82,17 @@ class MC3(nn.Module):
             if path is None:
                 continue
             encoder = self.encoders[modality]
-            tensors = _read(Path(path), "`mc3 weights convert` makes it from a published checkpoint")
+            remedy = "`mc3 weights convert` makes it from a published checkpoint"
+            if not Path(path).exists():
+                raise DataError(f"no weights at {path}; {remedy}")
+            tensors = _read(Path(path), remedy)
             if not any(name.startswith("projection.") for name in tensors):
                 tensors |= {n: t for n, t in encoder.state_dict().items() if n.startswith("projection.")}
             if (name := "trunk.temporal_embed") in tensors:
                 tensors[name] = fit_frames(tensors[name], self.config.video.frames)
-            _load(encoder, tensors, Path(path))
+            if faults := mismatch(tensors, encoder.state_dict()):
+                raise DataError(f"{path} does not fit the settings under model.{modality}: {faults}")
+            encoder.load_state_dict(tensors)
 
     def save(self, folder: str | Path, stored: str = "float32") -> None:
         """Write a checkpoint folder, weights as `stored`; an older one is replaced once the new one is complete."""
@@ -107,12 +112,16 @@ class MC3(nn.Module):
         for name in (CONFIG, TOKENIZER, WEIGHTS):
             if not (folder / name).is_file():
                 raise DataError(f"no checkpoint at {folder} ({name} is missing); {command}")
-        tensors = _read(folder / WEIGHTS, command)
-        try:
-            model = cls(build(ModelConfig, json.loads((folder / CONFIG).read_text())), folder / TOKENIZER)
-        except Exception as error:  # tokenizers raises bare Exception for a file it cannot read
-            raise DataError(f"the checkpoint at {folder} is damaged ({error}); {command} again") from error
-        _load(model, tensors, folder / WEIGHTS)
+        tensors = _read(folder / WEIGHTS, f"{command} again")
+        with reading(folder / CONFIG, f"{command} again"):
+            config = build(ModelConfig, json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+            with torch.device("meta"):  # sizes of any number cost nothing there
+                expected = {f"encoders.{name}": tensor for name, tensor in make_encoders(config).state_dict().items()}
+        if faults := mismatch(tensors, expected):
+            raise DataError(f"{folder / WEIGHTS} does not fit {CONFIG} beside it: {faults}; {command} again")
+        with reading(folder / TOKENIZER, f"{command} again"):
+            model = cls(config, folder / TOKENIZER)
+        model.load_state_dict(tensors)
         return model.to(device).eval()
 
 
@@ -179,18 +188,11 @@ def recompute(model: nn.Module) -> None:
 
 
 def _read(path: Path, remedy: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise DataError(f"no weights at {path}; {remedy}")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); {remedy} again") from error
-
-
-def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    if faults := mismatch(tensors, module.state_dict()):
-        raise DataError(f"{path} does not fit the model's settings: {faults}")
-    module.load_state_dict(tensors)
+    with reading(path, remedy):
+        tensors = load_file(path)
+        if broken := [n for n, t in tensors.items() if not (t.is_floating_point() and t.isfinite().all())]:
+            raise ValueError(f"values that are not finite numbers in {some(broken)}")
+        return tensors
 
 
 def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

@@ -5,14 +5,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mc3.config import ModelConfig
 from mc3.data.audio import fbank
-from mc3.data.media import clips_of, probe
+from mc3.data.media import clips_of, open_file, probe
 from mc3.errors import ConfigError, DataError
 from mc3.model import MC3
 
@@ -55,7 +54,7 @@ def along(path: Path, every_sec: float, window_sec: float, modalities: Collectio
 
 def seconds_of(path: Path, modalities: Collection[str]) -> float:
     """How long a file has all the `modalities`, in seconds."""
-    with av.open(str(path), metadata_errors="replace") as file:
+    with open_file(path) as file:
         found = [getattr(file.streams, modality)[0] for modality in modalities]
         lengths = [float(s.duration * s.time_base) for s in found if s.duration and s.time_base]
     return min([probe(path).duration_sec, *lengths])

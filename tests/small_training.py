@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 from mc3 import checkpoint, methods, train
 from mc3.config import Config, build
 from mc3.data import tokenizer
+from mc3.data.clip_table import COLUMNS
 from mc3.model import MC3
 
 THINGS = ("carrot", "plate", "door", "cup", "rope", "stone", "paper", "water")
@@ -51,16 +53,19 @@ def make_shards(folder: Path, train_clips: int = 28, validation_clips: int = 16)
             with wave.open(sound, "wb") as file:
                 file.setparams((1, 2, RATE, 0, "NONE", ""))
                 file.writeframes((3000 * tone + rng.normal(0, 300, len(tone))).astype("<i2").tobytes())
+            digest = hashlib.sha256(b"".join(data.getvalue() for data in (picture, fbank, sound))).hexdigest()
             for suffix, data in ((".jpg", picture), (".npy", fbank), (".wav", sound)):
                 info = tarfile.TarInfo(name + suffix)
                 info.size = data.tell()
                 data.seek(0)
                 tar.addfile(info, data)
             text = f"C moves the {THINGS[thing]}"
-            rows.append({"clip_id": name, "dataset": "ego4d", "split": split, "text": text, "positive": positive})
+            about = {"clip_id": name, "dataset": "ego4d", "split": split, "text": text, "positive": positive}
+            rows.append({**about, "class_id": None, "sha256": digest})
     with tarfile.open(folder / "all.tar") as tar:  # the offset of each member, by tarfile
         members = {member.name: member for member in tar.getmembers()}
-    index = pd.DataFrame(rows).astype({"positive": "Int8"}).assign(shard="all.tar")
+    others = {name: "" if kind == "str" else 0 for name, kind in COLUMNS.items() if name not in rows[0]}
+    index = pd.DataFrame(rows).assign(shard="all.tar", **others).astype(COLUMNS)
     for column, suffix in (("frames", ".jpg"), ("fbank", ".npy"), ("audio", ".wav")):
         index[f"{column}_offset"] = [members[c + suffix].offset_data for c in index["clip_id"]]
         index[f"{column}_size"] = [members[c + suffix].size for c in index["clip_id"]]

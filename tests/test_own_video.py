@@ -309,7 +309,7 @@ def test_filter_keeps_the_best_share_or_those_from_a_threshold_on(folder, checkp
     ("content", "arguments", "message"),
     [("path,start_sec\na,1\n", [], "has no column end_sec"), (f"{HEADER}a,2,1\n", [], "row 1: needs a path"),
      (f"{HEADER}a,x,1\n", [], "row 1"), (f"{HEADER}a,0,1\n", ["--keep", "2"], "--keep 2.0"),
-     (f"{HEADER}a,0,1\n", ["--split", "train"], "has no column split"), ("", [], "is no table of clips"),
+     (f"{HEADER}a,0,1\n", ["--split", "train"], "has no column split"), ("", [], "is damaged (No columns to parse"),
      (f"{HEADER}a,0,1\n", ["--rank", "2", "--world", "2"], "rank 2 is not one of"),
      (f"{HEADER}a,0,1\n", ["--rank", "2"], "go together")],
 )  # fmt: skip

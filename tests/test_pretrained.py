@@ -269,7 +269,7 @@ def test_an_index_of_other_weights_without_the_modality_damaged_or_of_nothing_is
     (files / "broken.txt").unlink()
     built.save(tmp_path / "index")
     (tmp_path / "index" / "rows.parquet").write_bytes(b"no table")
-    with pytest.raises(DataError, match=r"index at .* is damaged"):
+    with pytest.raises(DataError, match=r"rows\.parquet is damaged"):
         Index.load(tmp_path / "index")
     with pytest.raises(DataError, match="no index at"):
         Index.load(tmp_path / "none")

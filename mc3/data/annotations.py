@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from mc3.errors import DataError
-from mc3.files import is_safe_id
+from mc3.files import is_safe_id, reading
+
+REMEDY = "fetch it again"
 
 
 @dataclass
@@ -47,12 +49,13 @@ class Report:
 
 def read_text(path: Path, what: str) -> str:
     """A file's text. Raises `DataError` if it (`what` it is) is missing, empty or not UTF-8 (naming the byte)."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"no {path} ({what}); see `source` in the settings for the command that provides it") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, byte {error.start}: not UTF-8; fetch it again") from None
+    if not path.exists():
+        raise DataError(f"no {path} ({what}); see `source` in the settings for the command that provides it")
+    with reading(path, REMEDY):
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, byte {error.start}: not UTF-8; {REMEDY}") from None
     if not text.strip():
         raise DataError(f"{path} is empty; fetch it again")
     return text
@@ -60,10 +63,12 @@ def read_text(path: Path, what: str) -> str:
 
 def read_json(path: Path, what: str) -> Any:
     """Parse a JSON file. Raises `DataError` as `read_text` does, or naming the line at which it is broken."""
-    try:
-        return json.loads(read_text(path, what))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); fetch it again") from None
+    text = read_text(path, what)
+    with reading(path, REMEDY):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); {REMEDY}") from None
 
 
 def read_rows(

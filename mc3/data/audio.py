@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+LOUDEST = 16.0  # samples are in [-1, 1], and resampled or lossy ones a little beyond; integers as floats are far off
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -20,6 +22,14 @@ def cut(samples: Callable[[int, int], np.ndarray], start: float, end: float, own
     own = samples(round(start * own_rate) - extra, math.ceil(length * own_rate / rate) + 2 * extra)
     skip = extra * rate // own_rate
     return resample(own, own_rate, rate)[skip : skip + length]
+
+
+def fault_of(samples: np.ndarray) -> str | None:
+    """What is wrong with samples of a sound; None if nothing is."""
+    peak = float(np.abs(samples).max(initial=0))
+    if not math.isfinite(peak):
+        return "samples that are no finite numbers"
+    return f"samples up to {peak:g}, where sound is within [-1, 1]" if peak > LOUDEST else None
 
 
 def overlay(parts: Iterable[tuple[int, Any]], first: int, count: int) -> np.ndarray:

@@ -50,7 +50,7 @@ def cuts(
     if not facts.width:
         yield from ((b"", wav(sound, rate)) for sound in sounds if sound is not None)
         return
-    with av.open(str(path), metadata_errors="replace") as file:
+    with media.open_file(path) as file:
         context = file.streams.video[0].codec_context
         short, long = sorted((context.width, context.height))
     firsts = [math.floor(start * fps + 1e-6) for start, _ in windows]  # pictures on screen as the windows begin
@@ -86,7 +86,7 @@ def with_sound(pictures: Path, sound: Iterable[np.ndarray], rate: int, out: Path
     forms = {".mp4": "mp4", ".mov": "mov", ".m4v": "mp4", ".mkv": "matroska"}
     try:
         with (
-            av.open(str(pictures), metadata_errors="replace") as source,
+            media.open_file(pictures) as source,
             av.open(str(out), "w", format=forms[ending]) as target,
         ):
             video: Any = source.streams.video[0]

@@ -16,16 +16,19 @@ from mc3.data.annotations import Report, fragments, read_json, read_rows, read_t
 from mc3.errors import DataError
 from mc3.files import is_safe_id
 
-WEARER = re.compile(r"\s*#\s*c\b[\s:,]*", re.IGNORECASE)
+# "#C C cuts", and as annotators slipped: "#CC cuts", "3C C cuts", "@C C cuts", "C C cuts"
+WEARER = re.compile(r"\s*(#\s*c(?=c?\b)|[#3@]?\s*c(?=\s+c\b))[\s:,]*", re.IGNORECASE)
+OTHERS = re.compile(r"\W*#\s*(o|person)", re.IGNORECASE)  # "#O A man cuts", "#Oman cuts", "#Person X cuts"
 TAG = re.compile(r"#\s*[oc]\b", re.IGNORECASE)
 UNSURE = re.compile(r"#\s*unsure\b", re.IGNORECASE)
+LONGEST_SEC = 1e6  # a longer video is a damaged number
 LABELS = dict.fromkeys(("1", "1.0", "true", "yes"), True) | dict.fromkeys(("0", "0.0", "false", "no"), False)
 ENDINGS = {"s": ("",), "es": ("",), "ies": ("y",), "ves": ("f", "fe"), "ing": ("e", ""), "ed": ("e", ""), "ied": ("y",)}
 Narration = tuple[str, float, str]  # its place in the file or its video, time in seconds, text
 
 
 def clean(narration: str) -> str | None:
-    """The sentence of a narration of the camera wearer ("#C"), "#unsure" as "something"; None of others ("#O")."""
+    """The sentence of a narration of the camera wearer (`WEARER`), "#unsure" as "something"; None of any other."""
     wearer = WEARER.match(narration)
     return None if wearer is None else _without_tags(narration[wearer.end() :])
 
@@ -49,14 +52,16 @@ class Taxonomy:
         for line, label, group in zip(table["line"], self.labels, table["group"], strict=True):
             try:
                 words = ast.literal_eval(group)
-            except (ValueError, SyntaxError):
+                if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                    raise TypeError
+            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
                 raise DataError(f"{path}, line {line}: group {group!r} is no list of words; fetch it again") from None
             name, *others = [_tokens(name) for name in re.split(r"_?[(),]+", label)]
             for word in map(_tokens, words):
                 rank = 2 if word == name else 1 if word in others else 0
                 if rank > ranks.get(word, -1):
                     self.words[word], ranks[word] = label, rank
-        self.longest = max(map(len, self.words))
+        self.longest = max(map(len, self.words), default=0)
 
     def find(self, tokens: list[str], start: int = 0) -> tuple[str, int]:
         """The group of the first known word from `start` on, longest entry first, and its end; ("", start) if none."""
@@ -109,17 +114,18 @@ def read_videos(path: Path, report: Report) -> dict[str, Video]:
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path} lists no videos; fetch it again with Ego4D's own command `ego4d`")
     for row, entry in enumerate(entries):
-        uid = entry.get("video_uid")
-        facts = {**entry, **(entry.get("video_metadata") or {})}
-        duration = facts.get("duration_sec")
+        facts = entry if isinstance(entry, dict) else {}
+        if isinstance(of_file := facts.get("video_metadata"), dict):
+            facts = {**facts, **of_file}
+        uid, duration = facts.get("video_uid"), facts.get("duration_sec")
         if not is_safe_id(uid):
             report.drop(path, f"videos[{row}]", f"unsafe video_uid {uid!r}")
-        elif uid in videos:
+        elif str(uid) in videos:
             report.drop(path, f"videos[{row}]", "duplicated video_uid")
-        elif not isinstance(duration, int | float) or not duration > 0:
+        elif not isinstance(duration, int | float) or not 0 < duration <= LONGEST_SEC:
             report.drop(path, f"videos[{row}]", "no duration_sec")
         else:
-            videos[uid] = Video(float(duration), facts.get("audio_base_denominator") is not None)
+            videos[str(uid)] = Video(float(duration), facts.get("audio_base_denominator") is not None)
     return videos
 
 
@@ -132,20 +138,40 @@ def read_narrations(path: Path, report: Report) -> Iterator[tuple[str, list[Narr
         yield from _narrations_of_table(path, report)
         return
     data = read_json(path, "Ego4D's narrations")
-    by_video = (data.get("videos", data) if isinstance(data, dict) else None) or {}
-    if isinstance(by_video, list):
-        by_video = {entry.get("video_uid"): entry for entry in by_video}
-    for uid in sorted(by_video, key=str):
+    videos = data.get("videos", data) if isinstance(data, dict) else None
+    if isinstance(videos, list):
+        named = [(e.get("video_uid") if isinstance(e, dict) else None, e) for e in videos]
+    else:
+        named = list(videos.items()) if isinstance(videos, dict) else []
+    seen = set[str]()
+    for uid, entry in sorted(((str(uid), entry) for uid, entry in named), key=lambda each: each[0]):
+        if uid in seen:
+            report.drop(path, uid, "duplicated video_uid")
+            continue
+        seen.add(uid)
         rows: list[Narration] = []
-        entry = by_video[uid] if isinstance(by_video[uid], dict) else {}
         for number in ("narration_pass_1", "narration_pass_2"):
-            for i, narration in enumerate((entry.get(number) or {}).get("narrations") or []):
+            narrations = _within(_within(entry, number), "narrations")
+            if not isinstance(narrations, list):
+                report.drop(path, f"{uid}/{number}", "no list of narrations")
+                continue
+            for i, narration in enumerate(narrations):
                 row = f"{uid}/{number}[{i}]"
                 try:
-                    rows.append((row, float(narration["timestamp_sec"]), str(narration["narration_text"])))
-                except (KeyError, TypeError, ValueError):
+                    time, text = float(narration["timestamp_sec"]), narration["narration_text"]
+                    text.encode()  # a string of whole characters
+                except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
                     report.drop(path, row, "no timestamp_sec or narration_text")
-        yield str(uid), rows
+                else:
+                    rows.append((row, time, text))
+        yield uid, rows
+
+
+def _within(value: Any, key: str) -> Any:
+    """What a mapping has at `key`, [] if nothing; None of what is no mapping, but [] of an empty list."""
+    if isinstance(value, dict):
+        return value.get(key) or []
+    return None if value else []
 
 
 def _narrations_of_table(path: Path, report: Report) -> Iterator[tuple[str, list[Narration]]]:
@@ -255,8 +281,10 @@ def _candidates(config: Config, videos: dict[str, Video], labelled: set[str], re
         seen: set[str] = set()
         for row, time, raw_text in sorted(narrations, key=lambda n: (math.isnan(n[1]), n[1], n[2])):
             text = clean(raw_text)
-            if text is None:
+            if text is None and OTHERS.match(raw_text):
                 report.set_aside["narration of somebody else"] += 1
+            elif text is None:
+                report.drop(file, row, "narration of nobody: neither #C nor #O")
             elif problem := _problem(uid, time, videos, seen, text):
                 report.drop(file, row, problem)
             else:

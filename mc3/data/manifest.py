@@ -8,14 +8,10 @@ import pandas as pd
 from mc3.config import Config
 from mc3.data import ego4d, epic_sounds
 from mc3.data.annotations import Report
+from mc3.data.clip_table import COLUMNS, read_table
 from mc3.errors import DataError
 from mc3.files import write_atomic
 
-COLUMNS = {
-    "clip_id": "str", "dataset": "str", "split": "str", "video_uid": "str", "narration_time": "float64",
-    "start_sec": "float64", "end_sec": "float64", "text": "str", "verb": "str", "noun": "str", "action_group": "str",
-    "positive": "Int8", "votes": "str", "class_id": "Int16", "path": "str",
-}  # fmt: skip
 SHOWN = 5
 
 
@@ -50,10 +46,10 @@ def write(config: Config) -> Path:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Read a manifest; it may have more columns after its own. Raises `DataError` if it is missing or lacks columns."""
+    """Read a manifest, perhaps with more columns after its own; `DataError` if it is missing, damaged or another."""
     if not path.exists():
         raise DataError(f"no manifest at {path}; `mc3 manifest` writes it")
-    manifest = pd.read_parquet(path)
+    manifest = read_table(path, COLUMNS, "`mc3 manifest` writes it again")
     if list(manifest.columns)[: len(COLUMNS)] != list(COLUMNS):
         raise DataError(f"{path} has other columns than a manifest; `mc3 manifest` writes it again")
-    return manifest.astype(COLUMNS)
+    return manifest

@@ -15,9 +15,12 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from mc3.data.audio import cut, margin, overlay
+from mc3.data.audio import cut, fault_of, margin, overlay
 from mc3.errors import DataError
 
+# Containers that hold media; FFmpeg has others, of which some (playlists) name further files or addresses to open
+FORMATS = ("aac,ac3,aiff,amr,ape,asf,au,avi,caf,dv,flac,flv,h264,hevc,ivf,m4v,matroska,mov,mp3,mpeg,mpegts,mpegvideo,"
+           "mxf,nut,ogg,rm,w64,wav,wv")  # fmt: skip
 # Containers to seek in, with exact positions (MPEG-TS is entered between key frames, Matroska and FLV round times)
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "wav"}
 SEEK_GAP_SEC = 8.0  # shorter gaps are read through in WAV, which has no index
@@ -49,10 +52,17 @@ class Probe(NamedTuple):
     audio_rate: int
 
 
+def open_file(path: Path) -> Any:
+    """PyAV's container of a media file, which opens no other file or address, whatever the name or the file says."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no regular file; remove it")
+    return av.open(f"file:{path}", metadata_errors="replace", options={"format_whitelist": FORMATS})
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any, Any]]:
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_file(path) as container:
             video, audio = (next(iter(streams), None) for streams in (container.streams.video, container.streams.audio))
             if video is None and audio is None:
                 raise DataError(f"{path} has neither pictures nor sound; remove it or fetch it again")
@@ -362,7 +372,10 @@ class _Samples:
         if ended and end > self.reached + TRUNCATED_SEC and declared > self.reached + TRUNCATED_SEC:
             short = f"{self.path} is cut short: no sound after {self.reached:.1f} s"
             raise DataError(f"{short}, though its header says {declared:.1f} s; fetch it again")
-        return cut(self._samples, start, end, self.own_rate, self.rate)
+        sound = cut(self._samples, start, end, self.own_rate, self.rate)
+        if fault := fault_of(sound):
+            raise DataError(f"{self.path} is damaged between {start:.1f} and {end:.1f} s ({fault}); fetch it again")
+        return sound
 
     def _samples(self, first: int, count: int) -> np.ndarray:
         """Samples `first` .. `first + count` of the file, zero where it has none; earlier ones are discarded."""

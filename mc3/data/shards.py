@@ -4,11 +4,13 @@ A shard is a tar file of whole videos. For each clip it has, if the clip has pic
     {clip_id}.jpg  its T pictures below one another, one JPEG of W x (T * H), 4:4:4, with H as comment unless it is W
     {clip_id}.npy  log-mel energies before normalisation, float16 [L, mel_bins]
     {clip_id}.wav  the sound that they are computed from, 16-bit mono
-`index.parquet` has the shard and the byte offsets of every clip of the manifest.
+`index.parquet` has the shard, the byte offsets and the SHA-256 of every clip of the manifest. A clip is compared with
+its hash when a process first reads it, which takes 0.07 ms for 60 KB, and decoding these 0.25 ms.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import wave
@@ -22,7 +24,9 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from mc3.config import Config
+from mc3.data.clip_table import COLUMNS, read_table
 from mc3.errors import DataError
+from mc3.files import is_safe_id
 
 # Notebooks read pictures and sound without torch, whose import would take most of their time.
 if TYPE_CHECKING:
@@ -33,6 +37,9 @@ else:
 
 IN_MEMORY_BYTES = 2 * 2**30
 MEMBERS = {"frames": "jpg", "fbank": "npy", "audio": "wav"}
+# Those that the index has beside them: the clip's place, and the hash of its members one after another.
+PLACES = {"shard": "str", **{f"{m}_{what}": "int64" for m in MEMBERS for what in ("offset", "size")}, "sha256": "str"}
+REMEDY = "`mc3 shards` writes it again"
 
 
 class ClipDataset(Dataset):
@@ -41,7 +48,7 @@ class ClipDataset(Dataset):
     `split` is one or several joined by "+", in the index's order. `modalities`: of "audio", "sound", "video", "text",
     the last with a model's `tokenizer`, which cuts and pads. `in_memory` decodes everything now. A clip has the middle
     picture of each of `frames` equal segments (0: all that are stored), at the sides extended to `width` pixels (0:
-    their own). Raises `DataError` if the shards are missing or do not fit their index.
+    their own). Raises `DataError` if the shards are missing or do not fit their index, also when a clip is read first.
     """
 
     def __init__(
@@ -55,8 +62,9 @@ class ClipDataset(Dataset):
         if self.index.empty:
             known = sorted(set(index["dataset"] + " " + index["split"]))
             raise DataError(f"{self.folder} has no clips of {dataset} {split}; it has {', '.join(known)}")
-        self._offsets = self.index.filter(regex="^shard$|_offset$|_size$").to_dict("list")
+        self._offsets = self.index[list(PLACES)].to_dict("list")
         self._files: dict[tuple[int, str], int] = {}
+        self._intact = bytearray(len(self.index))  # 1 for a clip whose hash was compared
         self._decoded: dict[str, list[torch.Tensor]] = {}
         if "text" in self.modalities:
             import torch
@@ -127,6 +135,15 @@ class ClipDataset(Dataset):
         key = (os.getpid(), name)  # worker processes must not share their parent's files
         if key not in self._files:
             self._files[key] = os.open(self.folder / name, os.O_RDONLY)
+        if not self._intact[i]:
+            clip = hashlib.sha256()
+            for each in MEMBERS:
+                place = self._offsets[f"{each}_size"][i], self._offsets[f"{each}_offset"][i]
+                clip.update(os.pread(self._files[key], *place))
+            if clip.hexdigest() != self._offsets["sha256"][i]:
+                lost = f"{self.folder / name} is damaged at clip {self.index['clip_id'][i]}"
+                raise DataError(f"{lost}, whose bytes have another SHA-256 than its index says; {REMEDY}")
+            self._intact[i] = 1
         return os.pread(self._files[key], size, self._offsets[f"{member}_offset"][i])
 
 
@@ -140,16 +157,19 @@ def open_clips(config: Config, split: str, tokenizer: Tokenizer, modalities: Seq
 
 
 def read_index(folder: Path) -> pd.DataFrame:
-    """The index of a folder of shards. Raises `DataError` if it or a shard is missing, or a shard is cut short."""
+    """The index of a folder of shards. Raises `DataError` if it or a shard is missing, damaged or cut short."""
     path = folder / "index.parquet"
     if not path.exists():
         raise DataError(f"no shards in {folder}; `mc3 shards` writes them")
-    index = pd.read_parquet(path)
+    index = read_table(path, COLUMNS | PLACES, REMEDY)
+    places = index.filter(regex="_offset$|_size$")
+    if index.empty or not ((places >= 0) & (places < 2**50)).all(axis=None):
+        raise DataError(f"{path} is damaged (it has no places of clips, or none in a file); {REMEDY}")
     ends = pd.concat([index[f"{m}_offset"] + index[f"{m}_size"] for m in MEMBERS], axis=1).max(axis=1)
     for shard, end in ends.groupby(index["shard"]).max().items():
         file = folder / str(shard)
-        if not file.exists() or file.stat().st_size < end:
-            raise DataError(f"{file} is missing or cut short; `mc3 shards` writes it again")
+        if not is_safe_id(shard) or not file.is_file() or file.stat().st_size < end:
+            raise DataError(f"{file} is missing or cut short; {REMEDY}")
     return index
 
 

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from mc3.config import TextConfig
 from mc3.errors import DataError
+from mc3.files import reading
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -28,7 +29,8 @@ def make(config: TextConfig, texts: Iterable[str]) -> Tokenizer:
         raise DataError(f"{absent}; {remedy}") from None
     if not file.exists():
         raise DataError(f"no {file}; give a folder with a tokenizer.json as model.text.tokenizer")
-    words = Tokenizer.from_file(str(file))
+    with reading(file, "get the tokenizer again"):
+        words = Tokenizer.from_file(str(file))
     if words.token_to_id("[PAD]") != 0:
         raise DataError(f"{file} does not pad with [PAD] = 0, which the text encoder masks; choose a BERT tokenizer")
     words.no_padding()

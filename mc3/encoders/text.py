@@ -28,6 +28,9 @@ class TextEncoder(Encoder):
             n_heads=config.heads, dropout=config.dropout, attention_dropout=config.dropout, pad_token_id=PAD,
             attn_implementation="sdpa",  # type: ignore[call-arg]
         )  # fmt: skip
+        if config.max_length > sizes.max_position_embeddings:
+            longest = sizes.max_position_embeddings
+            raise ConfigError(f"model.text.max_length is {config.max_length}, but DistilBERT has {longest} positions")
         trunk, projection = DistilBertModel(sizes), nn.Sequential(nn.ReLU(), nn.Linear(config.dim, embedding_dim))
         super().__init__(config, trunk, projection)
 
@@ -44,7 +47,7 @@ def fit_tokenizer(source: Tokenizer | str | Path, config: TextConfig) -> Tokeniz
     tokenizer = Tokenizer.from_str(text)
     if (pad := tokenizer.token_to_id("[PAD]")) != PAD:
         raise ConfigError(f"the tokenizer has [PAD] at id {pad}, but the text encoder masks id {PAD}")
-    if (size := tokenizer.get_vocab_size()) > config.vocab_size:
+    if (size := 1 + max(tokenizer.get_vocab().values())) > config.vocab_size:
         raise ConfigError(f"the tokenizer knows {size} tokens, but model.text.vocab_size is {config.vocab_size}")
     tokenizer.enable_truncation(config.max_length)
     tokenizer.enable_padding(pad_id=PAD, pad_token="[PAD]", length=config.max_length)  # noqa: S106

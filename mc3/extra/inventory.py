@@ -20,7 +20,7 @@ import pandas as pd
 from mc3.config import Config
 from mc3.data import ego4d
 from mc3.data.annotations import Report, read_table
-from mc3.data.media import TRUNCATED_SEC, frame_times
+from mc3.data.media import TRUNCATED_SEC, frame_times, open_file
 from mc3.data.prepare import FAILED_VIDEOS
 from mc3.errors import DataError
 from mc3.files import write_atomic
@@ -179,7 +179,7 @@ def examine(path: Path) -> Header:
     """Read the header of a media file and the positions of its packets."""
     size = path.stat().st_size
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with open_file(path) as container:
             streams = [next(iter(each), None) for each in (container.streams.video, container.streams.audio)]
             first: Any = streams[0] or streams[1]
             zero = float((first.start_time or 0) * first.time_base) if first else 0.0

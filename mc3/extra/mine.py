@@ -16,7 +16,7 @@ import pandas as pd
 from mc3.config import Config
 from mc3.errors import ConfigError, DataError
 from mc3.extra import own_video
-from mc3.files import atomic, write_atomic
+from mc3.files import atomic, reading, write_atomic
 from mc3.progress import bar
 
 if TYPE_CHECKING:
@@ -29,13 +29,8 @@ CLIPS_PER_PART = 2000
 
 def read_clips(path: Path) -> pd.DataFrame:
     """A table of clips, CSV or Parquet: path, start_sec, end_sec and any others, kept; `DataError` if it is none."""
-    if not path.is_file():
-        raise DataError(f"no table of clips at {path}; give a CSV or Parquet file with {', '.join(NEEDED)}")
-    try:
+    with reading(path, f"give a CSV or Parquet file with {', '.join(NEEDED)}"):
         table = pd.read_csv(path, dtype={"path": str}) if path.suffix == ".csv" else pd.read_parquet(path)
-    except Exception as error:  # pandas and Arrow have many
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path} is no table of clips ({reason}); give a CSV or Parquet file") from error
     if missing := [name for name in NEEDED if name not in table]:
         raise DataError(f"{path} has no column {missing[0]}; it needs {', '.join(NEEDED)}")
     times = table[["start_sec", "end_sec"]].apply(pd.to_numeric, errors="coerce")

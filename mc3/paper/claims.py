@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from mc3.config import read_yaml
 from mc3.errors import ConfigError
 from mc3.paper import bootstrap, tables
 from mc3.paper.bootstrap import Measured
@@ -78,10 +78,7 @@ SHAPES: dict[str, Callable[..., list[Check]]] = {f.__name__: f for f in (over, w
 
 def load(file: Path = FILE) -> list[Claim]:
     """The claims of `file`, in its order; a malformed one is a `ConfigError` with its name and what it needs."""
-    try:
-        data = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not valid YAML: {error}") from None
+    data = read_yaml(file)
     found: dict[str, Claim] = {}
     for number, entry in enumerate(data["claims"], start=1):
         name = str(entry.get("claim", f"number {number}"))

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import yaml
 
 from mc3 import cost, methods, objectives
-from mc3.config import Config, as_dict, build, override
+from mc3.config import Config, as_dict, build, override, read_yaml
 from mc3.errors import ConfigError, DataError
 from mc3.files import code_identity, link_or_copy, sha256, write_atomic
 from mc3.paper import jobs, measure, pretrain, provenance, repro
@@ -77,9 +76,10 @@ class Trial:
 def load(name: str) -> Sweep:
     """Read experiments/NAME.yaml. Raises `ConfigError` naming the file and what is wrong."""
     file = FOLDER / f"{name}.yaml"
+    data = read_yaml(file)
     try:
-        return build(Sweep, yaml.safe_load(file.read_text()))
-    except (ConfigError, yaml.YAMLError) as error:
+        return build(Sweep, data)
+    except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
 
 
