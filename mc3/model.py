@@ -114,9 +114,12 @@ class MC3(nn.Module):
                 raise DataError(f"no checkpoint at {folder} ({name} is missing); {command}")
         tensors = _read(folder / WEIGHTS, f"{command} again")
         with reading(folder / CONFIG, f"{command} again"):
-            config = build(ModelConfig, json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-            with torch.device("meta"):  # sizes of any number cost nothing there
-                expected = {f"encoders.{name}": tensor for name, tensor in make_encoders(config).state_dict().items()}
+            try:
+                config = build(ModelConfig, json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+                with torch.device("meta"):  # sizes of any number cost nothing there
+                    expected = {f"encoders.{name}": t for name, t in make_encoders(config).state_dict().items()}
+            except ConfigError as error:  # not of the user's settings
+                raise ValueError(str(error)) from error
         if faults := mismatch(tensors, expected):
             raise DataError(f"{folder / WEIGHTS} does not fit {CONFIG} beside it: {faults}; {command} again")
         with reading(folder / TOKENIZER, f"{command} again"):

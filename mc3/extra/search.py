@@ -114,8 +114,10 @@ def render(table: pd.DataFrame, query: str, part: Sequence[float] | None, about:
 
 def _place(file: str, start: float | None, end: float | None) -> str:
     """A file's name and the part of it, and a line break; "" without a file."""
+    if not file:
+        return ""
     part = "" if start is None or end is None else f", {own_video.clock(start)} to {own_video.clock(end)}"
-    return f"{html.escape(Path(file).name)}{part}<br>" if file else ""
+    return f"{html.escape(Path(file).name)}{part}<br>"
 
 
 def _player(file: Path, start: float | None, end: float | None, page: Path) -> str:
