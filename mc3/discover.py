@@ -1,7 +1,7 @@
 """Sounding actions in the user's own video: no narrations or labels, only pictures and sound (as Sec. 6.1 tests).
 
-A cosine alone says little: its level depends on the model and on the video. So each window is compared with re-paired
-ones, its sound with the pictures of other windows of the same video and its pictures with their sound.
+A cosine alone says little: its level depends on the model and on the video. So the video's averages are taken off, and
+each window is compared with re-paired ones of the same video, its sound with other pictures and the reverse.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,26 +68,29 @@ def _narrated(
 def calibrate(
     audio: NDArray[np.float32], video: NDArray[np.float32], starts: NDArray[np.float64], window_sec: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How far each window's cosine lies above those of re-paired windows of the same video: z [N], p [N].
+    """How far sound and pictures of each window agree above chance in this video: z [N], p [N].
 
-    Window t's cosine s is compared with those of its sound and any other window's pictures, and of its pictures and any
-    other window's sound, of all windows that do not overlap it: z = (s - mean) / deviation, and p = (1 + how many of
-    the n are at least s) / (1 + n), the chance that a random pairing agrees as well. NaN where fewer than `ENOUGH`
-    pairings exist. `audio` and `video` are unit embeddings [N, D].
+    From the unit embeddings [N, D] the video's averages are subtracted, so that what all of it looks and sounds like
+    counts for nothing: s_t = (a_t - mean a) . (v_t - mean v), which is the cosine less its means over rows and columns.
+    Re-paired windows are t's sound with the pictures of any window that does not overlap t, and t's pictures with its
+    sound. z is s_t less the mean of all re-paired values, by their standard deviation; p = (1 + how many of t's n
+    re-paired values are at least s_t) / (1 + n). NaN for a window with fewer than `ENOUGH`.
     """
-    n = len(starts)
-    z, p = np.full(n, np.nan), np.full(n, np.nan)
+    a, v = (own.astype(np.float64) - own.mean(axis=0, dtype=np.float64) for own in (audio, video))
+    own, n = (a * v).sum(axis=1), len(starts)
+    p, count, total, squares = np.full(n, np.nan), 0, 0.0, 0.0
     for begin in range(0, n, BLOCK):
-        rows = np.arange(begin, min(begin + BLOCK, n))
+        rows = slice(begin, begin + BLOCK)
         apart = np.abs(starts[rows, None] - starts[None]) >= window_sec - 1e-6
-        both = np.stack([audio[rows] @ video.T, video[rows] @ audio.T], axis=1).astype(np.float64)  # [rows, 2, N]
-        own = (audio[rows] * video[rows]).sum(axis=1, dtype=np.float64)
-        for i, row in enumerate(rows):
-            others = both[i][:, apart[i]]
-            if others.size >= ENOUGH and (deviation := others.std()) > 0:
-                z[row] = (own[i] - others.mean()) / deviation
-                p[row] = (1 + (others >= own[i]).sum()) / (1 + others.size)
-    return z, p
+        both = np.stack([a[rows] @ v.T, v[rows] @ a.T])  # [2, rows, N]
+        pairs = 2 * apart.sum(axis=1)
+        as_well = ((both >= own[None, rows, None]) & apart).sum(axis=(0, 2))
+        p[rows] = np.where(pairs >= ENOUGH, (1 + as_well) / (1 + pairs), np.nan)
+        count, total, squares = count + pairs.sum(), total + (both * apart).sum(), squares + (both**2 * apart).sum()
+    mean = total / max(count, 1)
+    deviation = np.sqrt(max(squares / max(count, 1) - mean**2, 0.0))
+    known = np.isfinite(p) & (deviation > 0)
+    return np.where(known, (own - mean) / (deviation or 1.0), np.nan), np.where(known, p, np.nan)
 
 
 def peaks(scores: NDArray[np.float64], starts: NDArray[np.float64], window_sec: float) -> NDArray[np.int64]:

@@ -285,7 +285,7 @@ PAGE = """<!doctype html>
 <body><h1>When the sound comes from the action in the picture</h1>
 <p>{about}.</p>
 <p>z: by how many standard deviations a window's sound and pictures agree more than re-paired sound and pictures of the
-same video. p: the chance that a random pairing agrees as well.</p>
+same video, its averages taken off. p: the chance that a random re-pairing of the window agrees as well.</p>
 {body}
 <script>{script}</script></body></html>
 """
