@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = str(error)
         if isinstance(error, FileNotFoundError) and error.errno is not None:
             message = f"{error.filename} is missing; --debug shows where it was needed"
+        if message.startswith("Caught "):  # by a DataLoader's worker, whose traceback torch makes the message
+            message = message.rstrip().rpartition("\n")[2].partition(": ")[2]
         print(f"mc3: {' '.join(message.split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
