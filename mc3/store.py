@@ -13,8 +13,9 @@ from safetensors.numpy import load_file, save
 
 from mc3 import evaluate, methods
 from mc3.config import Config
+from mc3.data.clip_table import COLUMNS, read_table
 from mc3.errors import DataError
-from mc3.files import is_safe_id, write_atomic
+from mc3.files import is_safe_id, reading, write_atomic
 
 SPLIT_SEED = 0  # of the split into queries and gallery: the same for all methods and training seeds
 SSAST, UNTRAINED = PROBED = "ssast", "untrained"  # rows of Table 4 alone: by `probe.ssast`, and the initial weights
@@ -55,7 +56,8 @@ def modalities(config: Config, row: str) -> tuple[str, ...]:
     """The modalities that a row embeds."""
     if not row.startswith(FOREIGN):
         return methods.get(row).modalities
-    with safe_open(_existing(_embeddings_file(config, row), "mc3 evaluate"), "numpy") as file:
+    path = _existing(_embeddings_file(config, row), "mc3 evaluate")
+    with reading(path, "rerun `mc3 evaluate`"), safe_open(path, "numpy") as file:
         return tuple(m for m in methods.MODALITIES if m in file.keys())  # noqa: SIM118, it is no dictionary
 
 
@@ -67,12 +69,23 @@ def embeddings(config: Config, method: str, seed: int) -> dict[str, NDArray[np.f
     foreign = method.startswith(FOREIGN)
     remedy = "mc3 evaluate" if foreign else f"mc3 embed --method {method} --seed {seed}"
     file = _embeddings_file(config, method, seed)
-    tensors, n = load_file(_existing(file, "dvc repro embed")), len(clips(config))
+    tensors, n = read_tensors(_existing(file, "dvc repro embed"), f"rerun `{remedy}`"), len(clips(config))
     tensors.pop(LINEAR, None)
     for modality, tensor in tensors.items():
         if len(tensor) != n:
             raise DataError(f"{file} has {len(tensor)} rows of {modality} for {n} clips; rerun `{remedy}`")
+        if tensor.ndim != 2 or not (foreign or np.isfinite(tensor).all()):
+            raise DataError(f"{file} is damaged ({modality} is no vector of finite numbers a clip); rerun `{remedy}`")
     return tensors
+
+
+def read_tensors(file: Path, remedy: str) -> dict[str, NDArray[Any]]:
+    """The tensors of a safetensors file of numbers, by modality or name; `DataError` if it is damaged."""
+    with reading(file, remedy):
+        tensors = load_file(file)
+        if lost := [name for name, tensor in tensors.items() if not tensor.ndim]:
+            raise ValueError(f"{lost[0]} is a single number")
+        return tensors
 
 
 def embedding_files(config: Config, names: Iterable[str]) -> list[Path]:
@@ -83,7 +96,7 @@ def embedding_files(config: Config, names: Iterable[str]) -> list[Path]:
 def foreign_probes(config: Config) -> dict[str, NDArray[np.float32]]:
     """Class probabilities of the linear probe, [events, classes], of the foreign rows with EPIC-Sounds features."""
     foreign = [row for row in rows(config) if row.startswith(FOREIGN)]
-    tensors = {row: load_file(_embeddings_file(config, row)) for row in foreign}
+    tensors = {row: read_tensors(_embeddings_file(config, row), "rerun `mc3 evaluate`") for row in foreign}
     return {row: found[LINEAR] for row, found in tensors.items() if LINEAR in found}
 
 
@@ -113,12 +126,14 @@ def retrieval_split(config: Config) -> tuple[NDArray[np.str_], tuple[NDArray[np.
 
 def probe_metrics(config: Config, seed: int) -> dict[str, Any]:
     """The EPIC-Sounds results of a seed: train and test events, classes, views, metrics by protocol and method."""
-    return json.loads(_existing(config.paths.probe_metrics(seed), "dvc repro probe").read_text())
+    file = _existing(config.paths.probe_metrics(seed), "dvc repro probe")
+    with reading(file, "rerun `mc3 probe`"):
+        return {**json.loads(file.read_text())}
 
 
 def probe_scores(config: Config, seed: int, split: str = "validation") -> dict[str, NDArray[Any]]:
     """Class probabilities: "{protocol}/{method}" -> [events, classes], and for validation "labels" -> [events]."""
-    scores = load_file(_existing(config.paths.probe_scores(seed), "dvc repro probe"))
+    scores = read_tensors(_existing(config.paths.probe_scores(seed), "dvc repro probe"), "rerun `mc3 probe`")
     test = split == "test"
     return {key.removeprefix("test/"): values for key, values in scores.items() if key.startswith("test/") == test}
 
@@ -126,8 +141,9 @@ def probe_scores(config: Config, seed: int, split: str = "validation") -> dict[s
 def training_log(config: Config, method: str, seed: int) -> list[dict[str, Any]]:
     """The rows of a finished training's metrics.jsonl: one a step, and one an epoch with validation ROCs."""
     file = config.paths.checkpoint(method, seed) / "metrics.jsonl"
-    text = _existing(file, f"mc3 train --method {method} --seed {seed}").read_text()
-    return [json.loads(line) for line in text.splitlines()]
+    command = f"mc3 train --method {method} --seed {seed}"
+    with reading(_existing(file, command), f"rerun `{command}`"):
+        return [{**json.loads(line)} for line in file.read_text().splitlines()]
 
 
 def validation_scores(config: Config, method: str, seed: int) -> dict[str, float]:
@@ -142,7 +158,8 @@ def _embeddings_file(config: Config, row: str, seed: int = 0) -> Path:
 
 
 def _index(config: Config) -> pd.DataFrame:
-    return pd.read_parquet(_existing(config.paths.shards / "index.parquet", "dvc repro shards"))
+    file = _existing(config.paths.shards / "index.parquet", "dvc repro shards")
+    return read_table(file, COLUMNS, "rerun `mc3 shards`")
 
 
 def _existing(file: Path, command: str) -> Path:

@@ -215,8 +215,8 @@ def test_a_file_that_does_not_fit_is_refused_in_one_sentence_and_nothing_is_kept
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("absent.parquet", None, "no file absent.parquet"),
     ("mine.npz", b"PK", "neither .safetensors nor .parquet"),
-    ("mine.safetensors", b"nonsense", "cannot be read as safetensors"),
-    ("mine.parquet", b"PAR1nonsense", "cannot be read as parquet"),
+    ("mine.safetensors", b"nonsense", "is damaged .* again, as safetensors"),
+    ("mine.parquet", b"PAR1nonsense", "is damaged .* again, as parquet"),
 ])  # fmt: skip
 def test_a_file_of_another_kind_is_named(work: Config, name: str, content: bytes | None, message: str) -> None:
     if content is not None:

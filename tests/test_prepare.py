@@ -226,7 +226,7 @@ def test_every_video_is_opened_once(again: Config, monkeypatch):
     table = manifest.read(again.paths.work / "manifest.parquet")
     videos = table.loc[table["dataset"] == "ego4d", "path"].unique()
     paths = [call.args[0] for call in opened.call_args_list]
-    assert sorted(paths) == sorted(str(again.paths.raw / path) for path in videos)
+    assert sorted(paths) == sorted(f"file:{again.paths.raw / path}" for path in videos)
 
 
 def test_two_submitted_tasks_together_write_the_shards_of_one_process(written: Config, again: Config, capfd):

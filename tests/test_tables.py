@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from mc3 import evaluate, methods, store
 from mc3.config import Config
+from mc3.data.clip_table import COLUMNS
 from mc3.errors import DataError
 from mc3.paper import priors, tables
 from mc3.paper.tables import Cell
@@ -35,7 +36,8 @@ def work(mini_config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
         "positive": pd.array([None] * 10 + [i % 3 != 1 for i in range(48)] + [None] * 2, dtype="Int8"),
     })  # fmt: skip
     config.paths.shards.mkdir(parents=True)
-    index.to_parquet(config.paths.shards / "index.parquet")
+    others = {name: "" if kind == "str" else 0 for name, kind in COLUMNS.items() if name not in index}
+    index.assign(**others).to_parquet(config.paths.shards / "index.parquet")
     for name in methods.METHODS:
         for seed in config.seeds:
             arrays = {m: small_work.unit(rng.normal(size=(50, 6))) for m in methods.get(name).modalities}

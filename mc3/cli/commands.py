@@ -261,7 +261,7 @@ def notebook(args: Arguments) -> None:
 
     try:
         parameters = {name: yaml.safe_load(value) for name, value in args.parameter}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"-p takes a name and a YAML value: {error}") from None
     print(f"open {paper.notebook.run(args.name, args.settings, {'config': args.config, **parameters})}")
 

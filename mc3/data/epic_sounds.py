@@ -18,9 +18,9 @@ import pandas as pd
 from mc3.config import Config
 from mc3.data import media
 from mc3.data.annotations import Report, read_table, usable_rows
-from mc3.data.audio import cut, overlay
+from mc3.data.audio import cut, fault_of, overlay
 from mc3.errors import DataError
-from mc3.files import is_safe_id, write_atomic
+from mc3.files import is_safe_id, reading, write_atomic
 
 RATE = 24000
 CLASSES = 44
@@ -34,6 +34,7 @@ SLIPS = {  # in published annotations, and the samples a second that they imply
     "seconds where samples belong": 1.0, "samples ten times too large": 10.0 * RATE,
     "samples ten times too small": 0.1 * RATE,
 }  # fmt: skip
+REMEDY = "make the file again"
 COLUMNS = ("annotation_id", "video_id", "start_timestamp", "stop_timestamp", "start_sample", "stop_sample")
 
 
@@ -42,7 +43,7 @@ def seconds(timestamp: str) -> float:
     try:
         hours, minutes, rest = timestamp.split(":")
         return 3600 * int(hours) + 60 * int(minutes) + float(rest)
-    except ValueError:
+    except (ValueError, OverflowError):
         return math.nan
 
 
@@ -129,16 +130,18 @@ def clips_of(path: Path, video: str, windows: Sequence[tuple[float, float]], rat
     `path` is an HDF5 file with an array `video`, or the video's own media file, for which windows must ascend by start.
     Beyond the ends there is silence. Raises `DataError` if file or video are missing or unreadable.
     """
-    if path.exists() and not h5py.is_hdf5(path):
+    if path.is_file() and not h5py.is_hdf5(path):
         yield from media.waveforms_of(path, windows, rate)
         return
-    try:
-        with h5py.File(path, "r") as file:
-            samples = partial(overlay, [(0, file[video])])
-            for start, end in windows:
-                yield cut(samples, start, end, RATE, rate)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: the sound of {video} cannot be read ({error}); make the file again") from None
+    with reading(path, REMEDY), h5py.File(path, "r") as file:
+        if fault := _array_fault(file, video):
+            raise DataError(f"{path}: the sound of {video} {fault}; {REMEDY}")
+        samples = partial(overlay, [(0, file[video])])
+        for start, end in windows:
+            sound = cut(samples, start, end, RATE, rate)
+            if fault := fault_of(sound):
+                raise DataError(f"{path}: the sound of {video} has {fault} after {start:.1f} s; {REMEDY}")
+            yield sound
 
 
 def sounds(config: Config) -> dict[str, Sound]:
@@ -229,17 +232,26 @@ def _classes(table: pd.DataFrame) -> tuple[pd.Series, dict[str, pd.Series]]:
 
 
 def _in_hdf5(path: Path) -> dict[str, Sound]:
-    def sound(array: Any) -> Sound:
-        fits = isinstance(array, h5py.Dataset) and array.ndim == 1 and array.dtype.kind == "f"
-        return Sound(path, len(array) / RATE) if fits else Sound(path, 0.0, "is no 1-D array of floats")
+    if not path.exists():
+        raise DataError(f"no sound at {path}; `mc3 data epic-sounds check` lists the videos that are needed")
+    if path.is_file() and not h5py.is_hdf5(path):
+        raise DataError(f"{path} is no HDF5 file of sound arrays; {REMEDY}")
+    with reading(path, REMEDY), h5py.File(path, "r") as file:
+        faults = {video: _array_fault(file, video) for video in file}
+        return {video: Sound(path, 0.0 if fault else len(file[video]) / RATE, fault) for video, fault in faults.items()}
 
+
+def _array_fault(file: h5py.File, video: str) -> str | None:
+    """Why an HDF5 file's entry is no sound of its own; None if it is. What lies in other files is never opened."""
+    if file.get(video, getclass=True, getlink=True) not in (h5py.HardLink, None):
+        return "is a link, perhaps to another file"
     try:
-        with h5py.File(path, "r") as file:
-            return {video: sound(array) for video, array in file.items()}
-    except FileNotFoundError:
-        raise DataError(f"no sound at {path}; `mc3 data epic-sounds check` lists the videos that are needed") from None
-    except (OSError, TypeError) as error:
-        raise DataError(f"{path} is no HDF5 file of sound arrays ({error}); make it again") from None
+        array = file[video]
+        if not isinstance(array, h5py.Dataset) or array.ndim != 1 or array.dtype.kind != "f":
+            return "is no 1-D array of floats"
+        return "is stored in another file" if array.external or array.is_virtual else None
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        return f"cannot be read ({error})"
 
 
 def _in_folder(folder: Path) -> dict[str, Sound]:
@@ -274,6 +286,6 @@ def _values(path: Path, video: str) -> str | None:
                     return f"has samples that are no finite numbers after {first // RATE} s"
                 if np.abs(part).max(initial=0) > 1:
                     return f"has samples outside [-1, 1] (up to {np.abs(part).max():g}) after {first // RATE} s"
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         return f"cannot be read ({error})"
     return None

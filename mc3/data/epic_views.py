@@ -29,7 +29,7 @@ from mc3.data.epic_sounds import RATE
 from mc3.data.shards import ClipDataset, read_index, rows_of
 from mc3.encoders.audio import FBANK_MEAN
 from mc3.errors import DataError
-from mc3.files import atomic, reserve, write_atomic
+from mc3.files import atomic, reserve, sha256, write_atomic
 from mc3.progress import bar
 
 CROP = round(1.999 * RATE)  # samples of a view
@@ -166,10 +166,14 @@ def _cut(config: Config, split: str, index: pd.DataFrame) -> list[NDArray[np.int
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.with_suffix(".lock").open("a") as lock:  # seeds probed at the same time share this file
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (file.exists() and done_marker.exists() and json.loads(done_marker.read_text())["key"] == key):
+        if not (file.exists() and done_marker.exists() and done_marker.read_bytes() == _vouch(key, file)):
             _write_sound(config, times, offsets, file)
-            write_atomic(done_marker, json.dumps({"key": key}).encode())
+            write_atomic(done_marker, _vouch(key, file))
     return np.split(np.load(file, mmap_mode="c"), offsets[1:-1])  # copy-on-write: torch takes no read-only arrays
+
+
+def _vouch(key: str, sound: Path) -> bytes:
+    return json.dumps({"key": key, "sha256": sha256(sound)}).encode()
 
 
 def _write_sound(config: Config, times: pd.DataFrame, offsets: NDArray[np.int64], file: Path) -> None:

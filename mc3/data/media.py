@@ -302,7 +302,8 @@ class _Pictures:
     def take(self, start: float, times: np.ndarray, ended: bool) -> np.ndarray:
         """The pictures at `times`, uint8 [T, size, W, 3], for a window that begins at `start`."""
         if ended:
-            if self.last is None or (self.next < len(self.wanted) and times[-1] > self.position + TRUNCATED_SEC):
+            end = self.position + 1 / float(self.stream.average_rate or 30)  # of the last picture, as in a header
+            if self.last is None or (self.next < len(self.wanted) and times[-1] > end + TRUNCATED_SEC):
                 short = f"{self.path} is cut short: no picture after {self.position:.1f} s"
                 raise DataError(f"{short}, but a clip is wanted at {times[-1]:.1f} s; fetch it again")
             self._show_until(float(times[-1]) + 1e-9)

@@ -13,6 +13,7 @@ import socket
 import time
 import wave
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tarfile import BLOCKSIZE, GNU_FORMAT, TarFile, TarInfo
@@ -28,7 +29,7 @@ from mc3.data import epic_sounds, manifest, media, tokenizer
 from mc3.data.audio import fbank
 from mc3.data.shards import MEMBERS, rows_of
 from mc3.errors import ConfigError, DataError
-from mc3.files import atomic, link_or_copy, swapped, write_atomic
+from mc3.files import atomic, link_or_copy, sha256, swapped, write_atomic
 from mc3.pools import completed, pool
 from mc3.progress import bar
 
@@ -195,9 +196,9 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     key = job.key
-    if job.done_marker.exists() and job.path.exists():
+    with suppress(OSError, ValueError, KeyError, TypeError):  # no marker, or what a killed run left of one
         facts = json.loads(job.done_marker.read_text())
-        if facts["key"] == key and facts["bytes"] == job.path.stat().st_size:
+        if facts["key"] == key and facts.pop("seal") == _seal(facts, job.path):
             return facts
     job.done_marker.unlink(missing_ok=True)  # it must not vouch for the new shard
     began, used = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
@@ -226,7 +227,7 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
             "peak_rss_bytes": now.ru_maxrss * 1024,
         }  # fmt: skip
         with atomic(job.done_marker) as own:
-            own.write_text(json.dumps(facts))
+            own.write_text(json.dumps({**facts, "seal": _seal(facts, job.path)}))
     except FileNotFoundError:
         if (folder := job.path.parent).exists():
             raise
@@ -235,6 +236,11 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
             raise DataError(f"{folder} was finished and moved by another `mc3 shards`; nothing is left to do") from None
         raise DataError(f"{folder} was removed while its shards were cut; run `mc3 shards` again") from None
     return facts
+
+
+def _seal(facts: dict[str, Any], shard: Path) -> str:
+    """The hash of a done marker's content and of the shard for which it vouches."""
+    return hashlib.sha256((json.dumps(facts) + sha256(shard)).encode()).hexdigest()
 
 
 def _cut(job: ShardJob, video: str, rows: pd.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -153,6 +153,7 @@ def read(source: Path) -> dict[str, Tensor]:
         raise DataError(f"no weights at {source}; download them from their publisher first")
     if damaged := _damaged_part(source):
         raise DataError(f"{source} is damaged: its part {damaged} has another checksum; download the file again")
+    zipped = False
     try:
         if source.suffix == ".safetensors":
             return load_file(source)
@@ -161,10 +162,13 @@ def read(source: Path) -> dict[str, Tensor]:
         with safe_globals([(Inert, name) for name in foreign]):
             data = torch.load(source, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle can fail in any way
-        fault = "is damaged or not a checkpoint"
+        fault, remedy = "is damaged or not a checkpoint", "download the publisher's file again"
         if refused := re.search(r"GLOBAL (\S+)|unrecognized function", str(error)):
             fault = f"asks for {refused[1] or 'an unknown call'}, which could run code"
-        raise DataError(f"{source} {fault}; nothing was loaded, download the publisher's file again") from error
+            if not zipped and refused[1]:  # a configuration, say: harmless perhaps, but there is no way around it
+                fault = f"is of torch before 1.6 and holds {refused[1]}, which is no tensor and cannot be left out"
+                remedy = "so load it with torch, if you trust its publisher, and save its state_dict alone"
+        raise DataError(f"{source} {fault}; nothing was loaded, {remedy}") from error
     for key in ("state_dict", "model"):
         data = data[key] if isinstance(data, dict) and isinstance(data.get(key), dict) else data
     if not isinstance(data, dict) or not all(isinstance(t, Tensor) for t in data.values()):

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from mc3 import methods, store
 from mc3.config import Config, override
 from mc3.data.shards import read_index, rows_of
 from mc3.errors import ConfigError, DataError
-from mc3.files import is_safe_id, sha256, write_atomic
+from mc3.files import is_safe_id, reading, sha256, write_atomic
 from mc3.paper import bootstrap, claims, tables
 from mc3.paper.bootstrap import Measured
 from mc3.paper.claims import Claim
@@ -51,12 +51,11 @@ def read(file: Path) -> Given:
     """Read ids and arrays of a safetensors or Parquet file; `DataError` for one that is not as this module says."""
     if not file.is_file():
         raise DataError(f"no file {file}; give the embeddings as safetensors or Parquet")
-    try:
-        given = {".safetensors": _safetensors, ".parquet": _parquet}[file.suffix](file)
-    except KeyError:
-        raise DataError(f"{file} is neither .safetensors nor .parquet; write the embeddings as one of these") from None
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise DataError(f"{file} cannot be read as {file.suffix[1:]} of embeddings: {error}") from None
+    readers = {".safetensors": _safetensors, ".parquet": _parquet}
+    if file.suffix not in readers:
+        raise DataError(f"{file} is neither .safetensors nor .parquet; write the embeddings as one of these")
+    with reading(file, f"write the embeddings again, as {file.suffix[1:]}"):
+        given = readers[file.suffix](file)
     ids, arrays = given
     if not arrays:
         raise DataError(f"{file} has none of {', '.join(methods.MODALITIES)}; name the tensors or columns so")
@@ -169,7 +168,7 @@ def install(config: Config) -> None:
     clips = sha256(config.paths.shards / "index.parquet") if kept else ""
     for name, file in kept.items():
         check_name(file.stem)
-        with safe_open(file, "numpy") as tensors:
+        with reading(file, "delete it"), safe_open(file, "numpy") as tensors:
             if (tensors.metadata() or {}).get("clips") != clips:
                 raise DataError(
                     f"{file} is of other clips; run `mc3 evaluate` again with --row {file.stem}, or delete it"
