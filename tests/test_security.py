@@ -434,7 +434,7 @@ def test_make_lab_serves_this_machine_alone_and_asks_for_a_token(tmp_path: Path)
 
 WATCH = """
 import fcntl, os, socket, struct, sys
-if [name for _, name in socket.if_nameindex()] == ["lo"]:  # over which a notebook and its kernel talk
+if os.environ["MC3_ALONE"]:  # in a network of its own, whose loopback is down; a notebook and its kernel need it
     with socket.socket() as any_socket:
         fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh", b"lo", 1))
 def note(event, arguments):
@@ -453,10 +453,11 @@ def watched(folder: Path, code: str) -> tuple[subprocess.CompletedProcess, list[
     (folder / "watch" / "sitecustomize.py").write_text(WATCH)
     calls = folder / "calls"
     calls.touch()
-    environment = os.environ | {"PYTHONPATH": f"{folder / 'watch'}:{ROOT}", "MC3_CALLS": str(calls)}
     alone = ["unshare", "--net", "--map-root-user"]
     allowed = shutil.which("unshare") and subprocess.run([*alone, "true"], capture_output=True).returncode == 0
     command = [*(alone if allowed else []), sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": f"{folder / 'watch'}:{ROOT}", "MC3_CALLS": str(calls)}
+    environment["MC3_ALONE"] = "yes" if allowed else ""
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     return done, calls.read_text().splitlines()
 
