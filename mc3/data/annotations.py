@@ -32,6 +32,7 @@ class Report:
     def drop(self, file: Path, row: str, reason: str, clips: int = 1) -> None:
         """List `clips` clips lost at `row` of `file`, and why."""
         name = file.relative_to(self.root) if self.root in file.parents else file
+        row = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in row)  # which a terminal would obey
         self.dropped.append({"file": name.as_posix(), "row": row, "reason": reason, "clips": clips})
 
     def sift(self, table: pd.DataFrame, row: str, reasons: Sequence[str | None], file: Path) -> pd.DataFrame:
