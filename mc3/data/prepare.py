@@ -31,7 +31,7 @@ from mc3.data import epic_sounds, manifest, media, tokenizer
 from mc3.data.audio import fbank
 from mc3.data.shards import MEMBERS, rows_of
 from mc3.errors import ConfigError, DataError
-from mc3.files import atomic, sha256, write_atomic
+from mc3.files import atomic, reading, sha256, write_atomic
 from mc3.progress import bar
 
 FAILED_VIDEOS = 0.01  # if a larger share of the videos fails (and more than one), the download is broken
@@ -199,7 +199,7 @@ def _start_worker(parent: int) -> None:
 def write_shard(job: ShardJob) -> dict[str, Any]:
     """Write one shard and its done marker, unless both are there and fit the job; returns the marker's content."""
     key = job.key
-    with suppress(OSError, ValueError, KeyError, TypeError):  # no marker, or what a killed run left of one
+    with suppress(DataError), reading(job.done_marker, "cut again"):  # no marker, or what a killed run left of one
         facts = json.loads(job.done_marker.read_text())
         if facts["key"] == key and facts.pop("seal") == _seal(facts, job.path):
             return facts
