@@ -68,21 +68,18 @@ def sounds(settings: Config, path: Path) -> None:
             list(epic_sounds.clips_of(path, video, [(0.1, 1.6), (9.0, 10.5)], 16000))
 
 
-def job_of(settings: Config) -> prepare.ShardJob:
-    """The first shard of the training clips."""
+def cut_shard(settings: Config, path: Path, only: str = "ego4d-train") -> list[str]:
+    """The training clips' shard, or all."""
     table = manifest.read(settings.paths.work / "manifest.parquet")
     jobs = prepare.plan(table, settings, settings.paths.work / "shards.partial")
-    return next(job for job in jobs if "train" in job.path.name and job.rows[0]["dataset"] == "ego4d")
+    done = [job for job in jobs if only in job.path.name]
+    for job in done:
+        prepare.write_shard(job)
+    return [hashlib.sha256(job.path.read_bytes()).hexdigest() for job in done]
 
 
-def cut_shard(settings: Config, _: Path) -> str:
-    job = job_of(settings)
-    prepare.write_shard(job)
-    return hashlib.sha256(job.path.read_bytes()).hexdigest()
-
-
-def cut_damaged_video(settings: Config, _: Path) -> list[Any]:
-    return prepare.write_shard(job_of(settings))["failures"]
+def cut_all(settings: Config, path: Path) -> None:
+    cut_shard(settings, path, only="")
 
 
 def clips(settings: Config, _: Path) -> str:
@@ -135,8 +132,8 @@ READERS = [
     Reader("world/v2/annotations/narration_verb_taxonomy.csv", whole_manifest),
     Reader("world/EPIC_Sounds_train.csv", whole_manifest),
     Reader("world/EPIC_audio.hdf5", sounds),
-    Reader("world/v2/full_scale/t0.mp4", cut_damaged_video),
-    Reader("manifest.parquet", cut_damaged_video),
+    Reader("world/v2/full_scale/t0.mp4", cut_shard),
+    Reader("manifest.parquet", cut_all),
     Reader("shards/index.parquet", index),
     Reader("shards/ego4d-train-00000.tar", clips, exact=True),
     Reader("shards/epic_sounds-train-00000.tar", clips, exact=True),
