@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,7 +32,7 @@ import test_weights
 import torch
 from conftest import SHARED
 from mutations import mutate
-from raw_files import contents
+from raw_files import clicks, contents, write_hdf5, write_media
 from safetensors.numpy import save_file
 from test_text import wordpiece
 
@@ -286,6 +287,175 @@ def tried(reader: Reader, world: Path, folder: Path, inputs: list[int]) -> list[
     assert changed <= {reader.file.removeprefix("world/")}, "a reader writes into the raw data"
     assert contents(folder / "cwd") == {}, "a reader writes into the present folder"
     return outcomes
+
+
+def changed_json(**values: Any) -> Callable[[bytes], bytes]:
+    return lambda data: json.dumps({**json.loads(data), **values}).encode()
+
+
+def deeper(data: bytes) -> bytes:
+    settings = json.loads(data)
+    return json.dumps({**settings, "video": {**settings["video"], "depth": 1_000_000}}).encode()
+
+
+def without_unknown(data: bytes) -> bytes:
+    return data.replace(b'"[UNK]": 1', b'"[unk]": 1')
+
+
+def one_bit(data: bytes) -> bytes:
+    """In the log-mels of the first clip, whose member begins after its pictures."""
+    at = data.index(b"NUMPY") + 400
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def unnamed_part(data: bytes) -> bytes:
+    at = data.rindex(b"PK\x01\x02") + 46  # the last name in the ZIP file's list
+    return data[:at] + b"\xb6" + data[at + 1 :]
+
+
+def with_nan(data: bytes) -> bytes:
+    return data[:-4] + np.float32(np.nan).tobytes()
+
+
+def line(old: str, new: str) -> Callable[[bytes], bytes]:
+    def change(data: bytes) -> bytes:
+        assert old.encode() in data
+        return data.replace(old.encode(), new.encode(), 1)
+
+    return change
+
+
+BOMB = "a: &a [0, 0, 0, 0, 0, 0, 0, 0, 0]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
+)
+PARAMS, CHECKPOINT, PARTIAL = "params.yaml", "checkpoints/mc3-0/final", "shards.partial/ego4d-train-00000"
+NARRATION, VERBS = "world/v2/annotations/narration.json", "world/v2/annotations/narration_verb_taxonomy.csv"
+# What a file was once changed to, and what reading says now ("": a right result; damage only costs work or is listed).
+CASES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "an empty done marker": (f"{PARTIAL}.json", lambda _: b"", ""),
+    "a cut done marker": (f"{PARTIAL}.json", lambda data: data[:40], ""),
+    "another place in a done marker": (f"{PARTIAL}.json", line('"fbank_offset": ', '"fbank_offset": 9'), ""),
+    "a shard of the right size": (f"{PARTIAL}.tar", lambda data: bytes(len(data)), ""),
+    "a flipped bit in a log-mel": (
+        "shards/ego4d-train-00000.tar", one_bit, r"ego4d-train-00000\.tar is damaged at clip t0_\d+.*`mc3 shards`"),
+    "a cut index": ("shards/index.parquet", lambda data: data[:-9], r"index\.parquet is damaged .*`mc3 shards`"),
+    "another table as the manifest": (
+        "manifest.parquet", lambda _: pd.DataFrame({"a": [1]}).to_parquet(), "has other columns|it has other columns"),
+    "a million blocks": (f"{CHECKPOINT}/config.json", deeper, r"config\.json is damaged \(video\.depth is 1000000"),
+    "weights that are no numbers": (
+        f"{CHECKPOINT}/model.safetensors", with_nan, r"model\.safetensors is damaged \(values that are not finite"),
+    "a tokenizer without its token for unknown words": (
+        f"{CHECKPOINT}/tokenizer.json", without_unknown, r"tokenizer\.json is damaged"),
+    "embeddings that are no numbers": ("embeddings/0/mc3.safetensors", with_nan, "no vector of finite numbers"),
+    "cut embeddings": ("embeddings/0/mc3.safetensors", lambda data: data[:-9], r"mc3\.safetensors is damaged .*mc3 em"),
+    "cut probe scores": ("probe/0.safetensors", lambda data: data[:-9], r"0\.safetensors is damaged .*`mc3 probe`"),
+    "a key twice": (PARAMS, line("profile: mini\n", "profile: mini\nprofile: mini\n"), "key 'profile' is there twice"),
+    "another encoding": (PARAMS, lambda data: data.decode().encode("utf-16"), "params.yaml is damaged .*codec"),
+    "a share below 0": (PARAMS, line("misnarrated: 0.6", "misnarrated: -1"), "misnarrated is -1; it must"),
+    "an infinite temperature": (PARAMS, line("temperature: 0.07", "temperature: .inf"), "temperature is inf; it must"),
+    "a folder called ~": (PARAMS, line("raw: data/mini/world", "raw: '~'"), "paths.raw is '~'; write a path out"),
+    "a source that is itself": (PARAMS, line("command: world", "command: source"), "source.command is 'source'; it"),
+    "a tag": (PARAMS, line("profile: mini", "profile: !!python/name:os.system"), "could not determine a constructor"),
+    "a deep nest": (PARAMS, lambda _: b"[" * 5000, "recursion"),
+    "aliases of aliases": (PARAMS, lambda _: BOMB.encode(), "aliases hold each other"),
+    "a batch of nothing": (PARAMS, line("batch_size: 64", "batch_size: 0"), "batch_size is 0; it must be above 0"),
+    "narrations that are a number": (NARRATION, lambda _: b'{"videos": 5}', "has no narrations"),
+    "metadata of a video that are text": ("world/ego4d.json", line('[{"vid', '[{"video_metadata": "x", "vid'), ""),
+    "videos that are text": ("world/ego4d.json", lambda _: b'{"videos": ["x"]}', "none of the 2 rows"),
+    "words that are numbers": (VERBS, line("['wash', 'rinse']", "[1, 2]"), "no list of words"),
+    "a timestamp of 400 digits": ("world/EPIC_Sounds_train.csv", line("00:00:00.1", "9" * 400 + ":00:00.1"), ""),
+    "a damaged list of parts": (
+        "egovlp.pth", unnamed_part, "egovlp.pth is damaged: its list of parts cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_input_that_once_got_through_is_named(world: Path, tmp_path: Path, name: str):
+    file, change, message = CASES[name]
+    shutil.copytree(world, folder := tmp_path / "world")
+    reader, path = next(r for r in READERS if r.file == file), folder / file
+    expected = reader.read(settings_of(folder), path) if reader.exact else None
+    path.write_bytes(change(path.read_bytes()))
+    if message:
+        with pytest.raises(UserError, match=message):
+            reader.read(settings_of(folder), path)
+    else:
+        assert reader.read(settings_of(folder), path) == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_a_sound_with_samples_that_are_none_costs_its_video_and_is_listed(world: Path, tmp_path: Path, value: float):
+    shutil.copytree(world, folder := tmp_path / "world")
+    with h5py.File(folder / "world" / "EPIC_audio.hdf5", "a") as file:
+        file["P01_00"][60000] = value
+    settings = settings_of(folder)
+    jobs = prepare.plan(manifest.read(folder / "manifest.parquet"), settings, folder / "shards.partial")
+    facts = prepare.write_shard(next(job for job in jobs if "epic_sounds-train" in job.path.name))
+    assert [(f["video_uid"], f["clips"]) for f in facts["failures"]] == [("P01_00", 3)]
+    assert "P01_00 has samples" in facts["failures"][0]["reason"]
+
+
+def test_sound_in_another_file_of_the_machine_is_never_opened(tmp_path: Path, mini_config: Config):
+    secret, path = tmp_path / "secret", mini_config.paths.raw / mini_config.epic_sounds.audio
+    secret.write_bytes(np.ones(48000, np.float32).tobytes())
+    write_hdf5(tmp_path / "other.hdf5", sound=np.ones(48000, np.float32))
+    path.parent.mkdir(parents=True)
+    write_hdf5(path, own=np.zeros(48000, np.float32))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("external", (48000,), np.float32, external=[(str(secret), 0, 192000)])
+        file["linked"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "sound")
+        file["soft"] = h5py.SoftLink("/linked")
+        layout = h5py.VirtualLayout((48000,), np.float32)
+        layout[:] = h5py.VirtualSource(str(tmp_path / "other.hdf5"), "sound", (48000,))
+        file.create_virtual_dataset("virtual", layout)
+    found = epic_sounds.sounds(mini_config)
+    assert found["own"].fault is None
+    for video in ("external", "linked", "soft", "virtual"):
+        assert "another file" in str(found[video].fault)
+        with pytest.raises(UserError, match=rf"the sound of {video} .*another file"):
+            next(epic_sounds.clips_of(path, video, [(0.0, 1.0)], 16000))
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["world/v2/full_scale/t0.mp4", "world/ego4d.json", "world/EPIC_audio.hdf5", "params.yaml", "shards/index.parquet",
+     f"{CHECKPOINT}/model.safetensors", "mine.parquet"],
+)  # fmt: skip
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(world: Path, tmp_path: Path, file: str):
+    shutil.copytree(world, folder := tmp_path / "world")
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    reader = next(reader for reader in READERS if reader.file == file)
+    signal.alarm(SECONDS)  # ends the tests, if it comes to that
+    try:
+        if file.endswith(".mp4"):
+            reader.read(settings_of(folder), folder / file)
+            facts = json.loads((folder / f"{PARTIAL}.json").read_text())
+            assert "no regular file" in facts["failures"][0]["reason"]
+        else:
+            with pytest.raises(UserError, match=r"no regular file|is missing|no file|no checkpoint"):
+                reader.read(settings_of(folder), folder / file)
+    finally:
+        signal.alarm(0)
+
+
+def test_a_video_of_one_picture_a_second_is_cut_to_where_its_header_ends(tmp_path: Path):
+    path = write_media(tmp_path / "slow.mp4", 12, fps=1, sound=clicks(12, [1.0], 16000))
+    (clip,) = media.clips_of(path, [(10.9, 12.4)], 4, 32, 16000)
+    assert clip.frames is not None
+    with pytest.raises(UserError, match="cut short: no picture after 11"):
+        list(media.clips_of(path, [(12.9, 14.4)], 4, 32, 16000))
+
+
+def test_a_name_with_a_colon_is_a_file_and_a_list_of_files_is_no_video(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_media(tmp_path / "http:clip.mp4", 2)
+    assert media.probe(Path("http:clip.mp4")).width > 0
+    write_media(tmp_path / "secret.mp4", 2)
+    for name, text in (("list.mp4", "ffconcat version 1.0\nfile secret.mp4\n"), ("list.m3u8", "#EXTM3U\nsecret.mp4\n")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=f"{name} cannot be decoded"):
+            media.probe(tmp_path / name)
 
 
 def test_every_damaged_input_is_a_right_result_a_listed_skip_or_one_named_error(world: Path, tmp_path: Path):

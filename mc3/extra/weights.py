@@ -147,7 +147,7 @@ def read(source: Path) -> dict[str, Tensor]:
 
 
 def _damaged_part(source: Path) -> str | None:
-    """What is damaged in a ZIP file, as torch writes it, by the checksums in it; None if nothing or it is no such file."""
+    """What is damaged in a ZIP file, as torch writes it, by its own checksums; None of a whole or another file."""
     if not zipfile.is_zipfile(source):
         return None
     try:
