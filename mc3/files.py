@@ -38,9 +38,11 @@ def reading(path: Path, remedy: str, kind: type[UserError] = DataError) -> Itera
         if not path.is_file():
             raise kind(f"{path} is {'no regular file' if path.exists() else 'missing'}; {remedy}")
         yield
-    except (UserError, ImportError):
+    except ImportError:
         raise
     except Exception as error:  # of any kind: damage reaches every line of a parser
+        if isinstance(error, UserError) and str(path) in str(error):
+            raise
         system = error.strerror if isinstance(error, OSError) else None
         why = " ".join(str(system or error).split())[:300] or type(error).__name__
         raise kind(f"{path} {'cannot be read' if system else 'is damaged'} ({why}); {remedy}") from error

@@ -52,4 +52,7 @@ def read(path: Path) -> pd.DataFrame:
     manifest = read_table(path, COLUMNS, "`mc3 manifest` writes it again")
     if list(manifest.columns)[: len(COLUMNS)] != list(COLUMNS):
         raise DataError(f"{path} has other columns than a manifest; `mc3 manifest` writes it again")
+    start, end = manifest["start_sec"], manifest["end_sec"]
+    if not ((start < end) & start.between(-ego4d.LONGEST_SEC, ego4d.LONGEST_SEC)).all():
+        raise DataError(f"{path} is damaged (a clip has no length or no time); `mc3 manifest` writes it again")
     return manifest

@@ -66,6 +66,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any, Any]]:
             video, audio = (next(iter(streams), None) for streams in (container.streams.video, container.streams.audio))
             if video is None and audio is None:
                 raise DataError(f"{path} has neither pictures nor sound; remove it or fetch it again")
+            if any(stream is not None and stream.codec_context is None for stream in (video, audio)):
+                raise DataError(f"{path} is damaged, or of a format that FFmpeg does not know; fetch it again")
             yield container, video, audio
     except FileNotFoundError:
         raise DataError(f"no media file {path}; download it or check `paths.raw`") from None

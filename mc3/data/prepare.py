@@ -29,7 +29,7 @@ from mc3.data import epic_sounds, manifest, media, tokenizer
 from mc3.data.audio import fbank
 from mc3.data.shards import MEMBERS, rows_of
 from mc3.errors import ConfigError, DataError
-from mc3.files import atomic, link_or_copy, sha256, swapped, write_atomic
+from mc3.files import atomic, link_or_copy, reading, sha256, swapped, write_atomic
 from mc3.pools import completed, pool
 from mc3.progress import bar
 
@@ -196,7 +196,7 @@ def write_shard(job: ShardJob) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     key = job.key
-    with suppress(OSError, ValueError, KeyError, TypeError):  # no marker, or what a killed run left of one
+    with suppress(DataError), reading(job.done_marker, "cut again"):  # no marker, or what a killed run left of one
         facts = json.loads(job.done_marker.read_text())
         if facts["key"] == key and facts.pop("seal") == _seal(facts, job.path):
             return facts

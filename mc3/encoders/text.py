@@ -49,6 +49,7 @@ def fit_tokenizer(source: Tokenizer | str | Path, config: TextConfig) -> Tokeniz
         raise ConfigError(f"the tokenizer has [PAD] at id {pad}, but the text encoder masks id {PAD}")
     if (size := 1 + max(tokenizer.get_vocab().values())) > config.vocab_size:
         raise ConfigError(f"the tokenizer knows {size} tokens, but model.text.vocab_size is {config.vocab_size}")
+    tokenizer.encode("\N{SNOWMAN}")  # raises without a token for unknown words
     tokenizer.enable_truncation(config.max_length)
     tokenizer.enable_padding(pad_id=PAD, pad_token="[PAD]", length=config.max_length)  # noqa: S106
     return tokenizer

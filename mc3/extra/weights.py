@@ -152,7 +152,7 @@ def read(source: Path) -> dict[str, Tensor]:
     if not source.is_file():
         raise DataError(f"no weights at {source}; download them from their publisher first")
     if damaged := _damaged_part(source):
-        raise DataError(f"{source} is damaged: its part {damaged} has another checksum; download the file again")
+        raise DataError(f"{source} is damaged: its {damaged}; download the file again")
     zipped = False
     try:
         if source.suffix == ".safetensors":
@@ -179,12 +179,15 @@ def read(source: Path) -> dict[str, Tensor]:
 
 
 def _damaged_part(source: Path) -> str | None:
-    """The first part of a ZIP file, as torch writes it, whose bytes do not have the checksum stored with them."""
+    """What is damaged in a ZIP file, as torch writes it, by its own checksums; None of a whole or another file."""
+    if not zipfile.is_zipfile(source):
+        return None
     try:
         with zipfile.ZipFile(source) as archive:
-            return archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError):
-        return None  # no such file, or so damaged that it cannot be read at all
+            part = archive.testzip()
+            return part and f"part {part} has another checksum"
+    except Exception as error:  # damage to the list of parts can fail in any way
+        return f"list of parts cannot be read ({error})"
 
 
 def _fitted(
