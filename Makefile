@@ -8,7 +8,7 @@ PY = .venv/bin/python
 # the recipes; the others would let packages from outside .venv in.
 unexport PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME
 
-.PHONY: help setup repro retrain study test test-slow lint lab drivers docs clean
+.PHONY: help setup repro retrain study test test-slow faults lint lab drivers docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make study      when does consensus help? Worlds with other rates: at most 2 hours'
 	@echo 'make test       linters, types and the fast tests: about 10 minutes'
 	@echo 'make test-slow  all tests, the slow ones too: 20 to 60 minutes and 25 GB of disk'
+	@echo 'make faults     kills, full disks, lost inputs in every stage, and 10,000 steps: about 40 minutes'
 	@echo 'make lint       linters and types only'
 	@echo 'make lab        the notebooks in JupyterLab'
 	@echo 'make drivers    only let git show and merge notebooks by nbdime, and commit them without outputs'
@@ -91,6 +92,9 @@ test: lint
 test-slow: lint
 	@echo '== all tests, the slow ones too (20 to 60 minutes; needs 25 GB of disk while it runs)'
 	@OMP_NUM_THREADS=1 $(PY) -m pytest
+
+faults: setup
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(PY) -m faults
 
 lint: setup
 	@echo '== linters and types (half a minute the first time)'

@@ -113,6 +113,7 @@ def test_every_target_that_help_names_exists():
         "study",
         "test",
         "test-slow",
+        "faults",
         "lint",
         "lab",
         "drivers",
