@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,9 @@ class Run:
                         lines = file.read_text().splitlines()
                         whole = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= steps]
                 write_atomic(file, "".join(line + "\n" for line in whole).encode())
+            # Its thread's OSError, as of a full disk, is raised again where the next row is written.
+            other = threading.__excepthook__
+            threading.excepthook = lambda args: None if isinstance(args.exc_value, OSError) else other(args)
             self.writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=steps + 1)
 
     @contextmanager

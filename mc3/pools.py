@@ -39,8 +39,7 @@ def completed(work: Mapping[Future, str], patience_sec: float) -> Iterator[Futur
         done, waiting = wait(waiting, patience_sec, FIRST_COMPLETED)
         if not done:
             names = ", ".join(sorted(work[future] for future in waiting if future.running()))
-            for child in multiprocessing.active_children():
-                child.kill()  # it would not end by itself
+            _kill_children()
             fault = f"the processes at work on {names} have finished nothing for {patience_sec:.0f} s"
             raise DataError(f"{fault} and were stopped; look at what these read, then run the same command again")
         yield from done
@@ -63,8 +62,15 @@ def load(clips: Any, workers: int, **settings: Any) -> Iterator[Any]:
 
     try:
         yield from DataLoader(clips, num_workers=workers, timeout=HANGING_SEC if workers else 0, **settings)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader"):
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader"):
             raise
+        _kill_children()
         fault = f"the processes that read clips ({workers}, train.workers) sent nothing more: {error}"
         raise DataError(f"{fault}; the same command continues from what was saved") from error
+
+
+def _kill_children() -> None:
+    """End the processes of pools and loaders; one that hangs would not by itself, and would be waited for."""
+    for child in multiprocessing.active_children():
+        child.kill()

@@ -1,5 +1,7 @@
 """The command line: quick to answer, one line for a user error, suggestions for typos."""
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import yaml
 from conftest import ROOT
 
 import mc3.data
-from mc3 import cli, config
+from mc3 import cli, config, pools
 from mc3.errors import DataError, NotebookError
 
 STEPS = ("discover", "weights", "repro", "compare", "profile", "train", "embed", "probe", "sources", "notebook",
@@ -82,6 +84,40 @@ def test_a_user_error_is_one_line_and_exit_code_1(monkeypatch, capsys, error, li
         assert capsys.readouterr().err == line
     with pytest.raises(type(error)):
         cli.main([*command, "--debug"] if line else command)
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [(errno.ENOSPC, "free some space"), (errno.EDQUOT, "quota"), (errno.EROFS, "writable"),
+     (errno.EACCES, "permission"), (errno.EPERM, "permission"), (errno.EMFILE, "ulimit -n"),
+     (errno.EFBIG, "ulimit -f")],
+)  # fmt: skip
+def test_what_the_machine_refuses_is_one_line_with_file_reason_and_remedy(monkeypatch, capsys, code, remedy):
+    def refused(_) -> None:
+        raise OSError(code, os.strerror(code), "work/a.bin")
+
+    monkeypatch.setattr("mc3.data.manifest.write", refused)
+    assert cli.main(["manifest", "--config", str(ROOT / "profiles" / "mini.yaml")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"mc3: work/a.bin cannot be written or read ({os.strerror(code)})")
+    assert remedy in line
+
+
+def test_an_error_of_a_process_that_reads_batches_is_the_error_itself(monkeypatch, capsys):
+    def read(config) -> None:
+        next(pools.load(Damaged(), 1))
+
+    monkeypatch.setattr("mc3.data.manifest.write", read)
+    assert cli.main(["manifest", "--config", str(ROOT / "profiles" / "mini.yaml")]) == 1
+    assert capsys.readouterr().err == "mc3: clips.tar is damaged; run `mc3 shards` again\n"
+
+
+class Damaged:
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, i: int):
+        raise DataError("clips.tar is damaged; run `mc3 shards` again")
 
 
 def test_mc3_alone_prints_its_help_which_lists_every_step():

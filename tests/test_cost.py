@@ -111,6 +111,14 @@ def test_mfu_is_needed_operations_divided_by_possible_ones():
     assert "mfu" not in cost.timing(model, STAGE, 690.0, 0.02, None)
 
 
+def test_a_dry_run_refuses_a_batch_that_the_processes_cannot_share(capsys):
+    for count in ("0", "65"):
+        command = ["train", "--method", "clap", "--dry-run", "--processes", count]
+        assert cli.main([*command, "--config", str(ROOT / "profiles" / "mini.yaml")]) == 1
+        fault = f"mc3: train.batch_size is 64, which {count} processes cannot share; make it at least"
+        assert capsys.readouterr().err.startswith(fault)
+
+
 def test_a_dry_run_estimates_a_training_without_data(repository, capsys):
     profile = ROOT / "profiles" / "ego4d.yaml"
     command = ["train", "--method", "imagebind", "--seed", "0", "--config", str(profile), "--dry-run"]

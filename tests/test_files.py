@@ -1,9 +1,11 @@
 """Files are written completely or not at all; a code identity changes with the code that runs, and nothing else."""
 
+import errno
 import multiprocessing
 import os
 import re
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from conftest import ROOT
 
 from mc3 import files, methods, objectives
+from mc3.errors import DataError
 from mc3.files import code_identity, write_atomic
 from mc3.paper.notebook import STAGES
 
@@ -39,6 +42,96 @@ def test_processes_that_write_one_file_never_mix_their_content(tmp_path: Path):
     assert [process.exitcode for process in processes] == [0, 0]
     assert path.read_bytes() in (10_000 * b"a", 10_000 * b"b")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_and_then_its_name_are_on_disk_before_a_write_returns(tmp_path: Path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (events.append(os.fstat(file).st_ino), fsync(file)))
+    monkeypatch.setattr(Path, "replace", lambda own, path: (events.append("rename"), replace(own, path))[1])
+    write_atomic(tmp_path / "a.txt", b"whole")
+    assert events == [(tmp_path / "a.txt").stat().st_ino, "rename", tmp_path.stat().st_ino]
+
+
+def test_files_of_killed_writers_are_removed_by_the_next_write_and_those_of_living_ones_are_not(tmp_path: Path):
+    path, fork = tmp_path / "a.txt", multiprocessing.get_context("fork")
+
+    def killed() -> None:
+        with files.atomic(path) as own:
+            own.write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = fork.Process(target=killed)
+    child.start()
+    child.join()
+    (left,) = tmp_path.iterdir()
+    living = left.with_name(left.name.replace(f".{child.pid}.", f".{os.getppid()}."))
+    living.write_bytes(b"at work")
+    write_atomic(path, b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([living, path])
+
+
+@pytest.mark.parametrize("moment", ["rmtree", "rename", "sync"])
+def test_a_folder_whose_writer_is_killed_is_the_old_or_the_new_one_after_the_next_write(tmp_path: Path, moment: str):
+    folder, fork = tmp_path / "link", multiprocessing.get_context("fork")
+    (tmp_path / "elsewhere").mkdir()
+    folder.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+
+    def write(text: str, killed_at: int | None) -> None:
+        calls, owner = [], {"rmtree": shutil, "rename": Path, "sync": files}[moment]
+        original = getattr(owner, moment)
+
+        def counted(*arguments, **options):
+            calls.append(arguments)
+            if len(calls) - 1 == killed_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **options)
+
+        setattr(owner, moment, counted)
+        with files.swapped(folder) as new:
+            (new / "made.txt").write_text(text)
+
+    def contents() -> set[str]:
+        return {path.read_text() for path in tmp_path.rglob("*.txt")}
+
+    for killed_at in (None, 0, 1, 2, None):
+        child = fork.Process(target=write, args=(f"{killed_at}", killed_at))
+        child.start()
+        child.join()
+        assert contents() >= {"None"}, "the old one is gone before the new one is there"
+    assert child.exitcode == 0
+    assert folder.is_symlink()
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*.txt"))] == ["elsewhere/made.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "link"]
+
+
+def test_a_second_writer_of_a_folder_is_refused_in_a_sentence(tmp_path: Path):
+    fork = multiprocessing.get_context("fork")
+
+    def second() -> None:
+        advice = rf"^another process is writing {tmp_path}/out; wait for it or stop it$"
+        with pytest.raises(DataError, match=advice), files.swapped(tmp_path / "out"):
+            pass
+
+    with files.swapped(tmp_path / "out") as new:
+        (new / "made.txt").write_text("first")
+        child = fork.Process(target=second)
+        child.start()
+        child.join()
+    assert child.exitcode == 0
+    assert (tmp_path / "out" / "made.txt").read_text() == "first"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("write failed: errno = 28, error message = ..."),
+     ValueError("I/O error: No space left on device (os error 28)"), shutil.Error([("a", "b", "[Errno 28] No space")])],
+    ids=["system", "HDF5", "safetensors", "shutil"],
+)  # fmt: skip
+def test_a_full_disk_names_the_file_whatever_library_meets_it(tmp_path: Path, error: Exception):
+    with pytest.raises(OSError, match="No space left") as raised, files.atomic(tmp_path / "a.bin"):
+        raise error
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "a.bin"))
 
 
 BOOKS = {path.stem: (str(path),) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}

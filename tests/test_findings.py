@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from mc3 import config, evaluate, store
 from mc3.config import Config
-from mc3.errors import DataError
+from mc3.errors import ConfigError, DataError
 from mc3.paper import findings, priors
 
 
@@ -144,6 +144,11 @@ def test_cluster_members_are_its_test_clips_nearest_first_and_purest_median_and_
     purity = members.drop_duplicates("cluster")["purity"]
     shown = findings.purest_median_and_least(members).drop_duplicates("cluster")["purity"].tolist()
     assert shown == [purity.max(), purity.median(), purity.min()]
+
+
+def test_figure_7_of_a_row_without_a_modality_is_refused_with_the_rows_that_have_all(small: Config) -> None:
+    with pytest.raises(ConfigError, match=r"^clap has no video, which Figure 7 compares; rows with all .*: .*\bmc3\b"):
+        findings.retrieved(small, "clap", 0)
 
 
 def test_retrieved_clips_are_the_pools_best_and_marked_by_group(small: Config, index: pd.DataFrame) -> None:

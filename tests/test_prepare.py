@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from test_shards import build, contents
 
 from mc3 import cli, config
-from mc3.config import Config
+from mc3.config import Config, override
 from mc3.data import manifest, prepare
 from mc3.errors import ConfigError, DataError
 from mc3.extra import submit
@@ -163,6 +164,53 @@ def test_a_shard_moved_by_another_run_is_reported(again: Config, monkeypatch):
     monkeypatch.setattr(prepare, "members_of", finished_elsewhere)
     with pytest.raises(DataError, match="was finished and moved by another `mc3 shards`"):
         prepare.write_shard(job)
+
+
+def test_shards_that_are_removed_while_they_are_cut_are_not_said_to_be_finished(again: Config, monkeypatch):
+    job = jobs_of(again)[0]
+    monkeypatch.setattr(prepare, "members_of", lambda *_: shutil.rmtree(job.path.parent, ignore_errors=True) or {})
+    with pytest.raises(
+        DataError, match=r"shards.partial was removed while its shards were cut; run `mc3 shards` again"
+    ):
+        prepare.write_shard(job)
+
+
+def test_a_linked_folder_of_shards_stays_a_link_to_where_they_are(written: Config, again: Config, tmp_path: Path):
+    (tmp_path / "disk" / "clips").mkdir(parents=True)
+    again.paths.shards.symlink_to(tmp_path / "disk" / "clips", target_is_directory=True)
+    for _ in range(2):
+        prepare.write(again)
+        assert again.paths.shards.is_symlink()
+        assert contents(tmp_path / "disk" / "clips") == contents(written.paths.shards)
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["clips"]
+
+
+def test_a_kill_while_shards_are_joined_cuts_none_again(written: Config, again: Config, monkeypatch):
+    child = multiprocessing.get_context("fork").Process(target=killed_while_joining, args=(again,))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    monkeypatch.setattr(prepare, "_cut", lambda *_: pytest.fail("a finished shard is cut again"))
+    assert contents(prepare.write(again)) == contents(written.paths.shards)
+    assert not (again.paths.work / "shards.partial").exists()
+
+
+def killed_while_joining(config: Config) -> None:
+    prepare.rows_of = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    prepare.write(config)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(signal.SIGKILL, "one of 2 processes was killed"), (signal.SIGSTOP, r"at work on .*\.tar have finished nothing")],
+)
+def test_a_process_that_is_killed_or_hangs_ends_the_cutting_in_a_sentence(again: Config, monkeypatch, number, reason):
+    monkeypatch.setattr(prepare, "PATIENCE_SEC", 2.0)
+    monkeypatch.setattr(prepare, "PATIENCE_SEC_PER_CLIP", 0.0)
+    monkeypatch.setattr(prepare, "members_of", lambda *_: os.kill(os.getpid(), number) or {})
+    with pytest.raises(DataError, match=reason):
+        prepare.write(override(again, {"clips.workers": 2}))
+    assert not psutil.Process().children()
 
 
 def test_a_shard_of_another_size_than_its_done_marker_says_is_written_again(again: Config):

@@ -1,8 +1,11 @@
 """`mc3 repro`: which stage runs, how long the rest takes, and DVC's own output and exit code."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
@@ -12,7 +15,7 @@ import yaml
 from conftest import ROOT
 from test_cli import python
 
-from mc3 import cli
+from mc3 import cli, files
 from mc3.paper import repro
 
 
@@ -91,6 +94,31 @@ def test_released_weights_are_fetched_before_the_stages_that_would_make_them(rep
     assert "0 of 2 stages ran" in fetched.stdout
     assert [Path(f"{name}.log").read_text() for name in stages] == ["ran\n", "ran\n"]
     assert Path("work/checkpoints/a").read_text() == "train\n"
+
+
+def test_a_second_repro_says_that_the_first_runs_and_what_a_killed_one_left_stops_none(repository, pipeline, capsys):
+    pipeline({"first": {"cmd": "touch begun && sleep 600", "outs": ["begun"]}})
+    Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    command = [sys.executable, "-m", "dvc", "repro"]
+    locked = Path(".dvc/tmp/rwlock")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as first:
+        try:
+            deadline = time.monotonic() + 60
+            while not Path("begun").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert cli.main(["repro"]) == 1
+        finally:
+            os.killpg(first.pid, signal.SIGKILL)
+    running = f"mc3: another DVC (process {first.pid}) is at work here; wait for it or stop it"
+    assert capsys.readouterr().err.startswith(running)
+    for damage in ("", locked.read_text(), locked.read_text().replace(str(first.pid), str(os.getpid()))):
+        locked.write_text(damage)  # cut short; of a process that is gone; or whose number is now another's
+        repro._check_free(locked)
+        assert not locked.exists()
+    with files.lock(Path(".dvc/tmp/mc3-repro.lock"), ""):
+        third = python("-m", "mc3.cli", "repro", cwd=repository)
+    assert third.stderr == "mc3: another `mc3 repro` runs here; wait for it or stop it\n"
 
 
 @pytest.mark.parametrize("link", [True, False])

@@ -24,8 +24,9 @@ from raw_files import contents
 from safetensors.torch import save_file
 from small_training import SEED, configured, weights
 from small_work import mini
+from torch.utils.data import Dataset
 
-from mc3 import checkpoint, methods, train
+from mc3 import checkpoint, methods, pools, train
 from mc3.config import Config, override
 from mc3.data import batches
 from mc3.data.shards import ClipDataset, open_clips
@@ -381,6 +382,78 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(settings):
     (config.paths.work / "runs").write_text("a file where a folder is wanted")
     with pytest.raises(DataError, match=r"cannot write to .*align-0 \(.*\); free some space .*: nothing was saved yet"):
         train.run(config, "align", SEED)
+
+
+def test_a_linked_checkpoint_stays_a_link_to_where_the_new_one_is(settings, uninterrupted, tmp_path):
+    config = configured(settings, **LONG)
+    link, elsewhere = config.paths.checkpoint("align", SEED), tmp_path / "elsewhere"
+    link.parent.mkdir(parents=True)
+    elsewhere.mkdir()
+    link.symlink_to(elsewhere, target_is_directory=True)
+    for _ in range(2):  # into an empty folder, then over a checkpoint
+        train.run(config, "align", SEED)
+        assert link.is_symlink()
+        assert contents(elsewhere) == uninterrupted
+
+
+@pytest.mark.parametrize("at", ["mc3.model.save_file", "mc3.checkpoint.write_atomic", "shutil.copytree"])
+def test_a_kill_while_a_run_is_finished_takes_no_step_again_and_publishes_nothing_else(settings, uninterrupted, at):
+    config = configured(settings, **LONG)
+    child = multiprocessing.get_context("fork").Process(target=killed_in, args=(at, config))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert resumed(config) == (uninterrupted, [])
+    assert sorted(path.name for path in config.paths.work.rglob("*.mc3-partial")) == []
+
+
+def killed_in(function: str, config: Config) -> None:
+    """Train in a process that is killed when all steps are done, where it calls `function`."""
+    finish = checkpoint.Run.finish
+
+    def finish_until(self: checkpoint.Run, *arguments: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(function, lambda *_, **options: os.kill(os.getpid(), signal.SIGKILL))
+            finish(self, *arguments)
+
+    checkpoint.Run.finish = finish_until
+    train.run(config, "align", SEED)
+
+
+def test_processes_that_cannot_share_a_batch_are_refused_before_a_step(settings, monkeypatch):
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 15)
+    with pytest.raises(ConfigError, match=r"^train.batch_size is 14, which 15 processes cannot share; make"):
+        train.run(configured(settings), "align", SEED)
+
+
+def killed() -> None:
+    time.sleep(1)  # so that the batch before is received
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hanging() -> None:
+    time.sleep(600)
+
+
+@pytest.mark.parametrize(("fault", "reason"), [(killed, "exited unexpectedly"), (hanging, "timed out")])
+def test_a_process_that_reads_batches_and_is_killed_or_hangs_is_an_error_that_says_so(monkeypatch, fault, reason):
+    monkeypatch.setattr(pools, "HANGING_SEC", 4)
+    with pytest.raises(DataError, match=rf"the processes that read clips \(1, train.workers\).*{reason}"):
+        list(pools.load(Faulty(fault), 1))
+    assert not multiprocessing.active_children()
+
+
+@dataclasses.dataclass
+class Faulty(Dataset):
+    fault: Callable[[], None]
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, i: int) -> int:
+        if i == 2:
+            self.fault()
+        return i
 
 
 def test_a_second_training_of_the_same_name_is_refused(settings):

@@ -82,7 +82,7 @@ def _check_free(rwlock: Path) -> None:
     for holder in holders:
         with contextlib.suppress(psutil.NoSuchProcess):
             if "dvc" in " ".join(psutil.Process(holder["pid"]).cmdline()):
-                running = f"`{holder['cmd']}` (process {holder['pid']}) runs here"
+                running = f"another DVC (process {holder['pid']}) is at work here"
                 raise DataError(f"{running}; wait for it or stop it, then run the same command again")
     rwlock.unlink(missing_ok=True)
 
