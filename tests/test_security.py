@@ -185,6 +185,19 @@ def test_a_bomb_in_a_shard_does_not_go_off_even_where_the_index_vouches_for_it(o
     assert not canary.exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_checkpoint_cannot_name_code_to_import(own: Config, tmp_path: Path, name: str) -> None:
+    canary, folder = tmp_path / "canary", own.paths.final("mc3", 0)
+    (folder / "modeling_mc3.py").write_text(f"open({str(canary)!r}, 'w')\nModel = Tokenizer = object\n")
+    content = json.loads((folder / name).read_text())
+    odd = {"auto_map": {"AutoModel": "modeling_mc3.Model", "AutoTokenizer": ["modeling_mc3.Tokenizer", None]},
+           "trust_remote_code": True, "tokenizer_class": "modeling_mc3.Tokenizer"}  # fmt: skip
+    (folder / name).write_text(json.dumps(content | odd))
+    with pytest.raises(UserError, match="auto_map|is damaged"):
+        MC3.load(folder)
+    assert not canary.exists()
+
+
 # names stay inside their folders
 
 UNSAFE = ("../out", "..", "/tmp/out", "a/../../out", "a\\..\\out", ".hidden", "C:out", "a:b", "a b", "a\tb", "a\x00b",
