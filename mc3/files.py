@@ -38,9 +38,9 @@ def reading(path: Path, remedy: str, kind: type[UserError] = DataError) -> Itera
         if not path.is_file():
             raise kind(f"{path} is {'no regular file' if path.exists() else 'missing'}; {remedy}")
         yield
-    except ImportError:
+    except (ImportError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except Exception as error:  # of any kind: damage reaches every line of a parser
+    except BaseException as error:  # of any kind: damage reaches every line of a parser, and one in Rust may panic
         if isinstance(error, UserError) and str(path) in str(error):
             raise
         system = error.strerror if isinstance(error, OSError) else None

@@ -220,3 +220,28 @@ def test_a_notebooks_own_code_makes_it_stale_and_its_prose_does_not(tmp_path: Pa
     assert code_identity(str(book)) == first
     book.write_text(book.read_text().replace("dpi=150", "dpi=151"))
     assert code_identity(str(book)) != first
+
+
+class Panic(BaseException):
+    """As a library in Rust raises it."""
+
+
+@pytest.mark.parametrize("error", [ValueError("a\nb"), RecursionError(), MemoryError(), Panic("a b"), KeyError("a b")])
+def test_whatever_a_library_raises_while_reading_is_one_sentence_with_file_reason_and_remedy(tmp_path, error):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError) as caught, files.reading(tmp_path / "file", "make it again"):
+        raise error
+    reason = "a b" if error.args else type(error).__name__
+    assert re.fullmatch(rf"{tmp_path}/file is damaged \('?{reason}'?\); make it again", str(caught.value))
+
+
+def test_what_is_wrong_with_the_program_or_a_stop_by_the_user_is_no_damage(tmp_path):
+    (tmp_path / "file").touch()
+    for error in (ImportError, KeyboardInterrupt, SystemExit):
+        with pytest.raises(error), files.reading(tmp_path / "file", "make it again"):
+            raise error
+    with (
+        pytest.raises(DataError, match="gone is missing; make it again"),
+        files.reading(tmp_path / "gone", "make it again"),
+    ):
+        raise AssertionError

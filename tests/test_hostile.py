@@ -69,14 +69,12 @@ def sounds(settings: Config, path: Path) -> None:
             list(epic_sounds.clips_of(path, video, [(0.1, 1.6), (9.0, 10.5)], 16000))
 
 
-def cut_shard(settings: Config, path: Path, only: str = "ego4d-train") -> list[str]:
-    """The training clips' shard, or all."""
+def cut_shard(settings: Config, path: Path, only: str = "ego4d-train") -> list[Any]:
+    """The training clips' shard, or all, and what their markers say of the clips."""
     table = manifest.read(settings.paths.work / "manifest.parquet")
     jobs = prepare.plan(table, settings, settings.paths.work / "shards.partial")
     done = [job for job in jobs if only in job.path.name]
-    for job in done:
-        prepare.write_shard(job)
-    return [hashlib.sha256(job.path.read_bytes()).hexdigest() for job in done]
+    return [(prepare.write_shard(job)["records"], job.path.read_bytes()) for job in done]
 
 
 def cut_all(settings: Config, path: Path) -> None:

@@ -21,6 +21,8 @@ def read_table(path: Path, columns: Mapping[str, str], remedy: str) -> pd.DataFr
         if lost := [name for name in columns if name not in table]:
             raise ValueError(f"it has other columns, and no {lost[0]}")
         table = table.astype(columns)
-        if lost := [name for name, kind in columns.items() if kind == "str" and table[name].isna().any()]:
-            raise ValueError(f"no text in rows of the column {lost[0]}")
+        for name in (name for name, kind in columns.items() if kind == "str"):
+            if table[name].isna().any():
+                raise ValueError(f"no text in rows of the column {name}")
+            "".join(table[name])  # raises for what is no UTF-8, which the library finds out late
         return table
