@@ -74,7 +74,8 @@ class Model(
         model = super().load(folder, device)
         assert isinstance(model, Model)
         card = Path(folder, CARD)
-        if card.is_file() and (line := re.search(r"^\*\*Trained on:\*\* (.+)\.$", card.read_text("utf-8"), re.M)):
+        text = card.read_text("utf-8", errors="replace") if card.is_file() else ""
+        if line := re.search(r"^\*\*Trained on:\*\* (.{1,500})\.$", text, re.M):
             model.about = line[1]
         return model
 

@@ -41,7 +41,8 @@ from mc3.config import Config
 from mc3.data import annotations, ego4d, epic_sounds, manifest, media, prepare
 from mc3.data.shards import ClipDataset
 from mc3.errors import UserError
-from mc3.extra import weights
+from mc3.extra import mine, weights
+from mc3.index import Index
 from mc3.model import MC3
 from mc3.paper import foreign
 
@@ -124,6 +125,12 @@ def shown(settings: Config, path: Path) -> None:
         assert clip.waveform is None or np.isfinite(clip.waveform).all()
 
 
+def searched(_: Config, path: Path) -> None:
+    index = Index.load(path.parent)
+    for modality in index.known():
+        assert len(index.search(np.full(4, 0.5), modality, 3))
+
+
 READERS = [
     Reader("world/v2/annotations/narration.json", whole_manifest),
     Reader("world/ego4d.json", whole_manifest),
@@ -150,6 +157,9 @@ READERS = [
     Reader("params.yaml", lambda _, path: config.load(path)),
     Reader("mine.safetensors", lambda settings, path: foreign.align(settings, path)),
     Reader("mine.parquet", lambda settings, path: foreign.align(settings, path)),
+    Reader("index/rows.parquet", searched),
+    Reader("index/index.safetensors", searched),
+    Reader("clips.csv", lambda _, path: mine.read_clips(path)),
     Reader("egovlp.pth", converted, exact=True),
     Reader("converted.safetensors", lambda _, path: converted_into(path)),
     Reader("real/events.csv", lambda _, path: epic_sounds.read_events(path, annotations.Report(path.parent))),
@@ -185,6 +195,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_file(tensors, folder / f"{name}.safetensors", about)
     table = pd.DataFrame({"clip_id": clips_["clip_id"], **{m: list(side) for m, side in sides.items()}})
     table.to_parquet(folder / "mine.parquet")
+    rows = pd.DataFrame({"file": ["a.wav", "b.mp4", ""], "start_sec": 0.0, "end_sec": 1.5, "text": ["", "", "cuts"]})
+    Index(rows, {"audio": small_work.unit(rng.normal(size=(3, 4)))}, "weights").save(folder / "index")
+    (folder / "clips.csv").write_text('path,start_sec,end_sec,text\na.mp4,0.5,2,cuts\nb.mp4,1,2.5,"a, b"\n')
     (folder / "probe" / "0.json").write_text(json.dumps({"seed": 0, "classes": 44, "metrics": {"linear-probe": {}}}))
     (folder / "params.yaml").write_text(small_work.text_of("profiles/mini.yaml"))
     lines = [json.dumps({"step": step, "loss": 1.0}) + "\n" for step in (1, 2)]

@@ -31,9 +31,9 @@ def read_clips(path: Path) -> pd.DataFrame:
     """A table of clips, CSV or Parquet: path, start_sec, end_sec and any others, kept; `DataError` if it is none."""
     with reading(path, f"give a CSV or Parquet file with {', '.join(NEEDED)}"):
         table = pd.read_csv(path, dtype={"path": str}) if path.suffix == ".csv" else pd.read_parquet(path)
-    if missing := [name for name in NEEDED if name not in table]:
-        raise DataError(f"{path} has no column {missing[0]}; it needs {', '.join(NEEDED)}")
-    times = table[["start_sec", "end_sec"]].apply(pd.to_numeric, errors="coerce")
+        if missing := [name for name in NEEDED if name not in table]:
+            raise DataError(f"{path} has no column {missing[0]}; it needs {', '.join(NEEDED)}")
+        times = table[["start_sec", "end_sec"]].apply(pd.to_numeric, errors="coerce").astype("float64")
     wrong = ~(np.isfinite(times).all(axis=1) & (times["start_sec"] < times["end_sec"])) | table["path"].isna()
     if wrong.any():
         where = f"{path}, row {int(np.flatnonzero(wrong)[0]) + 1}"

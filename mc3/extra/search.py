@@ -8,10 +8,11 @@ import pandas as pd
 
 from mc3.config import Config
 from mc3.data import cutting, media
+from mc3.data.annotations import read_text
 from mc3.data.encode import SOUND_RATES
 from mc3.errors import ConfigError, DataError
 from mc3.extra import mine, own_video
-from mc3.files import atomic
+from mc3.files import atomic, write_atomic
 from mc3.progress import bar
 
 SOUNDS = {".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac"}
@@ -25,7 +26,7 @@ def sources_of(paths: Sequence[str], root: Path) -> tuple[list[tuple[Path, pd.Da
     for name in paths:
         path = Path(name)
         if path.is_file() and path.suffix == ".txt":
-            texts += [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+            texts += [line.strip() for line in read_text(path, "texts").splitlines() if line.strip()]
         elif path.is_file() and path.suffix in TABLES:
             table = mine.read_clips(path)
             found += [(root / file, own) for file, own in table.groupby("path", sort=False)]
@@ -74,7 +75,7 @@ def run(
     if out is not None:
         own_video.write_table(table, out)
     if page is not None:
-        page.write_text(render(table, query, part, model.about, page), "utf-8")
+        write_atomic(page, render(table, query, part, model.about, page).encode())
         print(f"open {page}")
     if mux is not None:
         best = table[table["file"] != ""].iloc[:1]
