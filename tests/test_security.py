@@ -193,7 +193,7 @@ def test_a_checkpoint_cannot_name_code_to_import(own: Config, tmp_path: Path, na
     odd = {"auto_map": {"AutoModel": "modeling_mc3.Model", "AutoTokenizer": ["modeling_mc3.Tokenizer", None]},
            "trust_remote_code": True, "tokenizer_class": "modeling_mc3.Tokenizer"}  # fmt: skip
     (folder / name).write_text(json.dumps(content | odd))
-    with pytest.raises(UserError, match="auto_map|is damaged"):
+    with pytest.raises(UserError, match=r"auto_map|is damaged"):
         MC3.load(folder)
     assert not canary.exists()
 
