@@ -45,6 +45,7 @@ docs/real_audio
 :caption: Understand
 docs/notebooks
 docs/training
+docs/reliability
 docs/glossary
 docs/reliability
 SECURITY

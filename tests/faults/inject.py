@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import resource
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -200,28 +201,28 @@ class Jump:
         time.time = lambda: clock() + rng.uniform(-1e6, 1e6)
 
 
-def hanging(stage: Stage, folder: Path, rng: random.Random) -> Outcome:
-    """One of a stage's worker processes stops working: the command ends by itself, and says who."""
+def hanging(stage: Stage, folder: Path, _: random.Random) -> Outcome:
+    """One of the processes that cut shards stops working: the command ends by itself, and says at which."""
     top = clone(stage, folder)
-    running = Running(stage, top, _impatient)
-    deadline = time.monotonic() + 60
-    while len(tree := running.tree()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    struck = 0
-    if len(tree) > 1:
-        tree[-1].send_signal(signal.SIGSTOP)
-        struck = 1
+    running = Running(stage, top, _one_hangs)
     code = running.end(120)
-    wrong = unsaid(running, code) if code else ""
-    return Outcome("worker hangs", stage.name, struck, wrong or restarted(stage, top))
+    return Outcome(
+        "worker hangs", stage.name, 1, unsaid(running, code, ".tar have finished nothing") or restarted(stage, top)
+    )
 
 
-def _impatient() -> None:
-    from mc3 import pools
+def _one_hangs() -> None:
     from mc3.data import prepare
 
-    pools.HANGING_SEC = 5
     prepare.PATIENCE_SEC, prepare.PATIENCE_SEC_PER_CLIP = 5.0, 0.0
+    hangs, members_of = multiprocessing.Semaphore(1), prepare.members_of
+
+    def hanging_once(*arguments: Any) -> Any:
+        if hangs.acquire(block=False):
+            time.sleep(600)
+        return members_of(*arguments)
+
+    prepare.members_of = hanging_once
 
 
 def in_own_namespace(command: list[str]) -> list[str]:

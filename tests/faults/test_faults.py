@@ -10,7 +10,7 @@ from small_work import ROOT
 
 
 def test_a_few_kills_a_full_disk_and_two_of_everything_lose_nothing(tmp_path: Path) -> None:
-    short = ["--kills", "3", "--stages", "manifest", "shards", "train", "--faults", "full", "limit", "twice", "hang"]
+    short = ["--kills", "4", "--stages", "manifest", "shards", "--faults", "full", "limit", "twice", "hang"]
     command = [sys.executable, "-m", "faults", *short, "--steps", "0", "--out", str(tmp_path / "faults.csv")]
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, cwd=ROOT)
