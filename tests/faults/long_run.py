@@ -18,12 +18,12 @@ GROWTH = 0.05  # of memory, from the first tenth of a run to its last
 
 
 def run(folder: Path, steps: int) -> Outcome:
-    """Train `steps` steps of two an epoch, and look at the process about once a second."""
+    """Train `steps` steps of 20 an epoch, and look at the process about once a second."""
     top = folder / "top"
     top.mkdir(parents=True)
-    small_training.make_shards(folder / "shards")
+    small_training.make_shards(folder / "shards", train_clips=280)
     settings = small_training.settings(small_work.mini(top / "work"), folder / "shards")
-    settings["train"] |= {"epochs": {"pretrain": 1, "align": steps // 2, "refine": 1}, "checkpoint_every": 100}
+    settings["train"] |= {"epochs": {"pretrain": 1, "align": steps // 20, "refine": 1}, "checkpoint_every": 100}
     settings["train"]["log_every"] = 10
     (top / "params.yaml").write_text(yaml.safe_dump(settings))
     running = Running(Stage("train", ["train", "--method", "align"], top, ()), top)
