@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -31,13 +32,11 @@ def run(folder: Path, steps: int) -> Outcome:
     memory, handles, states = list[int](), list[int](), list[int]()
     while running.process.is_alive():
         running.process.join(1.0)
-        try:
+        with suppress(psutil.Error):  # it may have ended just now
             process = psutil.Process(running.process.pid)
-            with process.oneshot():
-                memory.append(process.memory_info().rss)
-            handles.append(process.num_fds())
-        except psutil.Error:
-            break
+            looked = process.memory_info().rss, process.num_fds()
+            memory.append(looked[0])
+            handles.append(looked[1])
         states.append(len(list(run_folder.glob("state-*.pt"))))
     code, tenth = running.end(), max(1, len(memory) // 10)
     early, late = max(memory[tenth : 3 * tenth]), max(memory[-tenth - 1 : -1])
