@@ -138,8 +138,7 @@ def read_only(stage: Stage, folder: Path, _: random.Random) -> Outcome:
 def file_limit(stage: Stage, folder: Path, rng: random.Random) -> Outcome:
     """No file may be longer than some bytes: what can be had without mounting a small disk."""
     top = clone(stage, folder)
-    largest = max((top / name).stat().st_size for name in files(top))
-    running = Running(stage, top, Limit(rng.randrange(0, max(largest, 4096))))
+    running = Running(stage, top, Limit(rng.randrange(0, max(stage.grown // 4, 4096))))
     code = running.end()
     wrong = unsaid(running, code) if code else differences(stage, running, top)
     return Outcome("file size limit", stage.name, int(code != 0), wrong or (restarted(stage, top) if code else ""))

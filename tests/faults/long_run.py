@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -18,12 +19,12 @@ GROWTH = 0.05  # of memory, from the first tenth of a run to its last
 
 
 def run(folder: Path, steps: int) -> Outcome:
-    """Train `steps` steps of two an epoch, and look at the process about once a second."""
+    """Train `steps` steps of 20 an epoch, and look at the process about once a second."""
     top = folder / "top"
     top.mkdir(parents=True)
-    small_training.make_shards(folder / "shards")
+    small_training.make_shards(folder / "shards", train_clips=280)
     settings = small_training.settings(small_work.mini(top / "work"), folder / "shards")
-    settings["train"] |= {"epochs": {"pretrain": 1, "align": steps // 2, "refine": 1}, "checkpoint_every": 100}
+    settings["train"] |= {"epochs": {"pretrain": 1, "align": steps // 20, "refine": 1}, "checkpoint_every": 100}
     settings["train"]["log_every"] = 10
     (top / "params.yaml").write_text(yaml.safe_dump(settings))
     running = Running(Stage("train", ["train", "--method", "align"], top, ()), top)
@@ -31,13 +32,11 @@ def run(folder: Path, steps: int) -> Outcome:
     memory, handles, states = list[int](), list[int](), list[int]()
     while running.process.is_alive():
         running.process.join(1.0)
-        try:
+        with suppress(psutil.Error):  # it may have ended just now
             process = psutil.Process(running.process.pid)
-            with process.oneshot():
-                memory.append(process.memory_info().rss)
-            handles.append(process.num_fds())
-        except psutil.Error:
-            break
+            looked = process.memory_info().rss, process.num_fds()
+            memory.append(looked[0])
+            handles.append(looked[1])
         states.append(len(list(run_folder.glob("state-*.pt"))))
     code, tenth = running.end(), max(1, len(memory) // 10)
     early, late = max(memory[tenth : 3 * tenth]), max(memory[-tenth - 1 : -1])
