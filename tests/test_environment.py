@@ -81,9 +81,10 @@ def test_every_package_that_the_code_imports_is_a_declared_dependency():
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
     imported = {name.split(".")[0] for name in names}
-    distributions = {"umap": ["umap-learn"], **metadata.packages_distributions()}  # optional, so perhaps not installed
+    optional = {"umap": ["umap-learn"], "faiss": ["faiss-cpu"]}  # so perhaps not installed
+    distributions = optional | metadata.packages_distributions()
     wanted = {name: distributions.get(name, [name]) for name in imported - sys.stdlib_module_names - {"mc3"}}
-    lines = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["umap"]]
+    lines = [*PROJECT["dependencies"], *(line for name in optional for line in PROJECT["optional-dependencies"][name])]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     assert {name for name, names in wanted.items() if not declared & {canonicalize_name(n) for n in names}} == set()
 
