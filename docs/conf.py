@@ -47,7 +47,6 @@ docs/notebooks
 docs/training
 docs/reliability
 docs/glossary
-docs/reliability
 SECURITY
 LOG
 benchmarks/README

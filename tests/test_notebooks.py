@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import small_work
 import yaml
 from conftest import ROOT
 from markup import obeyed
+from raw_files import clicks, write_media
 from safetensors.numpy import save_file
 
 from mc3 import config, store
@@ -41,6 +43,12 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = shutil.copytree(ROOT / "figures", top / "results", ignore=pictures)
     differences.to_csv(results / "differences.csv", index=False)
     settings = config.load(top / "params.yaml")
+    small_work.initial(settings, ["mc3", "wo_consensus", "cmc", "peers"])
+    sound = clicks(9.0, np.arange(0.5, 9, 0.8), 16000)
+    video = write_media(top / "video.mp4", 9.0, sound=sound)  # of all test videos
+    for path in store.clips(settings).query("split == 'test'")["path"].unique():
+        (settings.paths.raw / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, settings.paths.raw / path)
     given, embeddings = top / "mine.safetensors", store.embeddings(settings, "cmc", 0)
     save_file(embeddings, given, {"clip_id": json.dumps(store.clips(settings)["clip_id"].tolist())})
     foreign.add(settings, given, "mine", None, keep=False)

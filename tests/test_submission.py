@@ -12,6 +12,8 @@ from raw_files import TIMES_HEADER
 
 from mc3 import cli, store
 from mc3.config import Config, override
+from mc3.data.clip_table import COLUMNS
+from mc3.data.shards import PLACES
 from mc3.errors import ConfigError, DataError
 from mc3.extra import submission
 
@@ -20,7 +22,8 @@ LEVELS = {"sls_pt": 2, "sls_tl": 3, "sls_td": 3, "t_mod": 0}
 
 def scored(config: Config, ids: list[str], scores: np.ndarray) -> None:
     """Write the index and the probe scores of the test events `ids`, as shards and probe do."""
-    index = pd.DataFrame({"clip_id": ids, "dataset": "epic_sounds", "split": "test"})
+    others = {name: "" if kind == "str" else 0 for name, kind in {**COLUMNS, **PLACES}.items()}
+    index = pd.DataFrame({**others, "clip_id": ids, "dataset": "epic_sounds", "split": "test"})
     config.paths.shards.mkdir(parents=True)
     index.to_parquet(config.paths.shards / "index.parquet")
     tensors = {"linear-probe/mc3": scores[:2], "test/linear-probe/mc3": scores, "labels": np.zeros(2, np.int64)}
