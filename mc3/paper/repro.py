@@ -124,9 +124,8 @@ def typical_seconds(config: Config) -> dict[str, float]:
 
 def record_seconds(config: Config, took: Mapping[str, float]) -> None:
     """Keep what stages or jobs took here, for the next forecast."""
-    if took:
-        recorded = config.paths.work / "timings.json"
-        provenance.write(recorded, _read(recorded) | {name: round(seconds, 1) for name, seconds in took.items()})
+    recorded = config.paths.work / "timings.json"
+    provenance.write(recorded, _read(recorded) | {name: round(seconds, 1) for name, seconds in took.items()})
 
 
 def _follow(process: subprocess.Popen[bytes], progress: Progress) -> None:
