@@ -123,7 +123,7 @@ def clips_of(
         first = video or audio
         zero = float((first.start_time or 0) * first.time_base)
         wanted = sorted({float(m) for start, end in windows for m in frame_times(start, end, frames)})
-        pictures = _Pictures(path, video, zero, wanted, size, width) if video and frames else None
+        pictures = _Pictures(path, video, wanted, size, width) if video and frames else None
         samples = _Samples(path, audio, zero, rate) if audio and rate else None
         readers: dict[Any, Any] = {reader.stream: reader for reader in (pictures, samples) if reader}
         for stream in readers:
@@ -201,8 +201,9 @@ def _exp_golomb(bits: str) -> tuple[int, str]:
 class _Pictures:
     """Decodes the pictures on screen at the wanted times, once the next key frame's packet says which these are."""
 
-    def __init__(self, path: Path, stream: Any, zero: float, wanted: list[float], size: int, width: int):
-        self.path, self.stream, self.zero, self.size, self.width = path, stream, zero, size, width
+    def __init__(self, path: Path, stream: Any, wanted: list[float], size: int, width: int):
+        self.path, self.stream, self.size, self.width = path, stream, size, width
+        self.zero = stream.start_time or 0  # in the stream's ticks, so that no picture's time is rounded twice
         self.decoder, self.scaler = stream.codec_context, VideoReformatter()
         self.wanted, self.next, self.found = wanted, 0, dict[float, np.ndarray]()
         self.position, self.reached = 0.0, 0.0  # times of the last picture decoded and of the last packet read
@@ -281,7 +282,7 @@ class _Pictures:
 
     def _time(self, stamp: int) -> float:
         unit = self.stream.time_base  # frames of a flushed decoder have none
-        return stamp * unit.numerator / unit.denominator - self.zero
+        return (stamp - self.zero) * unit.numerator / unit.denominator
 
     def push(self, frame: av.VideoFrame) -> None:
         stamp = frame.dts if self.numbers else frame.pts
@@ -289,7 +290,7 @@ class _Pictures:
             time = 0.0 if self.last is None else self.position + 1 / float(self.stream.average_rate or 30)
         else:
             if self.numbers and self.last is None:
-                self.zero += self._time(stamp)  # the decoder's delay
+                self.zero = stamp  # the decoder's delay
             time = self._time(stamp)
         if self.last is None:
             self.lost |= self.jumped and time > self.wanted[self.next]
