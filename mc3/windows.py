@@ -43,21 +43,18 @@ def along(path: Path, every_sec: float, window_sec: float, modalities: Collectio
     for name, length in (("every_sec", every_sec), ("window_sec", window_sec)):
         if not (length > 0 and np.isfinite(length)):
             raise ConfigError(f"{name} is {length}; give more than 0 seconds")
-    if missing := [NAMES[m] for m in NAMES if m in modalities and m not in streams(path)]:
+    facts = probe(path)
+    there = {"video": facts.width, "audio": facts.audio_rate}
+    if missing := [NAMES[m] for m in NAMES if m in modalities and not there[m]]:
         raise DataError(f"{path} has no {missing[0]}; give a file with {' and '.join(NAMES[m] for m in modalities)}")
-    seconds = seconds_of(path, modalities)
+    with open_file(path) as file:
+        found = [getattr(file.streams, modality)[0] for modality in modalities]
+        lengths = [float(s.duration * s.time_base) for s in found if s.duration and s.time_base]
+    seconds = min([facts.duration_sec, *lengths])  # where it has all of them
     if seconds < max(window_sec / 2, window_sec - LACKING_SEC):
         raise DataError(f"{path} lasts {seconds:.2f} s, too little for a window of {window_sec} s")
     starts = np.arange(0.0, max(seconds - window_sec, 0.0) + 1e-6, every_sec)
     return [(float(start), float(start) + window_sec) for start in starts]
-
-
-def seconds_of(path: Path, modalities: Collection[str]) -> float:
-    """How long a file has all the `modalities`, in seconds."""
-    with open_file(path) as file:
-        found = [getattr(file.streams, modality)[0] for modality in modalities]
-        lengths = [float(s.duration * s.time_base) for s in found if s.duration and s.time_base]
-    return min([probe(path).duration_sec, *lengths])
 
 
 def inputs(config: ModelConfig, path: Path, windows: Sequence[Window], modalities: Collection[str]) -> Iterator[Any]:

@@ -4,6 +4,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mc3.config import Config
@@ -48,8 +49,8 @@ def make(
     with bar(len(sources), 0, main=True) as show:
         index = build(model, sources, texts, every_sec, failed, show)
     index.save(out, approximate)
-    counts = {name: int(own[:, 0].__ge__(-2).sum()) for name, own in index.embeddings.items()}
-    print(f"{len(index.rows)} rows in {out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    counts = (f"{np.isfinite(own[:, 0]).sum()} {name}" for name, own in index.embeddings.items())
+    print(f"{len(index.rows)} rows in {out}: {', '.join(counts)}")
     for sentence in failed:
         print(f"left out: {sentence}")
     return own_video.FAILED if failed else 0
