@@ -152,9 +152,8 @@ def build(
     embeddings = {m: np.full((len(table), model.config.embedding_dim), np.nan, np.float32) for m in MODALITIES}
     for modality, at, own in parts:
         embeddings[modality][at : at + len(own)] = own
-    for at in range(0, len(said), windows.BATCH_SIZE):
-        batch = said[at : at + windows.BATCH_SIZE]
-        embeddings["text"][batch] = windows.embed_texts(model, table["text"].iloc[batch].tolist())
+    if said.size:
+        embeddings["text"][said] = windows.embed_texts(model, table["text"].iloc[said].tolist())
     return Index(table, embeddings, fingerprint(model))
 
 

@@ -1,6 +1,6 @@
 """Windows of a user's media files: where they lie, and their embeddings, in one pass over a file."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mc3.config import ModelConfig
 from mc3.data.audio import fbank
@@ -69,26 +70,34 @@ def inputs(config: ModelConfig, path: Path, windows: Sequence[Window], modalitie
         yield found
 
 
-@torch.inference_mode()
 def embed(
     model: MC3, path: Path, windows: Sequence[Window], modalities: Collection[str],
     show: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, NDArray[np.float32]]:  # fmt: skip
-    """Unit embeddings of the windows by modality, [N, D]; windows ascend by start, as `media.clips_of` asks.
+    """Unit embeddings of a file's windows by modality, [N, D]; windows ascend by start, as `media.clips_of` asks.
 
     `show` is told the windows done and their total. Memory does not grow with the file but for the result.
     """
-    device, done, clips = next(model.parameters()).device, 0, inputs(model.config, path, windows, modalities)
+    clips = inputs(model.config, path, windows, modalities)
+    return embed_inputs(model, clips, modalities, lambda done: show(done, len(windows)))
+
+
+@torch.inference_mode()
+def embed_inputs(
+    model: MC3, clips: Iterator[Mapping[str, Tensor]], modalities: Collection[str],
+    show: Callable[[int], None] = lambda done: None,
+) -> dict[str, NDArray[np.float32]]:  # fmt: skip
+    """Unit embeddings by modality, [N, D], of one clip or more, each the model's inputs as `inputs` makes them."""
+    device, done = next(model.parameters()).device, 0
     found: dict[str, list[NDArray[np.float32]]] = {modality: [] for modality in modalities}
     while batch := list(islice(clips, BATCH_SIZE)):
         own = model({m: torch.stack([clip[m] for clip in batch]).to(device) for m in modalities})
         for modality, embedding in own.items():
             found[modality].append(embedding.float().cpu().numpy())
-        show(done := done + len(batch), len(windows))
+        show(done := done + len(batch))
     return {modality: np.concatenate(parts) for modality, parts in found.items()}
 
 
-@torch.inference_mode()
 def embed_texts(model: MC3, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Unit embeddings of texts, [N, D]."""
-    return model({"text": model.tokenize(list(texts))})["text"].float().cpu().numpy()
+    """Unit embeddings of one text or more, [N, D]."""
+    return embed_inputs(model, ({"text": ids} for ids in model.tokenize(list(texts))), ("text",))["text"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mc3.model import MC3
 
 IOU, SHIFTS = 0.1, 8
-RATE, BATCH = 16000, 64
+RATE = 16000
 
 Segments = NDArray[np.float64]  # starts and stops in seconds, [N, 2]
 
@@ -228,21 +228,20 @@ def _cosines(
     """Cosines of each sound with its text and, if given, its pictures: pair -> [N]."""
     import torch
 
-    device, found = next(model.parameters()).device, []
-    for first in range(0, len(texts), BATCH):
-        part = texts[first : first + BATCH]
-        mel = [fbank(next(sounds), RATE, model.config.audio.mel_bins) for _ in part]
-        batch = {"audio": torch.from_numpy(np.stack(mel)).to(device), "text": model.tokenize(part)}
-        if pictures is not None:
-            frames = [clip.frames for clip in islice(pictures, len(part)) if clip.frames is not None]
-            if not frames:
-                raise DataError("one of the video files has no pictures; give a folder of videos")
-            batch["video"] = torch.from_numpy(np.stack(frames)).to(device)
-        with torch.inference_mode():
-            embedded = model(batch)
-        audio = embedded.pop("audio")
-        found.append({f"audio-{m}": (audio * other).sum(dim=1).cpu().numpy() for m, other in embedded.items()})
-    return {pair: np.concatenate([batch[pair] for batch in found]) for pair in found[0]}
+    from mc3 import windows
+
+    def inputs() -> Iterator[dict[str, Any]]:
+        for sound in islice(sounds, len(texts)):
+            own = {"audio": torch.from_numpy(fbank(sound, RATE, model.config.audio.mel_bins))}
+            if pictures is not None:
+                if (frames := next(pictures).frames) is None:
+                    raise DataError("one of the video files has no pictures; give a folder of videos")
+                own["video"] = torch.from_numpy(frames)
+            yield own
+
+    found = windows.embed_inputs(model, inputs(), ("audio",) if pictures is None else ("audio", "video"))
+    audio, others = found.pop("audio"), {**found, "text": windows.embed_texts(model, texts)}
+    return {f"audio-{m}": (audio * other).sum(axis=1) for m, other in others.items()}
 
 
 def _files(folder: Path) -> dict[str, Path]:
