@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import types
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -101,6 +102,26 @@ def test_what_the_machine_refuses_is_one_line_with_file_reason_and_remedy(monkey
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"mc3: work/a.bin cannot be written or read ({os.strerror(code)})")
     assert remedy in line
+
+
+@pytest.mark.parametrize(
+    ("reason", "theirs"),
+    [("Connection closed by peer [127.0.0.1]:19888", True), ("or a remote process exiting prematurely", True),
+     ("shape mismatch", False)],
+)  # fmt: skip
+def test_a_process_whose_partner_failed_says_so_and_any_other_error_is_shown_whole(monkeypatch, capsys, reason, theirs):
+    def fail(_) -> None:
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr("mc3.data.manifest.write", fail)
+    command = ["manifest", "--config", str(ROOT / "profiles" / "mini.yaml")]
+    with pytest.raises(RuntimeError, match=re.escape(reason)):  # alone, it has no partner
+        cli.main(command)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with nullcontext() if theirs else pytest.raises(RuntimeError, match=re.escape(reason)):
+        assert cli.main(command) == 1
+        said = capsys.readouterr().err
+        assert said == "mc3: another process of this training has ended; what it says is the cause\n"
 
 
 def test_an_error_of_a_process_that_reads_batches_is_the_error_itself(monkeypatch, capsys):

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mc3 import cli
-from mc3.paper import compare
+from mc3.paper import compare, tables
 
 TABLE = "method,label,av_roc,av_roc_std,clips\nmc3,MC3,0.6,0.02,10\ncmc,CMC,0.5,0.01,10\n"
 EQUAL, WITHIN, DIFFERENT = 0, 3, 4
@@ -308,7 +308,8 @@ def test_make_repro_succeeds_whatever_the_verdict(code, tmp_path):
 def test_the_tables_show_ours_and_the_papers_in_one_cell(tmp_path, capsys):
     row = {"method": "mc3", "label": "MC3", "seeds": 3, "av_roc": 0.6123, "av_roc_std": 0.011, "paper_av_roc": 0.598}
     rows = [row, {"method": "new", "label": "[New]", "seeds": 3, "av_roc": 0.5}]
-    pd.DataFrame(rows).assign(al_roc=0.75, al_roc_std=0.0).to_csv(tmp_path / "table2_discovery.csv", index=False)
+    table = pd.DataFrame(rows, columns=tables.COLUMNS["table2_discovery"]).assign(al_roc=0.75, al_roc_std=0.0)
+    table.to_csv(tmp_path / "table2_discovery.csv", index=False)
     compare.show(tmp_path, width=100)
     lines = capsys.readouterr().out.splitlines()
     (mc3,) = [line for line in lines if "MC3" in line]
@@ -322,7 +323,8 @@ def test_the_tables_show_ours_and_the_papers_in_one_cell(tmp_path, capsys):
 
 def test_the_verdict_follows_the_tables(figures, capsys):
     row = {"method": "mc3", "label": "MC3", "seeds": 3, "av_roc": 0.6, "al_roc": 0.7}
-    pd.DataFrame([row]).to_csv(figures / "table2_discovery.csv", index=False)
+    table = pd.DataFrame([row], columns=tables.COLUMNS["table2_discovery"])
+    table.to_csv(figures / "table2_discovery.csv", index=False)
     assert cli.main(["compare", "--tables"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == "equal: 7 numbers agree with the committed ones to 1e-4"

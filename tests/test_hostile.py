@@ -27,10 +27,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import small_work
+import test_epic_kitchens
 import test_shards
 import test_weights
 import torch
-from conftest import SHARED
+from conftest import ROOT, SHARED
 from mutations import mutate
 from raw_files import clicks, contents, write_hdf5, write_media
 from safetensors.numpy import save_file
@@ -41,10 +42,10 @@ from mc3.config import Config
 from mc3.data import annotations, ego4d, epic_sounds, manifest, media, prepare
 from mc3.data.shards import ClipDataset
 from mc3.errors import UserError
-from mc3.extra import mine, weights
+from mc3.extra import action_words, epic_kitchens, mine, transfer, weights
 from mc3.index import Index
 from mc3.model import MC3
-from mc3.paper import foreign
+from mc3.paper import claims, compare, findings, foreign, provenance, report, repro, sweep, tables
 
 COUNT = int(os.environ.get("MC3_FAULTS", "200"))
 SECONDS, GIGABYTES = 10, 2
@@ -131,9 +132,49 @@ def searched(_: Config, path: Path) -> None:
         assert len(index.search(np.full(4, 0.5), modality, 3))
 
 
+def world_findings(settings: Config, path: Path) -> None:
+    """What the pages add to the clips from the raw files."""
+    whole_manifest(settings, path)
+    findings.clips(settings)
+    findings.scenarios(settings)
+
+
+def kitchens(_: Config, path: Path) -> None:
+    folder, report = path.parent, annotations.Report(path.parent)
+    verbs = epic_kitchens.read_classes(folder / "verbs.csv")
+    durations = epic_kitchens.read_durations(folder / "info.csv")
+    epic_kitchens.read_narrations(folder / "narrations.csv", report, verbs, durations=durations)
+    epic_kitchens.read_verb_sounds(folder / "sounds.csv")
+
+
+def drawn(_: Config, path: Path) -> None:
+    """The tables in figures/, printed, in the report, in README and compared."""
+    folder = path.parent
+    compare.show(folder)
+    report.readme_table(folder)
+    found = {name: tables.read(name, stage, folder) for name, stage in report.TABLES.items()}
+    tables.overview(found["table2_discovery"], found["table3_retrieval"])
+    report.metrics(found)
+    claims.sentence(tables.read("claims", "claims", folder))
+    report.gain(tables.read("differences", "claims", folder))
+    files = {file.name: file.read_bytes() for file in folder.glob("*") if compare._is_compared(file.name)}
+    compare.compare(files, {file.name: file.read_bytes() for file in (ROOT / "figures").glob("*.csv")})
+
+
+def planned(settings: Config, path: Path) -> None:
+    sweep.plan("x", sweep.load(str(path.with_suffix(""))), settings, [0])
+
+
+def pipeline(_: Config, path: Path) -> None:
+    with contextlib.chdir(path.parent):
+        repro.stages()
+
+
+FIGURES = ("table2_discovery.csv", "table3_retrieval.csv", "table4_epic_sounds.csv", "claims.csv", "differences.csv")
 READERS = [
     Reader("world/v2/annotations/narration.json", whole_manifest),
-    Reader("world/ego4d.json", whole_manifest),
+    Reader("world/ego4d.json", world_findings),
+    Reader("world/truth.csv", world_findings),
     Reader("world/sounding_actions_test.tsv", whole_manifest),
     Reader("world/v2/annotations/narration_verb_taxonomy.csv", whole_manifest),
     Reader("world/EPIC_Sounds_train.csv", whole_manifest),
@@ -162,6 +203,15 @@ READERS = [
     Reader("clips.csv", lambda _, path: mine.read_clips(path)),
     Reader("egovlp.pth", converted, exact=True),
     Reader("converted.safetensors", lambda _, path: converted_into(path)),
+    *(Reader(f"kitchens/{name}.csv", kitchens) for name in ("narrations", "verbs", "info", "sounds")),
+    Reader("meta/esc50.csv", lambda _, path: transfer.read(path.parent.parent, annotations.Report(path.parent))),
+    Reader("votes.csv", lambda _, path: action_words.read_votes(path, annotations.Report(path.parent))),
+    *(Reader(f"figures/{name}", drawn) for name in FIGURES),
+    Reader("figures/discovery.provenance.json", lambda settings, path: provenance.is_current(path, settings)),
+    Reader("timings.json", lambda settings, _: repro.typical_seconds(settings)),
+    Reader("dvc.yaml", pipeline),
+    Reader("ablations.yaml", planned),
+    Reader("claims.yaml", lambda _, path: claims.load(path)),
     Reader("real/events.csv", lambda _, path: epic_sounds.read_events(path, annotations.Report(path.parent))),
     Reader("real/verbs.csv", lambda _, path: ego4d.Taxonomy(path)),
     Reader("real/video.avi", shown),
@@ -211,6 +261,27 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     test_weights.save_egovlp(folder / "egovlp.pth")
     tensors, _ = weights.convert(folder / "egovlp.pth", "egovlp", test_weights.CONFIG)
     save_file({name: t.numpy() for name, t in tensors["video"].items()}, folder / "converted.safetensors")
+    (kitchens := folder / "kitchens").mkdir()
+    rows = [test_epic_kitchens.line(f"P01_01_{n}", start=f"00:00:0{n}.00", stop=f"00:00:0{n}.90") for n in range(9)]
+    for name, lines in {
+        "narrations": [test_epic_kitchens.HEADER, *rows], "verbs": ["id,key", "0,take", "1,put"],
+        "info": ["video_id,duration", "P01_01,60.5", "P01_02,61"],
+        "sounds": ["verb_class,verb,sounds,because", "0,take,click; rustle,it does", "1,put,collision,", "2,look,,"],
+    }.items():  # fmt: skip
+        (kitchens / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    (folder / "meta").mkdir()
+    rows = [f"{n}-1000-A-0.wav,{n},0,dog,True,1000,A" for n in range(1, 6)]
+    (folder / "meta" / "esc50.csv").write_text("\n".join(["filename,fold,target,category,esc10,src_file,take", *rows]))
+    rows = [f"1-{1000 + n}-A-0.wav,{','.join(str(n * w % 7) for w in range(1, 21))}" for n in range(1, 9)]
+    (folder / "votes.csv").write_text("\n".join([",".join(("filename", *action_words.WORDS)), *rows]) + "\n")
+    (figures := folder / "figures").mkdir()
+    for name in (*FIGURES, compare.RUN):
+        shutil.copy(ROOT / "figures" / name, figures)
+    labelled = clips_[clips_["dataset"] == "ego4d"][["video_uid", "narration_time"]]
+    labelled.assign(region="I").to_csv(folder / "world" / "truth.csv", index=False)
+    (folder / "timings.json").write_text('{"world": 12.5, "train": 600.0}')
+    for source in ("dvc.yaml", "experiments/ablations.yaml", "data/paper/claims.yaml"):
+        shutil.copy(ROOT / source, folder)
     (real := folder / "real").mkdir()
     if SHARED.is_dir():
         with (ANNOTATIONS / "epic_sounds" / "EPIC_Sounds_validation.csv").open() as file:
@@ -371,6 +442,12 @@ CASES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "aliases of aliases": (PARAMS, lambda _: BOMB.encode(), "aliases hold each other"),
     "a batch of nothing": (PARAMS, line("batch_size: 64", "batch_size: 0"), "batch_size is 0; it must be above 0"),
     "narrations that are a number": (NARRATION, lambda _: b'{"videos": 5}', "has no narrations"),
+    "a key twice in narrations": (NARRATION, line("{", '{"videos": 1, "videos": 2, '), "key 'videos' is there twice"),
+    "a table with git's marks of a conflict": (
+        "figures/table2_discovery.csv", lambda data: data + b"<<<<<<< HEAD\n", r"table2_discovery\.csv is damaged"),
+    "a table without a column": (
+        "figures/claims.csv", line("verdict", "verdikt"), r"it has no column verdict\).*dvc repro claims` makes it"),
+    "a row twice": ("figures/table3_retrieval.csv", lambda data: data + data.splitlines()[-1], "the same method"),
     "metadata of a video that are text": ("world/ego4d.json", line('[{"vid', '[{"video_metadata": "x", "vid'), ""),
     "videos that are text": ("world/ego4d.json", lambda _: b'{"videos": ["x"]}', "none of the 2 rows"),
     "words that are numbers": (VERBS, line("['wash', 'rinse']", "[1, 2]"), "no list of words"),

@@ -399,7 +399,7 @@ def test_a_linked_checkpoint_stays_a_link_to_where_the_new_one_is(settings, unin
 @pytest.mark.parametrize("at", ["mc3.model.save_file", "mc3.checkpoint.write_atomic", "shutil.copytree"])
 def test_a_kill_while_a_run_is_finished_takes_no_step_again_and_publishes_nothing_else(settings, uninterrupted, at):
     config = configured(settings, **LONG)
-    child = multiprocessing.get_context("fork").Process(target=killed_in, args=(at, config))
+    child = small_training.fresh.Process(target=killed_in, args=(at, config))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL

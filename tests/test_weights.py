@@ -451,7 +451,11 @@ def test_converted_folders_join_to_a_checkpoint_that_computes_their_encoders(
         assert all(torch.equal(own[key], tensor) for key, tensor in known.items())
         assert own.keys() == known.keys()
     assert model.embed(text="washes a plate", audio=(np.zeros(24000), 16000))["audio"].shape == (1, WIDTH)
+    Path("cut").mkdir()
+    Path("cut/audio.safetensors").write_bytes(Path("av/audio.safetensors").read_bytes())
+    Path("cut/card.json").write_bytes(Path("av/card.json").read_bytes()[:40])
     for folders, message in (
+        (["cut", "av", "al"], "cut/card.json is damaged"),
         (["av"], "no text.safetensors in av"),
         (["deit", "av", "al"], "deit/audio.safetensors has no"),
     ):

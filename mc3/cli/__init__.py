@@ -21,6 +21,7 @@ REMEDIES = {
     errno.EFBIG: "allow larger files, for example by `ulimit -f unlimited`",
 }  # fmt: skip
 FROM_LOADER = re.compile(r"Caught \w+ in DataLoader worker process \d+\..*\n[\w.]+: (?=[^\n]*$)", re.DOTALL)
+PEER_ENDED = re.compile(r"(closed|reset) by peer|remote process exit")  # as gloo and NCCL report it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             fault = f"{error.filename or 'a file'} cannot be written or read ({error.strerror})"
             message = f"{fault}; {REMEDIES[error.errno]}, and run the same command again"
         print(f"mc3: {' '.join(message.split())}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if args.debug or "WORLD_SIZE" not in os.environ or not PEER_ENDED.search(str(error)):
+            raise
+        print("mc3: another process of this training has ended; what it says is the cause", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mc3: stopped; the same command continues from the last finished step", file=sys.stderr)

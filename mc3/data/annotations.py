@@ -63,13 +63,21 @@ def read_text(path: Path, what: str) -> str:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """Parse a JSON file. Raises `DataError` as `read_text` does, or naming the line at which it is broken."""
+    """Parse a JSON file. Raises `DataError` as `read_text` does, for a broken line (named), and a key given twice."""
     text = read_text(path, what)
     with reading(path, REMEDY):
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}); {REMEDY}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key given twice, Python would keep the last value without a word."""
+    if len(found := dict(pairs)) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} is there twice in one object")
+    return found
 
 
 def read_rows(

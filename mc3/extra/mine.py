@@ -83,11 +83,12 @@ def run(
     if rank is not None:
         print(f"rank {rank} of {world}: {done} clips in {len(mine)} parts; `mc3 filter` without --rank joins them")
         return 0
-    found = [json.loads(part.read_text()) for part in parts]
-    scores = pd.Series(np.nan, index=table.index)
-    for own, facts in zip(groups, found, strict=True):
-        scores[own.index] = [np.nan if score is None else score for score in facts["scores"]]
-    failures = [failure for facts in found for failure in facts["failures"]]
+    scores, failures = pd.Series(np.nan, index=table.index), list[str]()
+    for own, part in zip(groups, parts, strict=True):
+        with reading(part, "remove it, and run the same command again"):
+            facts = json.loads(part.read_text())
+            scores[own.index] = [np.nan if score is None else float(score) for score in facts["scores"]]
+            failures += map(str, facts["failures"])
     kept = _kept(scores, chosen, keep, threshold)
     result = table.assign(**{SCORE: scores})[kept]
     data = result.to_csv(index=False) if out.suffix == ".csv" else result.to_parquet(index=False)

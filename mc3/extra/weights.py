@@ -23,7 +23,7 @@ from mc3.data import tokenizer
 from mc3.encoders.audio import fit_grid, patch_grid
 from mc3.encoders.video import fit_frames
 from mc3.errors import ConfigError, DataError
-from mc3.files import sha256, write_atomic
+from mc3.files import reading, sha256, write_atomic
 from mc3.model import ENCODERS, mismatch, some
 
 
@@ -83,12 +83,14 @@ def join(folders: Sequence[Path], config: ModelConfig, out: Path) -> str:
     origins = []
     for modality, folder in found.items():
         assert folder is not None
-        with safe_open(folder / f"{modality}.safetensors", "pt") as file:
+        path, again = folder / f"{modality}.safetensors", "`mc3 weights convert` writes it again"
+        with reading(path, again), safe_open(path, "pt") as file:
             if not any(name.startswith("projection.") for name in file.keys()):  # noqa: SIM118, it is no dictionary
-                lacks = f"{folder}/{modality}.safetensors has no projection onto the common sphere"
+                lacks = f"{path} has no projection onto the common sphere"
                 raise DataError(f"{lacks}; take it from a checkpoint that was trained with the others, or train it")
-        card = json.loads((folder / "card.json").read_text())
-        origins.append(f"{modality} of {card['source']} ({card['kind']}, {card['licence']})")
+        with reading(folder / "card.json", again):
+            card = json.loads((folder / "card.json").read_text())
+            origins.append(f"{modality} of {card['source']} ({card['kind']}, {card['licence']})")
     model = Model(config, tokenizer.make(config.text, []))
     model.init_from({modality: Path(f"{folder}/{modality}.safetensors") for modality, folder in found.items()})
     model.about = f"its publishers' data: {', '.join(origins)}"

@@ -212,7 +212,7 @@ def _ablations(config: Config, draws: int, folder: Path) -> Measured:
     """Scores of "group setting", means over unpaired seeds (Student's t); none if not run with these settings."""
     seeds, cells, rng = 0, {}, np.random.default_rng(0)
     if provenance.is_current(folder / "origin.json", config):
-        trials = pd.read_csv(folder / "trials.csv", dtype={"setting": str})
+        trials = tables.read("trials", "experiments/dvc.yaml:ablations", folder)
         seeds = int(trials["seeds"].min())
         for row, metric in product(trials.to_dict("records"), ("av_roc", "al_roc", "selection")):
             error = row[f"{metric}_std"] / np.sqrt(row["seeds"]) * rng.standard_t(max(1, row["seeds"] - 1), draws)

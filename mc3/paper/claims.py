@@ -15,6 +15,7 @@ import pandas as pd
 
 from mc3.config import read_yaml
 from mc3.errors import ConfigError
+from mc3.files import reading
 from mc3.paper import bootstrap, tables
 from mc3.paper.bootstrap import Measured
 from mc3.paper.tables import PAPER, Cell
@@ -80,14 +81,15 @@ def load(file: Path = FILE) -> list[Claim]:
     """The claims of `file`, in its order; a malformed one is a `ConfigError` with its name and what it needs."""
     data = read_yaml(file)
     found: dict[str, Claim] = {}
-    for number, entry in enumerate(data["claims"], start=1):
-        name = str(entry.get("claim", f"number {number}"))
-        try:
-            if name in found:
-                raise ValueError("its name occurs twice")
-            found[name] = _claim(name, entry, data.get("groups", {}))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"claim {name} in {file}: {error}") from None
+    with reading(file, "correct it", ConfigError):
+        for number, entry in enumerate(data["claims"], start=1):
+            name = str(entry.get("claim", f"number {number}"))
+            try:
+                if name in found:
+                    raise ValueError("its name occurs twice")
+                found[name] = _claim(name, entry, data.get("groups", {}))
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"claim {name} in {file}: {error}") from None
     return list(found.values())
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,8 +35,8 @@ RUN = "discovery.provenance.json"  # has the seeds
 ALL = "everything"
 
 TABLES = {
-    "table2_discovery.csv": ("Table 2, sounding-action discovery: area under the ROC curve", ["av_roc", "al_roc"]),
-    "table3_retrieval.csv": ("Table 3, retrieval: recall in percent", ["v2a_r5", "a2v_r5", "l2a_r5", "a2l_r5"]),
+    "table2_discovery": ("Table 2, sounding-action discovery: area under the ROC curve", ["av_roc", "al_roc"]),
+    "table3_retrieval": ("Table 3, retrieval: recall in percent", ["v2a_r5", "a2v_r5", "l2a_r5", "a2l_r5"]),
 }
 CLOSING = """Another data set changes levels: compare the ranking of the rows with the paper's, not the numbers.
 All tables and figures: open {figures}/report/index.html. To explore the embeddings: make lab, then explore.ipynb.
@@ -59,13 +60,13 @@ def run(figures: Path, rest: Path) -> int:
 
 def show(figures: Path, width: int | None = None) -> None:
     """Print those of Tables 2 and 3 that are in `figures`, and where to go from there; `DataError` if neither is."""
-    found = [name for name in TABLES if (figures / name).exists()]
+    found = [name for name in TABLES if (figures / f"{name}.csv").exists()]
     if not found:
-        raise DataError(f"no {' or '.join(TABLES)} in {figures}/; `mc3 repro` makes them")
+        raise DataError(f"no {'.csv or '.join(TABLES)}.csv in {figures}/; `mc3 repro` makes them")
     console = Console(width=width)
     for name in found:
         title, metrics = TABLES[name]
-        data = pd.read_csv(figures / name)
+        data = tables.read(name, name.partition("_")[2], figures)
         cells = tables.cells(data, metrics).drop(columns=["A", "V", "L"], errors="ignore")
         shown = Table(*cells, title=title, caption=tables.note(data), title_justify="left", caption_justify="left")
         for row in cells.itertuples(index=False):
@@ -88,7 +89,7 @@ def compare(ours: Files, committed: Files) -> tuple[int, list[str], pd.DataFrame
     std = table["committed"][index.get_level_values("column").str.endswith("_std")].dropna()
     std = std.rename(lambda column: column.removesuffix("_std"), level="column")
     std = std.groupby(level=["file", "column"]).transform("max").reindex(index)
-    seeds, whose = [json.loads(side[RUN])["settings"]["seeds"] for side in (ours, committed) if RUN in side], ""
+    seeds, whose = [_seeds(side[RUN]) for side in (ours, committed) if RUN in side], ""
     if len(seeds) == 2 and seeds[0] != seeds[1]:
         whose = " (seeds {}; committed {})".format(*(", ".join(map(str, side)) for side in seeds))
     table["gap"] = (table["ours"] - table["committed"]).abs()
@@ -128,7 +129,7 @@ def numbers(files: Files) -> dict[Key, float]:
     """
     found: dict[Key, float] = {}
     for file in sorted(files.keys() - {RUN}):
-        table = pd.read_csv(io.BytesIO(files[file]))
+        table = _parsed(file, files[file])
         if (numeric := table.select_dtypes("number")).empty:
             continue
         text = table.iloc[:, : table.columns.get_loc(numeric.columns[0])].drop(columns="label", errors="ignore")
@@ -152,8 +153,22 @@ def _only(these: Iterable[Key], others: Iterable[Key]) -> list[str]:
 
 
 def _verdicts(files: Files) -> dict[str, str]:
-    table = pd.read_csv(io.BytesIO(files.get("claims.csv", b"claim,verdict")))
+    table = _parsed("claims.csv", files.get("claims.csv", b"claim,verdict")).reindex(columns=["claim", "verdict"])
     return dict(zip(table["claim"], table["verdict"], strict=True))
+
+
+def _parsed(name: str, content: bytes) -> pd.DataFrame:
+    try:
+        return pd.read_csv(io.BytesIO(content))
+    except ValueError as error:  # also what is no UTF-8, or empty
+        raise DataError(f"{name} is damaged ({error}); `mc3 repro` makes it again") from error
+
+
+def _seeds(content: bytes) -> list[Any]:
+    try:
+        return list(json.loads(content)["settings"]["seeds"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{RUN} is damaged ({error!r}); `mc3 repro` makes it again") from error
 
 
 def _describe(key: Key, ours: float, committed: float, gap: float, deviations: float) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 from mc3 import evaluate, methods, store
 from mc3.config import Config
 from mc3.errors import ConfigError, DataError
+from mc3.files import reading
 from mc3.paper import priors, tables
 from mc3.paper.priors import short
 
@@ -38,17 +39,23 @@ def clips(config: Config) -> pd.DataFrame:
     index, truth = store.clips(config), config.paths.raw / "truth.csv"
     region = index["positive"].map({1: "I", 0: "II-IV"})
     if truth.exists():
-        known = pd.read_csv(truth, keep_default_na=False)
-        ids = known["video_uid"] + (1000 * known["narration_time"]).round().map("_{:09.0f}".format)
-        region = index["clip_id"].map(dict(zip(ids, known["region"], strict=True)))
+        with reading(truth, "`mc3 world` makes it again"):
+            known = pd.read_csv(truth, keep_default_na=False)
+            ids = known["video_uid"] + (1000 * known["narration_time"]).round().map("_{:09.0f}".format)
+            region = index["clip_id"].map(dict(zip(ids, known["region"], strict=True)))
+            if region.isna().all():
+                raise ValueError("it knows none of the embedded clips")
     return index.assign(region=region.fillna("unknown"))
 
 
 def scenarios(config: Config) -> dict[str, str]:
     """Each video's scenarios in Ego4D's metadata, as one name; {} if the file is not there any more."""
     file = config.paths.raw / config.ego4d.metadata
-    videos = json.loads(file.read_text())["videos"] if file.exists() else []
-    return {video["video_uid"]: ", ".join(video.get("scenarios") or ()) for video in videos}
+    if not file.exists():
+        return {}
+    with reading(file, "fetch it again"):
+        videos = json.loads(file.read_text(encoding="utf-8-sig"))["videos"]
+        return {str(video["video_uid"]): ", ".join(video.get("scenarios") or ()) for video in videos}
 
 
 def sounding_rates(index: pd.DataFrame) -> pd.DataFrame:

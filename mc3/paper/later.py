@@ -125,6 +125,6 @@ def tuned(config: Config, figures: Path = Path("figures")) -> pd.DataFrame:
     folder = figures / "tuning"
     if not provenance.is_current(folder / "origin.json", config):
         return pd.DataFrame({"note": ["not run with these settings; `dvc repro experiments/dvc.yaml:tuning` does"]})
-    trials = pd.read_csv(folder / "trials.csv", dtype={"setting": str})
+    trials = tables.read("trials", "experiments/dvc.yaml:tuning", folder)
     shown = trials[trials["method"].isin(rows()) & trials["chosen"]]
     return shown[["label", "setting", "seeds", "validation_av_roc", "validation_al_roc", "av_roc", "al_roc"]]

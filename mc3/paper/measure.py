@@ -1,6 +1,5 @@
 """What sweeps measure: scores of a trial, summaries over seeds, gaps between methods in a generated world."""
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from scipy.stats import t as student
 
 from mc3 import evaluate, store
 from mc3.config import Config, as_dict
-from mc3.paper import bootstrap, findings, tables
+from mc3.paper import bootstrap, findings, provenance, tables
 
 DRAWS = 1000  # resamples of the videos
 ABOUT = ["group", "setting", "profile", "method", "label"]  # columns of a trial that are no scores
@@ -83,7 +82,7 @@ def world_tables(
     """
     seeds, worlds, regions = [], [], []
     for setting in dict.fromkeys(setting for setting, *_ in files):
-        own = [(config, json.loads(file.read_text())) for name, config, file in files if name == setting]
+        own = [(config, provenance.read(file, "remove it")) for name, config, file in files if name == setting]
         made = own[0][0].world
         assert made is not None
         levels = {"world": setting, **as_dict(made.rates), "videos": made.videos["train"]}

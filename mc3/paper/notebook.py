@@ -164,7 +164,7 @@ def run(name: str, config: Config, values: Mapping[str, Any]) -> Path:
     facts, target = FIGURES / f"{name}.provenance.json", FIGURES / "report" / f"{name}.html"
     if not facts.exists():
         return executed
-    about = {"name": name, "facts": json.loads(facts.read_text()), "links": neighbours(name, copy.parent)}
+    about = {"name": name, "facts": provenance.read(facts, provenance.DRAW), "links": neighbours(name, copy.parent)}
     write_atomic(target, page.render(nbformat.read(executed, as_version=4), heading(copy)[0], **about).encode())
     return target
 
@@ -185,5 +185,5 @@ def record(config: Config, name: str, inputs: Iterable[str | Path]) -> None:
     values = {value: namespace[value] for value in parameters(book) if value in namespace}
     facts = provenance.origin(config, inputs) | {"notebook": sha256(book).hexdigest(), "parameters": values}
     origins = [path for path in facts["inputs"] if path.endswith("origin.json")]
-    facts |= {"origins": {path: json.loads(Path(path).read_text()) for path in origins}} if origins else {}
+    facts |= {"origins": {path: provenance.read(Path(path), provenance.DRAW) for path in origins}} if origins else {}
     provenance.write(FIGURES / f"{name}.provenance.json", facts)

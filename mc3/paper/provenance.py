@@ -11,10 +11,11 @@ from typing import Any
 
 from mc3.config import Config, as_dict
 from mc3.errors import DataError
-from mc3.files import sha256, write_atomic
+from mc3.files import reading, sha256, write_atomic
 
 CODE = ("mc3", "notebooks", "experiments", "params.yaml", "profiles", "data/epic", "data/paper", "dvc.yaml",
         "requirements.lock")  # fmt: skip
+DRAW = "draw its result again by `dvc repro --force`"
 PACKAGES = ("accelerate", "av", "matplotlib", "numpy", "pandas", "scikit-learn", "scipy", "timm", "torch",
             "torchaudio", "torchvision", "transformers")  # fmt: skip
 
@@ -48,14 +49,23 @@ def write(path: Path, facts: Mapping[str, Any]) -> None:
     write_atomic(path, f"{json.dumps(facts, indent=1, sort_keys=True)}\n".encode())
 
 
+def read(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file; `DataError` with the remedy if it is damaged."""
+    with reading(path, remedy):
+        return {**json.loads(path.read_text(encoding="utf-8"))}
+
+
 def is_current(file: Path, config: Config) -> bool:
     """Whether the result with this provenance was made in the present world, by the present model and losses.
 
     So must be the results that it shows (`origins`): drawing an old one again does not renew it.
     """
-    facts, now = json.loads(file.read_text()) if file.exists() else {"settings": {}}, as_dict(config)
-    runs = [facts["settings"], *(origin.get("settings", {}) for origin in facts.get("origins", {}).values())]
-    return all(run.get(key) == now[key] for run in runs for key in ("world", "clips", "model", "init", "loss"))
+    if not file.exists():
+        return False
+    facts, now = read(file, DRAW), as_dict(config)
+    with reading(file, DRAW):
+        runs = [facts["settings"], *(origin.get("settings", {}) for origin in facts.get("origins", {}).values())]
+        return all(run.get(key) == now[key] for run in runs for key in ("world", "clips", "model", "init", "loss"))
 
 
 def describe_commit(facts: Mapping[str, Any]) -> str:

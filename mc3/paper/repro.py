@@ -12,11 +12,10 @@ from itertools import chain
 from pathlib import Path
 
 import psutil
-import yaml
 
-from mc3.config import Config
+from mc3.config import Config, read_yaml
 from mc3.errors import ConfigError, DataError
-from mc3.files import lock, write_atomic
+from mc3.files import lock, reading, write_atomic
 from mc3.paper import provenance
 from mc3.progress import Forecast, format_duration
 
@@ -111,10 +110,9 @@ def _reproduce(config: Config, arguments: list[str]) -> int:
 
 def stages() -> list[str]:
     """The names of all stages of dvc.yaml; without starting DVC, which takes seconds."""
-    try:
-        return list(yaml.safe_load(Path("dvc.yaml").read_text())["stages"])
-    except (yaml.YAMLError, TypeError, KeyError) as error:
-        raise ConfigError(f"dvc.yaml cannot be read: {error}") from None
+    path = Path("dvc.yaml")
+    with reading(path, "correct it", ConfigError):
+        return list(map(str, {**read_yaml(path)["stages"]}))
 
 
 def typical_seconds(config: Config) -> dict[str, float]:
@@ -154,4 +152,8 @@ def _pull_released(config: Config) -> bool:
 
 
 def _read(path: Path) -> dict[str, float]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    facts = provenance.read(path, "remove it: it only serves forecasts")
+    with reading(path, "remove it: it only serves forecasts"):
+        return {name: float(seconds) for name, seconds in facts.items()}

@@ -229,7 +229,7 @@ def _is_done(trial: Trial, step: str, method: str) -> bool:
     if step in jobs.MADE_FROM:
         return jobs.is_done(trial.config, step, method, trial.seed)
     record = _record(trial, step)
-    return record.exists() and json.loads(record.read_text())["made_from"] == _inputs(trial, step)
+    return record.exists() and provenance.read(record, "remove it").get("made_from") == _inputs(trial, step)
 
 
 def _is_finished(trial: Trial) -> bool:

@@ -16,6 +16,7 @@ import pandas as pd
 from mc3 import evaluate, methods, store
 from mc3.config import Config
 from mc3.errors import DataError
+from mc3.files import reading
 from mc3.paper import priors
 from mc3.paper.priors import PAPER
 
@@ -25,6 +26,22 @@ QUOTED = " (published)"  # ends the label of a row that has only the paper's num
 PERCENT = ("top1", "top5", "mca")  # metrics of Table 4 that are in percent
 OVERVIEW = ("av_roc", "al_roc", "v2a_r5", "a2l_r5")  # the main columns of Tables 2 and 3
 BOARD = ("av_roc", "av_pr", "al_roc", "al_pr", "v2a_r5", "a2v_r5", "l2a_r5", "a2l_r5")  # of the leaderboard
+_OF_METRIC = (("", ""), ("", "_std"), ("paper_", ""))
+COLUMNS = {  # which results must have to be read back from figures/
+    name: (*names, "seeds", *(f"{before}{m}{after}" for m in own for before, after in _OF_METRIC))
+    for name, names, own in (
+        ("table2_discovery", ("method", "label"), BOARD[:4]), ("table3_retrieval", ("method", "label"), BOARD[4:]),
+        ("table4_epic_sounds", ("method", "label", "protocol"), PERCENT[:1]),
+    )
+} | {
+    "claims": ("claim", "verdict", "seeds"),
+    "differences": ("method", "metric", "protocol", "label", "difference", "low", "high", "seeds", "n", "videos"),
+}  # fmt: skip
+TEXT = {"setting": "str"}  # columns of results that look like numbers and are none
+NUMBER = re.compile(
+    r"seeds|clips|queries|pool|events|n|videos|prevalence|difference|low|high|audio|video"
+    r"|(\w+_)?(roc|pr|r\d+|hit\d+|top\d|mca|map|mauc)(_std)?"
+)
 
 _HEADERS = {
     "av": "AV", "al": "AL", "roc": "ROC", "pr": "PR", "v2a": "V→A", "a2v": "A→V", "l2a": "L→A", "a2l": "A→L",
@@ -198,11 +215,23 @@ def to_html(
 
 
 def read(name: str, stage: str, figures: Path = Path("figures")) -> pd.DataFrame:
-    """The results in `figures/NAME.csv`; `DataError` if there are none, with the DVC `stage` that makes them."""
-    path = figures / f"{name}.csv"
+    """The results in `figures/NAME.csv`; `DataError` with the DVC `stage` that makes them if missing or damaged.
+
+    It is damaged if it has no rows, one twice or without a name, not all of its `COLUMNS`, or text for a number.
+    """
+    path, remedy = figures / f"{name}.csv", f"`dvc repro {stage}` makes it"
     if not path.exists():
-        raise DataError(f"{path} is missing; `dvc repro {stage}` makes it")
-    return pd.read_csv(path).fillna({"protocol": ""})
+        raise DataError(f"{path} is missing; {remedy}")
+    with reading(path, f"{remedy} again"):
+        table = pd.read_csv(path, dtype=TEXT).fillna({"protocol": ""})
+        if lost := [name for name in COLUMNS.get(name, ()) if name not in table]:
+            raise ValueError(f"it has no column {lost[0]}")
+        named = [column for column in COLUMNS.get(name, ()) if not NUMBER.fullmatch(column)]
+        if table.empty or table[named].isna().any(axis=None) or (named and table.duplicated(named).any()):
+            raise ValueError(f"it has no rows, or some without or with the same {', '.join(named)}")
+        for column in filter(NUMBER.fullmatch, table):
+            pd.to_numeric(table[column])  # raises for text
+        return table
 
 
 def show(table: pd.DataFrame, caption: str = "", csv: str = "") -> Any:

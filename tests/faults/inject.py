@@ -66,8 +66,8 @@ def differences(stage: Stage, running: Running, top: Path) -> str:
 def unsaid(running: Running, code: int, about: str = "") -> str:
     """What is wrong with how a command failed: it must be one sentence, which has `about` in it."""
     lines = running.error()
-    if running.stage.processes > 1:  # the others of a training end with their own words, or are ended by the launcher
-        code, lines = 1, [line for line in lines if about in line and line.startswith("mc3: ")][:1]
+    if running.stage.processes > 1:  # the others of a training say that one has ended, or are ended by the launcher
+        code, lines = 1, list(dict.fromkeys(line for line in lines if "another process of this training" not in line))
     if code != 1 or len(lines) != 1 or not lines[0].startswith("mc3: ") or about not in lines[0]:
         return f"exit code {code}: {running.log.read_text()[-1500:]}"
     return ""
