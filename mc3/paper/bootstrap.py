@@ -270,13 +270,13 @@ def _table4(config: Config, draws: int) -> Measured:
     known = {*store.PROBED, *methods.METHODS}  # a method that was removed keeps its scores until the next probe
     rows = sorted(row for row in set.intersection(*map(set, per_seed)) if row.rpartition("/")[2] in known)
     cells: Draws = defaultdict(list)
-    for scores, row in product(per_seed, rows):
+    scored = [(row, scores[row], scores["labels"]) for scores, row in product(per_seed, rows)]
+    foreign = store.foreign_probes(config).items()
+    scored += [(f"{store.LINEAR}/{row}", scores, per_seed[0]["labels"]) for row, scores in foreign]
+    for row, scores, labels in scored:
         protocol, _, method = row.partition("/")
-        for metric, values in classification(scores[row], scores["labels"], weights).items():
+        for metric, values in classification(scores, labels, weights).items():
             cells[Cell(method, metric, protocol)].append(values * (100 if metric in PERCENT else 1))
-    for row, scored in store.foreign_probes(config).items():
-        for metric, values in classification(scored, per_seed[0]["labels"], weights).items():
-            cells[Cell(row, metric, store.LINEAR)].append(values * (100 if metric in PERCENT else 1))
     return _measured("events", videos, cells)
 
 

@@ -154,7 +154,7 @@ def run(name: str, config: Config, values: Mapping[str, Any]) -> Path:
         with naming(executed), lock(running, f"another process is executing {executed}; wait for it or stop it"):
             papermill.execute_notebook(
                 copy, executed, dict(values), kernel_name="python3", kernel_manager_class=Kernel, cwd=Path.cwd(),
-                progress_bar=sys.stderr.isatty(),
+                progress_bar=sys.stderr.isatty(), shutdown_kernel="immediate",  # the other way interrupts it first
             )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         failed = f"failed at In [{error.exec_count}] with {error.ename}: {error.evalue}"
