@@ -68,6 +68,20 @@ def test_a_row_whose_align_checkpoint_changes_is_not_up_to_date_and_others_are(m
     assert jobs.is_done(made, "train", "clap", 0)
 
 
+def test_weights_that_were_changed_by_one_bit_are_named_and_made_again(made, capsys):
+    one = override(made, {"seeds": [0]})
+    train.run(one, "clap", 0)  # not by the pipeline, which notes the hash when it first sees them
+    jobs.make(one, "train")
+    before, path = weights(one), one.paths.final("clap", 0) / "model.safetensors"
+    path.write_bytes(before["clap-0"][:-1] + bytes([before["clap-0"][-1] ^ 1]))
+    capsys.readouterr()
+    jobs.make(one, "train")
+    printed = capsys.readouterr().out
+    assert f"{path.parent} or {path.parents[1]}/metrics.jsonl was changed after it was made" in printed
+    assert "3 results were up to date" in printed
+    assert weights(one) == before
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_two_at_a_time_give_the_weights_of_one_at_a_time_also_with_loaders_of_their_own(made, workers):
     jobs.make(override(made, {"seeds": [0]}), "train")

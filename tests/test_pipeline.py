@@ -119,6 +119,16 @@ def test_a_comment_makes_no_result_stale_and_a_change_of_a_plot_those_that_draw(
     run("dvc repro sources", clone)
 
 
+def test_embeddings_that_were_changed_by_one_bit_are_made_again_and_nothing_else(clone: Path) -> None:
+    path = clone / "data" / "mini" / "embeddings" / "0" / "mc3.safetensors"
+    before, lock = path.read_bytes(), (clone / "dvc.lock").read_bytes()
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    printed = run("dvc repro", clone)
+    assert ran(printed) == ["embed"]
+    assert "mc3.safetensors was changed after it was made" in printed
+    assert (path.read_bytes(), (clone / "dvc.lock").read_bytes()) == (before, lock)
+
+
 def test_stages_find_mc3_in_a_shell_without_the_environment(clone: Path) -> None:
     (clone / ".venv").symlink_to(sys.prefix)
     dvc = "PATH=/usr/bin:/bin .venv/bin/dvc repro --force --single-item sources"

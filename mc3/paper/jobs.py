@@ -19,6 +19,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from mc3 import embed, methods, store, train
 from mc3.config import Config, override
 from mc3.errors import ConfigError, DataError
+from mc3.files import sha256, write_atomic
 from mc3.paper import foreign, probe, repro
 from mc3.pools import follow
 from mc3.progress import Forecast
@@ -30,14 +31,28 @@ _clip_cache: dict[Path, dict[str, Any]] = {}  # decoded clips of one folder of s
 
 
 def is_done(config: Config, step: str, method: str, seed: int) -> bool:
-    """Whether a result exists and was, by `Paths.made`, made with the present settings, clips, weights and code."""
-    paths = config.paths
-    results = {"train": paths.final(method, seed), "embed": paths.embeddings(method, seed)}
+    """Whether a result was, by `Paths.made`, made with the present settings, clips, weights and code, and not changed.
+
+    The record gets the hash of the result's files if it has none yet; if they are others now, a line says so.
+    """
+    paths, record = config.paths, config.paths.made(step, method, seed)
+    results = {
+        "train": [paths.final(method, seed), paths.checkpoint(method, seed) / "metrics.jsonl"],
+        "embed": [paths.embeddings(method, seed)], "probe": [paths.probe_scores(seed), paths.probe_metrics(seed)],
+    }[step]  # fmt: skip
     try:
-        record = paths.made(step, method, seed).read_text()
-        return results.get(step, paths.probe_scores(seed)).exists() and record == MADE_FROM[step](config, method, seed)
-    except FileNotFoundError:  # no record, or no clips or no align checkpoint any more
+        origin, _, known = record.read_text().partition("\n")
+        if origin != MADE_FROM[step](config, method, seed):
+            return False
+        found = " ".join(map(sha256, results))
+    except FileNotFoundError:  # no record or result, or no clips or no align checkpoint any more
         return False
+    if not known:
+        write_atomic(record, f"{origin}\n{found}".encode())
+    elif known != found:
+        print(f"{' or '.join(map(str, results))} was changed after it was made, and is made again")
+        return False
+    return True
 
 
 def do(config: Config, step: str, method: str, seed: int, threads: int) -> None:
@@ -51,6 +66,7 @@ def do(config: Config, step: str, method: str, seed: int, threads: int) -> None:
         embed.run(config, method, seed, _clip_cache.setdefault(config.paths.shards, {}))
     else:
         probe.run(config, seed)
+    is_done(config, step, method, seed)  # which notes the hash
 
 
 def trained(config: Config) -> list[str]:
