@@ -125,7 +125,7 @@ def test_embeddings_that_were_changed_by_one_bit_are_made_again_and_nothing_else
     path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     printed = run("dvc repro", clone)
     assert ran(printed) == ["embed"]
-    assert "mc3.safetensors was changed after it was made" in printed
+    assert "embed mc3-0: its result was changed after it was made" in printed
     assert (path.read_bytes(), (clone / "dvc.lock").read_bytes()) == (before, lock)
 
 

@@ -408,7 +408,7 @@ def test_the_best_setting_of_each_method_is_chosen_the_first_of_equals_and_unequ
 def test_a_chosen_setting_and_the_profiles_are_measured_on_test_and_no_other(pipeline, monkeypatch):
     write("x", measure=["validation", "test"], choose=True, align="shared",
           settings={"rate": {str(rate): {"train.learning_rate": rate} for rate in (2e-3, 1e-3, 4e-3)}})  # fmt: skip
-    asked, embedded = [], []
+    asked, embedded, embedding = [], [], embed.run
 
     def scores(of: Config, method: str, seed: int, kinds: list[str]) -> dict[str, float]:
         rate = of.train.learning_rate
@@ -418,7 +418,7 @@ def test_a_chosen_setting_and_the_profiles_are_measured_on_test_and_no_other(pip
 
     monkeypatch.setattr(sweep, "_require_current", lambda *arguments: None)
     monkeypatch.setattr(measure, "scores", scores)
-    monkeypatch.setattr(embed, "run", lambda of, method, seed, cache: embedded.append(of.train.learning_rate))
+    monkeypatch.setattr(embed, "run", lambda of, *job: (embedded.append(of.train.learning_rate), embedding(of, *job)))
     assert sweep.run("x", pipeline)
     assert {rate for rate, test in asked if test} == {2e-3, 4e-3}
     assert embedded == [4e-3]

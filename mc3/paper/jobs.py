@@ -33,26 +33,35 @@ _clip_cache: dict[Path, dict[str, Any]] = {}  # decoded clips of one folder of s
 def is_done(config: Config, step: str, method: str, seed: int) -> bool:
     """Whether a result was, by `Paths.made`, made with the present settings, clips, weights and code, and not changed.
 
-    The record gets the hash of the result's files if it has none yet; if they are others now, a line says so.
+    If its files have another hash than in the record (see `note_hash`), a line says so.
     """
-    paths, record = config.paths, config.paths.made(step, method, seed)
-    results = {
-        "train": [paths.final(method, seed), paths.checkpoint(method, seed) / "metrics.jsonl"],
-        "embed": [paths.embeddings(method, seed)], "probe": [paths.probe_scores(seed), paths.probe_metrics(seed)],
-    }[step]  # fmt: skip
     try:
-        origin, _, known = record.read_text().partition("\n")
+        origin, _, known = config.paths.made(step, method, seed).read_text().partition("\n")
         if origin != MADE_FROM[step](config, method, seed):
             return False
-        found = " ".join(map(sha256, results))
+        found = _hash(config, step, method, seed)
     except FileNotFoundError:  # no record or result, or no clips or no align checkpoint any more
         return False
-    if not known:
-        write_atomic(record, f"{origin}\n{found}".encode())
-    elif known != found:
-        print(f"{' or '.join(map(str, results))} was changed after it was made, and is made again")
+    if known and known != found:
+        print(f"{step} {method}-{seed}: its result was changed after it was made, and is made again")
         return False
     return True
+
+
+def note_hash(config: Config, step: str, method: str, seed: int) -> None:
+    """Add the hash of a result's files to its record, if it has none, as after `mc3 train --method`."""
+    record = config.paths.made(step, method, seed)
+    if "\n" not in (origin := record.read_text()):
+        write_atomic(record, f"{origin}\n{_hash(config, step, method, seed)}".encode())
+
+
+def _hash(config: Config, step: str, method: str, seed: int) -> str:
+    paths = config.paths
+    files = {
+        "train": [paths.final(method, seed), paths.checkpoint(method, seed) / "metrics.jsonl"],
+        "embed": [paths.embeddings(method, seed)], "probe": [paths.probe_scores(seed), paths.probe_metrics(seed)],
+    }  # fmt: skip
+    return " ".join(map(sha256, files[step]))
 
 
 def do(config: Config, step: str, method: str, seed: int, threads: int) -> None:
@@ -66,7 +75,7 @@ def do(config: Config, step: str, method: str, seed: int, threads: int) -> None:
         embed.run(config, method, seed, _clip_cache.setdefault(config.paths.shards, {}))
     else:
         probe.run(config, seed)
-    is_done(config, step, method, seed)  # which notes the hash
+    note_hash(config, step, method, seed)
 
 
 def trained(config: Config) -> list[str]:
@@ -100,6 +109,9 @@ def make(config: Config, step: str) -> None:
     for wave in waves:
         tasks = list(product(config.seeds, wave))
         todo = [(name, seed) for seed, name in tasks if not is_done(config, step, name, seed)]
+        for seed, name in tasks:
+            if (name, seed) not in todo:
+                note_hash(config, step, name, seed)
         kept += len(tasks) - len(todo)
         jobs = {f"{step} {name}-{seed}": partial(do, config, step, name, seed) for name, seed in todo}
         seconds = {f"{step} {name}-{seed}": typical.get(f"{step} {name}", 1.0) for name, seed in todo}

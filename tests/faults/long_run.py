@@ -44,7 +44,7 @@ def run(folder: Path, steps: int) -> Outcome:
     early, late = max(memory[tenth : 3 * tenth]), max(memory[-tenth - 1 : -1])
     lines = (top / "work" / "checkpoints" / "align-0" / "metrics.jsonl").read_text().splitlines() if not code else []
     seen = [row["step"] for row in map(json.loads, lines) if "loss" in row]
-    begun = states.index(1) if 1 in states else 0
+    begun = next((look for look, found in enumerate(states) if found), 0)
     print(f"{steps} steps in {len(memory)} looks: memory {early / 1e6:.0f} to {late / 1e6:.0f} MB, "
           f"handles {min(handles[tenth:-1])} to {max(handles[tenth:-1])}, "
           f"states {min(states[begun:])} to {max(states)}")  # fmt: skip
