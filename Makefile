@@ -20,7 +20,7 @@ help:
 	@echo 'make study      when does consensus help? Worlds with other rates: at most 2 hours'
 	@echo 'make test       linters, types and the fast tests: about 10 minutes'
 	@echo 'make test-slow  all tests, the slow ones too: 20 to 60 minutes and 25 GB of disk'
-	@echo 'make faults     damaged files of every format, kills, full disks, lost inputs, 10,000 steps: about 40 minutes'
+	@echo 'make faults     damaged files of every format, kills, full disks, lost inputs, 10,000 steps: about 20 minutes'
 	@echo 'make lint       linters and types only'
 	@echo 'make lab        the notebooks in JupyterLab'
 	@echo 'make drivers    only let git show and merge notebooks by nbdime, and commit them without outputs'
