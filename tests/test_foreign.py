@@ -112,6 +112,7 @@ def test_a_kept_row_stands_in_every_table_figure_and_difference_marked_as_foreig
 
 def test_the_stage_embed_takes_over_kept_rows_and_removes_deleted_ones(work: Config, monkeypatch) -> None:
     monkeypatch.setattr(jobs, "is_done", lambda *_: True)
+    monkeypatch.setattr(jobs, "note_hash", lambda *_: None)
     foreign.add(work, write(work, store.embeddings(work, "cmc", 0)), "mine", None, keep=True)
     jobs.make(work, "embed")
     assert store.rows(work)[-1] == NAME
