@@ -13,7 +13,7 @@ from small_work import ROOT, text_of
 
 from mc3 import cli
 
-GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
+GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("[!.]*/README.md")])
 GUIDES += ["README.md", "CONTRIBUTING.md", "SECURITY.md"]
 HISTORY = ["LOG.md", "CHANGELOG.md"]  # these name commands of earlier versions
 LAUNCHERS = r"(?:accelerate launch|torchrun|srun torchrun)\b.*? -m "
