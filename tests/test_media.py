@@ -183,7 +183,7 @@ def test_skipped_packets_and_jumps_change_no_picture_and_no_sound(moving_videos,
         assert np.abs(clip.waveform - sound).max() < 1e-6
 
 
-def test_aac_shownin_integers_is_that_of_the_usual_decoder_to_a_step_of_16_bits(moving_videos):
+def test_aac_decoded_in_integers_is_that_of_the_usual_decoder_to_a_step_of_16_bits(moving_videos):
     path = moving_videos("24.mp4")
     with av.open(str(path)) as file:
         usual = np.concatenate([frame.to_ndarray()[0] for frame in file.decode(audio=0)])

@@ -80,10 +80,11 @@ def join(folders: Sequence[Path], config: ModelConfig, out: Path) -> str:
         raise ConfigError("model.text.tokenizer is `train`; give a profile with a published one by --config")
     from mc3.pretrained import Model
 
-    origins = []
+    origins, files = [], dict[str, Path]()
     for modality, folder in found.items():
         assert folder is not None
         path, again = folder / f"{modality}.safetensors", "`mc3 weights convert` writes it again"
+        files[modality] = path
         with reading(path, again), safe_open(path, "pt") as file:
             if not any(name.startswith("projection.") for name in file.keys()):  # noqa: SIM118, it is no dictionary
                 lacks = f"{path} has no projection onto the common sphere"
@@ -92,7 +93,7 @@ def join(folders: Sequence[Path], config: ModelConfig, out: Path) -> str:
             card = json.loads((folder / "card.json").read_text())
             origins.append(f"{modality} of {card['source']} ({card['kind']}, {card['licence']})")
     model = Model(config, tokenizer.make(config.text, []))
-    model.init_from({modality: Path(f"{folder}/{modality}.safetensors") for modality, folder in found.items()})
+    model.init_from(files)
     model.about = f"its publishers' data: {', '.join(origins)}"
     model.save_pretrained(out)
     return model.about

@@ -108,11 +108,11 @@ def make(config: Config, step: str) -> None:
         at_once *= 2
     for wave in waves:
         tasks = list(product(config.seeds, wave))
-        todo = [(name, seed) for seed, name in tasks if not is_done(config, step, name, seed)]
-        for seed, name in tasks:
-            if (name, seed) not in todo:
-                note_hash(config, step, name, seed)
-        kept += len(tasks) - len(todo)
+        done = [(name, seed) for seed, name in tasks if is_done(config, step, name, seed)]
+        for name, seed in done:
+            note_hash(config, step, name, seed)
+        todo = [(name, seed) for seed, name in tasks if (name, seed) not in done]
+        kept += len(done)
         jobs = {f"{step} {name}-{seed}": partial(do, config, step, name, seed) for name, seed in todo}
         seconds = {f"{step} {name}-{seed}": typical.get(f"{step} {name}", 1.0) for name, seed in todo}
         took = run(jobs, seconds, config.train.threads, at_once)
