@@ -4,7 +4,6 @@
 number, picture and sound belong together. Figures are of the test split.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from itertools import product
 
@@ -13,6 +12,7 @@ import pandas as pd
 
 from mc3 import evaluate, methods, store
 from mc3.config import Config
+from mc3.data.annotations import REMEDY, read_json
 from mc3.errors import ConfigError, DataError
 from mc3.files import reading
 from mc3.paper import priors, tables
@@ -53,8 +53,8 @@ def scenarios(config: Config) -> dict[str, str]:
     file = config.paths.raw / config.ego4d.metadata
     if not file.exists():
         return {}
-    with reading(file, "fetch it again"):
-        videos = json.loads(file.read_text(encoding="utf-8-sig"))["videos"]
+    with reading(file, REMEDY):
+        videos = read_json(file, "Ego4D's metadata")["videos"]
         return {str(video["video_uid"]): ", ".join(video.get("scenarios") or ()) for video in videos}
 
 

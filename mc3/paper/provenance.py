@@ -62,8 +62,9 @@ def is_current(file: Path, config: Config) -> bool:
     """
     if not file.exists():
         return False
-    facts, now = read(file, DRAW), as_dict(config)
+    now = as_dict(config)
     with reading(file, DRAW):
+        facts = json.loads(file.read_text(encoding="utf-8"))
         runs = [facts["settings"], *(origin.get("settings", {}) for origin in facts.get("origins", {}).values())]
         return all(run.get(key) == now[key] for run in runs for key in ("world", "clips", "model", "init", "loss"))
 
